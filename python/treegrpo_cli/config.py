@@ -1,0 +1,249 @@
+"""TOML or YAML file + dotted overrides -> Config: every setting, its default and its limits.
+
+The paper's letters: M `rollout.num_trees`, N `rollout.num_expansions`, L `rollout.num_rounds`,
+K `rollout.num_kept_leaves`. Sizes are in tokens, durations in seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A table of the config file; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ModelConfig(Section):
+    """The policy: any causal LM that transformers loads."""
+
+    path: str = ""
+    """Directory or Hub name."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: str = "auto"
+    """`auto` (cuda where there is one), or a torch device."""
+    gradient_checkpointing: bool = False
+    lora_rank: NonNegativeInt = 0
+    """0 trains all weights; otherwise low-rank adapters through peft, merged before they go to the sampler."""
+    lora_alpha: Positive = 32.0
+    lora_dropout: Fraction = 0.0
+    lora_target_modules: str | list[str] = "all-linear"
+
+
+class DataConfig(Section):
+    """Questions: JSON Lines, Parquet or a Hub name, in the columns of TRL, verl / Search-R1, or plain question and answer."""
+
+    train: str = ""
+    eval: str = ""
+    split: str = "train"
+    """Split of a Hub dataset."""
+    eval_split: str = "test"
+    limit: NonNegativeInt = 0
+    """Read only the first so many rows; 0 = all."""
+    eval_limit: NonNegativeInt = 0
+    shuffle: bool = True
+
+
+class EnvironmentConfig(Section):
+    """The world that the agent acts in."""
+
+    name: str = "search"
+    """`search`, `calculator`, or a dotted path `package.module:Name` (a class, or a function to offer as a tool)."""
+    dialect: Literal["inline", "chat"] = "inline"
+    tool_timeout_s: Positive = 30.0
+    tool_retries: NonNegativeInt = 2
+    max_concurrent_tools: PositiveInt = 64
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the environment, such as `corpus`, `retriever_url`, `topk` of `search`."""
+
+
+class RewardConfig(Section):
+    """The outcome reward of a leaf: the weighted sum of these functions; None of one leaves the leaf unscored."""
+
+    functions: list[str] = Field(default_factory=lambda: ["exact_match"], min_length=1)
+    """`exact_match`, `f1`, `format` (exact match with format terms), or dotted paths in TRL's or verl's signature."""
+    weights: list[float] = Field(default_factory=list)
+    """One a function; empty = 1 each."""
+    structure: Fraction = 0.2
+    final_format: Fraction = 0.1
+    retrieval: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _one_weight_a_function(self) -> RewardConfig:
+        if self.weights and len(self.weights) != len(self.functions):
+            raise ValueError(f"weights has {len(self.weights)} entries, functions has {len(self.functions)}")
+        return self
+
+
+class RolloutConfig(Section):
+    """The shape of the trees, and how turns are sampled."""
+
+    num_trees: PositiveInt = 2
+    num_expansions: NonNegativeInt = 2
+    num_rounds: NonNegativeInt = 1
+    """0 = chain GRPO: every tree is one chain."""
+    num_kept_leaves: NonNegativeInt = 0
+    """Leaves kept and scored a tree; 0 = all of them, 1 + N·L."""
+    include_root: bool = True
+    """Whether an expansion may start again from the prompt."""
+    replacement: bool = True
+    """Whether one round may draw a node twice."""
+    max_turns: PositiveInt = 4
+    max_prompt_tokens: PositiveInt = 4096
+    max_turn_tokens: PositiveInt = 500
+    max_observation_tokens: PositiveInt = 500
+    max_context_tokens: NonNegativeInt = 0
+    """Prompt, turns and observations together; 0 = as long as the model and the limits above allow."""
+    max_live_trees: PositiveInt = 256
+    """Trees that grow at the same time."""
+    temperature: Positive = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: NonNegativeInt = 0
+
+    @property
+    def num_leaves(self) -> int:
+        """Leaves a whole tree grows: 1 + N·L."""
+        return 1 + self.num_expansions * self.num_rounds
+
+    @property
+    def leaves_kept(self) -> int:
+        """Leaves kept a tree, with the default resolved."""
+        return self.num_kept_leaves or self.num_leaves
+
+    @model_validator(mode="after")
+    def _kept_leaves_exist(self) -> RolloutConfig:
+        if self.num_kept_leaves > self.num_leaves:
+            raise ValueError(
+                f"num_kept_leaves is {self.num_kept_leaves}, but a tree has at most "
+                f"1 + num_expansions * num_rounds = {self.num_leaves} leaves"
+            )
+        if self.max_context_tokens and self.max_context_tokens <= 1:
+            raise ValueError("max_context_tokens leaves no tokens for a turn")
+        return self
+
+
+class SamplerConfig(Section):
+    """The engine that samples turns."""
+
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    """`auto`: vLLM where it is installed, else transformers."""
+    max_num_seqs: PositiveInt = 256
+    """Turns decoded in one batch."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.45
+    kv_cache_bytes: NonNegativeInt = 0
+    """0 = sized by the engine on a GPU, and for `max_num_seqs` short sequences on CPU."""
+    enforce_eager: bool = False
+
+
+class AdvantageConfig(BaseModel):
+    """How rewards become advantages; the estimator's options stand beside its name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    estimator: str = "tree-grpo"
+    dead_prompts: Literal["keep", "drop"] = "keep"
+    """Prompts whose rewards are all equal: keep their tokens in denominator and KL, or drop them."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The estimator's options as given."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def _estimator_and_options_exist(self) -> AdvantageConfig:
+        from treegrpo_cli._core import resolve_options
+
+        resolve_options(self.estimator, self.options)
+        return self
+
+
+class LossConfig(Section):
+    """The clipped objective."""
+
+    clip_low: Fraction = 0.2
+    clip_high: NonNegative = 0.2
+    dual_clip: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
+    """Upper bound of the ratio where the advantage is negative; none = unbounded."""
+    kl_coef: NonNegative = 0.0
+    """Weight of the k3 estimate of KL(policy || reference); 0 loads no reference."""
+    denominator: Literal["token-mean", "constant"] = "token-mean"
+    denominator_constant: Positive = 1000.0
+    """Tokens a row of the constant denominator."""
+    prefix_weight: Fraction = 1.0
+    """p of |L(n)|^p: 1 counts a shared turn once a leaf, 0 once."""
+
+
+class OptimizerConfig(Section):
+    """AdamW and its schedule."""
+
+    learning_rate: Positive = 1e-6
+    weight_decay: NonNegative = 0.0
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    warmup_steps: NonNegativeInt = 0
+    warmup_ratio: Fraction = 0.0
+    """Share of all optimizer steps; used where `warmup_steps` is 0."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    max_grad_norm: Positive = 1.0
+
+
+class TrainConfig(Section):
+    """The loop around it."""
+
+    num_steps: PositiveInt = 100
+    prompts_per_step: PositiveInt = 16
+    prompts_per_minibatch: NonNegativeInt = 0
+    """Prompts an optimizer step; 0 = all of a step's."""
+    num_epochs: PositiveInt = 1
+    """Passes over a step's rollouts."""
+    microbatch_tokens: PositiveInt = 16384
+    """Tokens of one forward, padding included; changes memory, never the result."""
+    eval_steps: NonNegativeInt = 0
+    """Evaluate every so many steps, before the first and after the last; 0 = never."""
+    save_steps: NonNegativeInt = 0
+    """Write a checkpoint every so many steps and after the last; 0 = after the last only."""
+    max_checkpoints: NonNegativeInt = 2
+    """Older ones are removed; 0 keeps all."""
+    save_trees: bool = True
+
+    @model_validator(mode="after")
+    def _minibatches_fit(self) -> TrainConfig:
+        if self.prompts_per_minibatch > self.prompts_per_step:
+            raise ValueError(
+                f"prompts_per_minibatch is {self.prompts_per_minibatch}, prompts_per_step only {self.prompts_per_step}"
+            )
+        return self
+
+
+class Config(Section):
+    """Everything that a run needs; saved with it as `config.toml`."""
+
+    seed: NonNegativeInt = 0
+    output_dir: str = "runs/treegrpo"
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    environment: EnvironmentConfig = EnvironmentConfig()
+    reward: RewardConfig = RewardConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    advantage: AdvantageConfig = AdvantageConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_name_is_a_list(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return [] if value == "none" else [value]
+        return value

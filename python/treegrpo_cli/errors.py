@@ -1,0 +1,33 @@
+"""Mistakes of a caller or a file -> one clear line.
+
+Everything that is the user's to mend is a `UserError`; the command line prints its one line and
+exits with code 2. Any other exception is our own bug and flies with its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class UserError(ValueError):
+    """A mistake in what the user typed or wrote; its message is one line."""
+
+
+class FileError(UserError):
+    """A file that cannot be read or written as asked; names the file and, where known, the line."""
+
+    def __init__(self, path: str | Path, message: str, line: int | None = None) -> None:
+        self.path, self.line = str(path), line
+        place = self.path if line is None else f"{self.path}:{line}"
+        super().__init__(f"{place}: {message}")
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return a hint such as `did you mean 'clip_low'?`, or the list of valid names where none is near.
+
+    >>> nearest("clip_lo", ["clip_low", "clip_high"])
+    "did you mean 'clip_low'?"
+    """
+    options = sorted(valid)
+    close = difflib.get_close_matches(name, options, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(options)}"

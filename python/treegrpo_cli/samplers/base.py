@@ -1,0 +1,40 @@
+"""Context tokens + seed -> Completion: the border between the trees and an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from treegrpo_cli.types import Completion, SamplingParams, TokenIds
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Sampler(Protocol):
+    """Samples turns for any number of coroutines at once, and takes new weights between rollouts.
+
+    A result depends on context, params, seed and weights only (float32 on CPU), never on what else is
+    in the batch. `sample` may be called from one event loop after another, never from two at a time.
+    """
+
+    name: str
+    policy_version: int
+    max_model_len: int
+    """Longest context plus turn, in tokens."""
+
+    async def sample(self, context: TokenIds, params: SamplingParams, seed: int) -> Completion:
+        """Sample one turn behind `context`. Cancelling the coroutine drops the request."""
+        ...
+
+    def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]], policy_version: int) -> None:
+        """Take a whole `state_dict()`'s items (tied tensors under every name) and forget cached prefixes."""
+        ...
+
+    def prefix_cache_hit_ratio(self) -> float | None:
+        """Cached prompt tokens over prompt tokens since the last call; None where the engine has no such cache."""
+        ...
+
+    def close(self) -> None:
+        """Free the engine; a closed sampler samples no more."""
+        ...

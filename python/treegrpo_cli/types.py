@@ -1,0 +1,139 @@
+"""The records that cross the rooms' borders, and the one legend of shape letters.
+
+Shapes: B rows of a batch · T tokens of the longest row · U tokens, flat · N nodes · G trees · V vocabulary.
+Log-probabilities are in nats, lengths in tokens, durations in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+Message = dict[str, Any]
+"""A chat message: `role` and `content`, with `tool_calls` or `name` where they apply."""
+
+
+class NodeStatus(IntEnum):
+    """How a turn ended; the codes are those of the Rust core, the lower-case names those of the tree file."""
+
+    OPEN = 0
+    DONE = 1
+    TRUNCATED_TURNS = 2
+    TRUNCATED_TOKENS = 3
+    PRUNED = 4
+    ERROR = 5
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How one turn is sampled. `max_tokens` bounds the turn; `stop` strings end it and stay in its tokens."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 = all tokens."""
+    stop: tuple[str, ...] = ()
+    greedy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled turn.
+
+    `token_ids` end with the token that completed a stop string or with the end-of-turn token, where one
+    was sampled. `logprobs` are nats of the distribution that was sampled from (after temperature, top-p
+    and top-k; of the model's own distribution where decoding was greedy), one a token. `text` is the
+    tokens decoded without special tokens of the end, cut behind the stop string.
+    `finish_reason`: `stop` (stop string or end token) or `length`.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    text: str
+    finish_reason: str
+    policy_version: int = 0
+    num_cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call that the policy asked for: the tool's name and its arguments."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """A sampled turn as the environment sees it: its text, and the tool calls that the dialect found in it."""
+
+    text: str
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What the environment answers: messages (`role` tool or user) to show the policy, and whether the episode is over."""
+
+    observation: tuple[Message, ...] = ()
+    done: bool = False
+    num_tool_calls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One dataset row, in one form whatever dialect of columns it came in.
+
+    `messages` is the prompt where the row brings its own, else None and the environment makes it from
+    `question`. `columns` is the whole row, untouched: extra columns reach environment and reward.
+    """
+
+    question: str
+    ground_truth: Any = None
+    messages: tuple[Message, ...] | None = None
+    data_source: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A root-to-leaf path as a reward function sees it.
+
+    `completion` is all text behind the prompt, turns and observations alike (verl's `solution_str`);
+    `turns` are (action text, observation text) pairs; `messages` the same as chat messages;
+    `state` is the environment's state at the leaf.
+    """
+
+    task: Task
+    prompt: str
+    completion: str
+    turns: tuple[tuple[str, str], ...]
+    messages: tuple[Message, ...]
+    state: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainBatch:
+    """Rows the trainer computes: one a kept leaf, padded on the right.
+
+    input_ids [B, T] int64 · attention_mask [B, T] bool · loss_mask [B, T] bool (True where the policy sampled
+    the token) · sampling_logprobs [B, T] float32, nats · advantages [B, T] float32 · weights [B, T] float32
+    (the prefix weight of a row's share of its node, 1 for `prefix_weight = 1`). Position t speaks of token t,
+    which the model predicts at t - 1; position 0 is never trained.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    loss_mask: torch.Tensor
+    sampling_logprobs: torch.Tensor
+    advantages: torch.Tensor
+    weights: torch.Tensor
+
+
+TokenIds = Sequence[int]
