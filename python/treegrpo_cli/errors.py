@@ -22,6 +22,10 @@ class FileError(UserError):
         super().__init__(f"{place}: {message}")
 
 
+class ToolError(RuntimeError):
+    """A tool or an environment failed for good; it closes its own branch and no other."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return a hint such as `did you mean 'clip_low'?`, or the list of valid names where none is near.
 

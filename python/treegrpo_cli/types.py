@@ -71,10 +71,14 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """A sampled turn as the environment sees it: its text, and the tool calls that the dialect found in it."""
+    """A sampled turn as the environment sees it: its text, and the tool calls that the dialect found in it.
+
+    `error` says what was meant as a tool call and could not be read; there are no calls then.
+    """
 
     text: str
     tool_calls: tuple[ToolCall, ...] = ()
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
