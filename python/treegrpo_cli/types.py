@@ -110,12 +110,14 @@ class Rollout:
     """A root-to-leaf path as a reward function sees it.
 
     `completion` is all text behind the prompt, turns and observations alike (verl's `solution_str`);
-    `turns` are (action text, observation text) pairs; `messages` the same as chat messages;
+    `turns` are (action text, observation text) pairs; `messages` the same as chat messages behind
+    `prompt_messages`;
     `state` is the environment's state at the leaf.
     """
 
     task: Task
     prompt: str
+    prompt_messages: tuple[Message, ...]
     completion: str
     turns: tuple[tuple[str, str], ...]
     messages: tuple[Message, ...]

@@ -1,0 +1,58 @@
+# make demo: a small search agent learns by Tree-GRPO on this machine. make test: every check and test.
+# Both set up .venv first. Needs Python >= 3.11, a Rust toolchain and a C compiler.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
+DEMO := runs/demo
+
+# vLLM's build for this machine: gpu, cpu, or none of them (core: rollouts then run on transformers).
+ENGINE ?= $(shell if [ "$$(uname -s)" != Linux ]; then echo core; elif nvidia-smi -L >/dev/null 2>&1; then echo gpu; else echo cpu; fi)
+
+export OMP_NUM_THREADS ?= 1
+export HF_HUB_OFFLINE ?= 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export DO_NOT_TRACK := 1
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+
+.PHONY: demo test setup pin clean
+
+demo: setup
+	$(BIN)/python examples/geography/demo.py $(DEMO)
+
+test: setup
+	cargo fmt --check
+	cargo clippy --quiet --all-targets --no-default-features -- -D warnings
+	cargo clippy --quiet --all-targets -- -D warnings
+	cargo test --quiet --no-default-features
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest treegrpo_cli._core
+	$(BIN)/python -m pytest
+
+setup: $(VENV)/.packages $(VENV)/.extension
+
+$(VENV)/.packages: requirements/core.txt requirements/cpu.txt requirements/gpu.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/uv.txt
+	@echo "installing packages ($(ENGINE)) ..."
+	$(UV) --no-deps -r requirements/$(ENGINE).txt || \
+		{ echo "vLLM does not install here: rollouts will run on transformers"; $(UV) --no-deps -r requirements/core.txt; }
+	touch $@
+
+$(VENV)/.extension: $(VENV)/.packages pyproject.toml Cargo.toml Cargo.lock $(wildcard rust/*.rs)
+	@echo "building the extension ..."
+	$(BIN)/maturin develop --quiet --release --uv
+	touch $@
+
+# Renews the pinned requirements; they name no addresses.
+PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate
+pin:
+	$(PIN) requirements/cpu.in --override requirements/overrides.txt -o requirements/cpu.txt
+	$(PIN) requirements/core.in -c requirements/cpu.txt -o requirements/core.txt
+	$(PIN) requirements/gpu.in -c requirements/core.txt -o requirements/gpu.txt
+
+clean:
+	rm -rf $(VENV) target runs
