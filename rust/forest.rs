@@ -1,0 +1,321 @@
+//! The tables: trees, nodes, tokens. Rows are appended, never edited or removed; a parent precedes its child.
+
+use crate::error::{Error, Result};
+
+/// The parent of a root.
+pub const NO_PARENT: u32 = u32::MAX;
+/// How a turn ended; the codes of `NodeStatus` in Python.
+pub const OPEN: u8 = 0;
+pub const DONE: u8 = 1;
+pub const TRUNCATED_TURNS: u8 = 2;
+pub const TRUNCATED_TOKENS: u8 = 3;
+pub const PRUNED: u8 = 4;
+pub const ERROR: u8 = 5;
+
+/// Rollout trees as append-only columns.
+///
+/// Columns of `num_nodes` entries: `parent`, `tree`, `depth`, `status`, `reward` (NaN = none), `policy_version`,
+/// `entropy` (NaN = none); `token_start` has one more. Columns of `num_tokens` entries: `token_ids`, `sampled`,
+/// `logprobs` (nats). `prompt` and `root` have one entry a tree.
+#[derive(Debug, Clone)]
+pub struct Forest {
+    pub prompt: Vec<u32>,
+    pub root: Vec<u32>,
+    pub parent: Vec<u32>,
+    pub tree: Vec<u32>,
+    pub depth: Vec<u32>,
+    pub status: Vec<u8>,
+    pub reward: Vec<f64>,
+    pub policy_version: Vec<u32>,
+    pub entropy: Vec<f64>,
+    pub token_start: Vec<u64>,
+    pub token_ids: Vec<u32>,
+    pub sampled: Vec<bool>,
+    pub logprobs: Vec<f32>,
+    has_child: Vec<bool>,
+}
+
+/// A whole batch of trees as borrowed columns; see [`Forest`] for their lengths. Absent columns get their defaults.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Columns<'a> {
+    pub prompt: &'a [u32],
+    pub parent: &'a [u32],
+    pub tree: &'a [u32],
+    pub status: &'a [u8],
+    pub reward: &'a [f64],
+    pub policy_version: Option<&'a [u32]>,
+    pub entropy: Option<&'a [f64]>,
+    pub token_start: Option<&'a [u64]>,
+    pub token_ids: Option<&'a [u32]>,
+    pub sampled: Option<&'a [bool]>,
+    pub logprobs: Option<&'a [f32]>,
+}
+
+/// What a node adds to its parent's context: the turn that was sampled, then the observation.
+#[derive(Debug, Clone, Copy)]
+pub struct Tokens<'a> {
+    pub token_ids: &'a [u32],
+    pub sampled: &'a [bool],
+    pub logprobs: &'a [f32],
+}
+
+impl Default for Forest {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Forest {
+    /// An empty forest.
+    pub fn new() -> Self {
+        Self {
+            prompt: vec![],
+            root: vec![],
+            parent: vec![],
+            tree: vec![],
+            depth: vec![],
+            status: vec![],
+            reward: vec![],
+            policy_version: vec![],
+            entropy: vec![],
+            token_start: vec![0],
+            token_ids: vec![],
+            sampled: vec![],
+            logprobs: vec![],
+            has_child: vec![],
+        }
+    }
+
+    pub fn num_trees(&self) -> usize {
+        self.prompt.len()
+    }
+
+    pub fn num_nodes(&self) -> usize {
+        self.parent.len()
+    }
+
+    pub fn num_tokens(&self) -> usize {
+        self.token_ids.len()
+    }
+
+    /// Plants a tree whose root holds the prompt's tokens; returns the root's node id.
+    pub fn add_tree(&mut self, prompt: u32, token_ids: &[u32]) -> Result<u32> {
+        let tree = row_id(self.num_trees(), "trees")?;
+        let node = row_id(self.num_nodes(), "nodes")?;
+        self.prompt.push(prompt);
+        self.root.push(node);
+        let count = token_ids.len();
+        let tokens = Tokens { token_ids, sampled: &vec![false; count], logprobs: &vec![0.0; count] };
+        self.push_node(NO_PARENT, tree, 0, OPEN, 0, tokens);
+        Ok(node)
+    }
+
+    /// Adds a turn below an open node; returns its node id.
+    pub fn add_node(&mut self, parent: u32, tokens: Tokens, status: u8, policy_version: u32) -> Result<u32> {
+        self.check_node(parent)?;
+        let node = row_id(self.num_nodes(), "nodes")?;
+        let at = parent as usize;
+        if self.status[at] != OPEN {
+            return Err(Error::ClosedParent { parent });
+        }
+        if status > ERROR {
+            return Err(Error::Status { node, status });
+        }
+        check_length("sampled", tokens.sampled.len(), tokens.token_ids.len())?;
+        check_length("logprobs", tokens.logprobs.len(), tokens.token_ids.len())?;
+        self.has_child[at] = true;
+        self.push_node(parent, self.tree[at], self.depth[at] + 1, status, policy_version, tokens);
+        Ok(node)
+    }
+
+    fn push_node(&mut self, parent: u32, tree: u32, depth: u32, status: u8, policy_version: u32, tokens: Tokens) {
+        self.parent.push(parent);
+        self.tree.push(tree);
+        self.depth.push(depth);
+        self.status.push(status);
+        self.reward.push(f64::NAN);
+        self.policy_version.push(policy_version);
+        self.entropy.push(f64::NAN);
+        self.has_child.push(false);
+        self.token_ids.extend_from_slice(tokens.token_ids);
+        self.sampled.extend_from_slice(tokens.sampled);
+        self.logprobs.extend_from_slice(tokens.logprobs);
+        self.token_start.push(self.token_ids.len() as u64);
+    }
+
+    /// Gives a closed leaf its outcome reward, once.
+    pub fn set_reward(&mut self, node: u32, reward: f64) -> Result<()> {
+        self.check_node(node)?;
+        self.check_reward(node as usize, reward)?;
+        if !self.reward[node as usize].is_nan() {
+            return Err(self.refused(node as usize, "and it has one already"));
+        }
+        self.reward[node as usize] = reward;
+        Ok(())
+    }
+
+    /// Takes a whole batch of trees, and checks every invariant.
+    pub fn from_columns(columns: Columns) -> Result<Self> {
+        let num_nodes = columns.parent.len();
+        row_id(num_nodes, "nodes")?;
+        check_length("tree", columns.tree.len(), num_nodes)?;
+        check_length("status", columns.status.len(), num_nodes)?;
+        check_length("reward", columns.reward.len(), num_nodes)?;
+        let token_start = columns.token_start.map_or_else(|| vec![0; num_nodes + 1], <[u64]>::to_vec);
+        let token_ids = columns.token_ids.unwrap_or_default();
+        let forest = Self {
+            prompt: columns.prompt.to_vec(),
+            root: vec![NO_PARENT; columns.prompt.len()],
+            parent: columns.parent.to_vec(),
+            tree: columns.tree.to_vec(),
+            depth: vec![0; num_nodes],
+            status: columns.status.to_vec(),
+            reward: columns.reward.to_vec(),
+            policy_version: or_filled(columns.policy_version, num_nodes, 0),
+            entropy: or_filled(columns.entropy, num_nodes, f64::NAN),
+            token_start,
+            token_ids: token_ids.to_vec(),
+            sampled: or_filled(columns.sampled, token_ids.len(), false),
+            logprobs: or_filled(columns.logprobs, token_ids.len(), 0.0),
+            has_child: vec![false; num_nodes],
+        };
+        forest.linked()
+    }
+
+    /// Checks what `from_columns` was given and fills the columns that follow from it.
+    fn linked(mut self) -> Result<Self> {
+        check_length("policy_version", self.policy_version.len(), self.num_nodes())?;
+        check_length("entropy", self.entropy.len(), self.num_nodes())?;
+        check_length("token_start", self.token_start.len(), self.num_nodes() + 1)?;
+        check_length("sampled", self.sampled.len(), self.num_tokens())?;
+        check_length("logprobs", self.logprobs.len(), self.num_tokens())?;
+        self.check_offsets()?;
+        for node in 0..self.num_nodes() {
+            self.link(node)?;
+        }
+        if let Some(tree) = self.root.iter().position(|&root| root == NO_PARENT) {
+            return Err(Error::NoRoot { tree: tree as u32 });
+        }
+        for node in 0..self.num_nodes() {
+            if !self.reward[node].is_nan() {
+                self.check_reward(node, self.reward[node])?;
+            }
+        }
+        Ok(self)
+    }
+
+    fn link(&mut self, node: usize) -> Result<()> {
+        let (id, parent, tree) = (node as u32, self.parent[node], self.tree[node]);
+        let num_trees = self.num_trees();
+        let root = self.root.get_mut(tree as usize).ok_or(Error::NoTree { tree, num_trees })?;
+        if self.status[node] > ERROR {
+            return Err(Error::Status { node: id, status: self.status[node] });
+        }
+        if parent == NO_PARENT {
+            if *root != NO_PARENT {
+                return Err(Error::SecondRoot { node: id, tree, root: *root });
+            }
+            *root = id;
+            return Ok(());
+        }
+        if parent >= id {
+            return Err(Error::ParentOrder { node: id, parent });
+        }
+        let above = parent as usize;
+        if self.tree[above] != tree {
+            return Err(Error::ForeignParent { node: id, tree, parent, parent_tree: self.tree[above] });
+        }
+        if self.status[above] != OPEN {
+            return Err(Error::ClosedParent { parent });
+        }
+        self.has_child[above] = true;
+        self.depth[node] = self.depth[above] + 1;
+        Ok(())
+    }
+
+    fn check_offsets(&self) -> Result<()> {
+        let decrease = self.token_start.windows(2).position(|pair| pair[1] < pair[0]);
+        if let Some(node) = decrease {
+            return Err(Error::Offsets { node: node as u32 });
+        }
+        let (first, last) = (self.token_start[0], self.token_start[self.num_nodes()]);
+        check_length("token_start[0]", first as usize, 0)?;
+        check_length("token_ids", self.num_tokens(), last as usize)
+    }
+
+    fn check_reward(&self, node: usize, reward: f64) -> Result<()> {
+        if !reward.is_finite() {
+            return Err(Error::RewardNotFinite { tree: self.tree[node], node: node as u32, reward });
+        }
+        match self.status[node] {
+            _ if self.parent[node] == NO_PARENT => Err(self.refused(node, "and this is a root")),
+            _ if self.has_child[node] => Err(self.refused(node, "and this node has children")),
+            OPEN => Err(self.refused(node, "and this node is open")),
+            PRUNED | ERROR => Err(self.refused(node, "and this one was pruned or failed")),
+            _ => Ok(()),
+        }
+    }
+
+    fn refused(&self, node: usize, why: &'static str) -> Error {
+        Error::RewardRefused { tree: self.tree[node], node: node as u32, why }
+    }
+
+    fn check_node(&self, node: u32) -> Result<()> {
+        let num_nodes = self.num_nodes();
+        if (node as usize) < num_nodes { Ok(()) } else { Err(Error::NoNode { node, num_nodes }) }
+    }
+
+    /// Node ids from the root down to `node`.
+    pub fn path(&self, node: u32) -> Result<Vec<u32>> {
+        self.check_node(node)?;
+        let mut path = Vec::with_capacity(self.depth[node as usize] as usize + 1);
+        let mut at = node;
+        while at != NO_PARENT {
+            path.push(at);
+            at = self.parent[at as usize];
+        }
+        path.reverse();
+        Ok(path)
+    }
+
+    /// The tokens of the path from the root to `node`: what a turn below it is sampled from.
+    pub fn context(&self, node: u32) -> Result<Vec<u32>> {
+        let path = self.path(node)?;
+        let mut context = Vec::with_capacity(path.iter().map(|&n| self.token_range(n as usize).len()).sum());
+        for node in path {
+            context.extend_from_slice(&self.token_ids[self.token_range(node as usize)]);
+        }
+        Ok(context)
+    }
+
+    /// Where a node's tokens stand in the token columns.
+    pub fn token_range(&self, node: usize) -> std::ops::Range<usize> {
+        self.token_start[node] as usize..self.token_start[node + 1] as usize
+    }
+
+    /// Childless nodes of one tree, in the order of their ids.
+    pub fn leaves(&self, tree: u32) -> Result<Vec<u32>> {
+        let num_trees = self.num_trees();
+        let root = *self.root.get(tree as usize).ok_or(Error::NoTree { tree, num_trees })?;
+        let of_tree = |&node: &u32| self.tree[node as usize] == tree && !self.has_child[node as usize];
+        Ok((root..self.num_nodes() as u32).filter(of_tree).collect())
+    }
+
+    /// Tokens that the policy sampled, a node.
+    pub fn gen_tokens(&self) -> Vec<u32> {
+        let count = |node| self.sampled[self.token_range(node)].iter().filter(|&&s| s).count() as u32;
+        (0..self.num_nodes()).map(count).collect()
+    }
+}
+
+fn row_id(rows: usize, of: &'static str) -> Result<u32> {
+    if rows < NO_PARENT as usize { Ok(rows as u32) } else { Err(Error::Full(NO_PARENT as usize, of)) }
+}
+
+fn check_length(column: &'static str, got: usize, expected: usize) -> Result<()> {
+    if got == expected { Ok(()) } else { Err(Error::Length { column, got, expected }) }
+}
+
+fn or_filled<T: Copy>(column: Option<&[T]>, len: usize, value: T) -> Vec<T> {
+    column.map_or_else(|| vec![value; len], <[T]>::to_vec)
+}

@@ -1,0 +1,82 @@
+//! Which node to expand, which leaves to keep: draws that depend on their key alone, for ever.
+
+use crate::error::{Error, Result};
+
+/// SplitMix64 (Steele, Lea and Flood 2014), started from a hash of a key. Twenty lines that never change are worth
+/// more here than a crate: a draw written into a file today must come out the same in years.
+#[derive(Debug, Clone)]
+pub struct KeyedRng(u64);
+
+const GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
+
+fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
+impl KeyedRng {
+    /// A generator for this key and purpose; keys of another length or order give unrelated draws.
+    pub fn new(purpose: u64, key: &[i64]) -> Self {
+        let start = mix(purpose.wrapping_add(GAMMA)).wrapping_add(key.len() as u64);
+        Self(key.iter().fold(start, |state, &part| mix(state.wrapping_add(GAMMA) ^ mix(part as u64))))
+    }
+
+    pub fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(GAMMA);
+        mix(self.0)
+    }
+
+    /// A uniform draw from 0 to `bound` − 1, by rejection.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        let limit = u64::MAX - u64::MAX % bound;
+        loop {
+            let draw = self.next_u64();
+            if draw < limit {
+                return draw % bound;
+            }
+        }
+    }
+}
+
+const SEED: u64 = 1;
+const SELECT: u64 = 2;
+const KEEP: u64 = 3;
+
+/// A seed in 0 .. 2^63 for whatever the key names.
+pub fn derive_seed(key: &[i64]) -> u64 {
+    KeyedRng::new(SEED, key).next_u64() >> 1
+}
+
+/// Draws `n` of `num_candidates` positions uniformly. Without replacement and with fewer candidates: all of them.
+pub fn select_uniform(num_candidates: u32, n: u32, replacement: bool, key: &[i64]) -> Result<Vec<u32>> {
+    if num_candidates == 0 && n > 0 {
+        return Err(Error::TooFew { asked: n as usize, available: 0 });
+    }
+    let mut rng = KeyedRng::new(SELECT, key);
+    if replacement {
+        return Ok((0..n).map(|_| rng.below(u64::from(num_candidates)) as u32).collect());
+    }
+    Ok(sample(num_candidates, n.min(num_candidates), &mut rng))
+}
+
+/// Keeps `k` of `num_leaves` positions, uniformly without replacement, in ascending order.
+pub fn keep_leaves(num_leaves: u32, k: u32, key: &[i64]) -> Result<Vec<u32>> {
+    if k > num_leaves {
+        return Err(Error::TooFew { asked: k as usize, available: num_leaves as usize });
+    }
+    let mut kept = sample(num_leaves, k, &mut KeyedRng::new(KEEP, key));
+    kept.sort_unstable();
+    Ok(kept)
+}
+
+/// The first `count` places of a Fisher-Yates shuffle.
+fn sample(population: u32, count: u32, rng: &mut KeyedRng) -> Vec<u32> {
+    let mut positions: Vec<u32> = (0..population).collect();
+    for place in 0..count {
+        let other = u64::from(place) + rng.below(u64::from(population - place));
+        positions.swap(place as usize, other as usize);
+    }
+    positions.truncate(count as usize);
+    positions
+}

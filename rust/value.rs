@@ -1,0 +1,165 @@
+//! Rewards travel up: sums over the scored leaves below each node, and the values made of them.
+
+use crate::error::{Error, Result};
+use crate::forest::{Forest, NO_PARENT};
+
+/// How a node's value is made of what is below it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ValueRule {
+    LeafMean,
+    ChildMean,
+    Max,
+    Smoothed { kappa: f64 },
+    ChildSoftmax { tau: f64 },
+}
+
+/// Per node: the sum of the rewards of the scored leaves below it (itself included), and their number.
+#[derive(Debug, Clone)]
+pub struct LeafSums {
+    pub sum: Vec<f64>,
+    pub num_leaves: Vec<u32>,
+}
+
+/// One backward pass: a parent precedes its child, so every subtree is complete when its root is reached.
+pub fn leaf_sums(parent: &[u32], reward: &[f64]) -> LeafSums {
+    let mut sum: Vec<f64> = reward.iter().map(|&r| if r.is_nan() { 0.0 } else { r }).collect();
+    let mut num_leaves: Vec<u32> = reward.iter().map(|r| u32::from(!r.is_nan())).collect();
+    for (node, &above) in parent.iter().enumerate().rev() {
+        let (below, count) = (sum[node], num_leaves[node]);
+        if let (Some(sum), Some(num)) = (sum.get_mut(above as usize), num_leaves.get_mut(above as usize)) {
+            *sum += below;
+            *num += count;
+        }
+    }
+    LeafSums { sum, num_leaves }
+}
+
+/// Which trees belong together: `first_tree[t]` is the first tree of t's prompt.
+pub fn first_trees(prompt: &[u32]) -> Vec<u32> {
+    let mut seen = std::collections::HashMap::new();
+    prompt.iter().enumerate().map(|(tree, prompt)| *seen.entry(*prompt).or_insert(tree as u32)).collect()
+}
+
+/// Per tree: the root that stands for its state. The first tree's of the prompt where roots are shared, else its own.
+pub fn anchors(forest: &Forest, shared_roots: bool) -> Vec<u32> {
+    if !shared_roots {
+        return forest.root.clone();
+    }
+    first_trees(&forest.prompt).iter().map(|&tree| forest.root[tree as usize]).collect()
+}
+
+/// Per node: the node whose children its siblings are; `NO_PARENT` on a root.
+pub fn sibling_keys(forest: &Forest, anchors: &[u32]) -> Vec<u32> {
+    let key = |(node, &parent): (usize, &u32)| match forest.depth[node] {
+        1 => anchors[forest.tree[node] as usize],
+        _ => parent,
+    };
+    forest.parent.iter().enumerate().map(key).collect()
+}
+
+/// Per node: its value, NaN where no scored leaf is below it. Every shared root shows the prompt's value.
+pub fn values(forest: &Forest, sums: &LeafSums, rule: ValueRule, anchors: &[u32]) -> Result<Vec<f64>> {
+    let mut value = match rule {
+        ValueRule::LeafMean => leaf_means(forest, sums, anchors),
+        ValueRule::Smoothed { kappa } => smoothed(forest, sums, anchors, kappa),
+        ValueRule::ChildMean => from_children(forest, sums, anchors, |_| (1.0, 1.0)),
+        ValueRule::Max => maxima(forest, sums, anchors),
+        ValueRule::ChildSoftmax { tau } => {
+            let weight = softmax_weights(forest, sums, anchors, tau)?;
+            from_children(forest, sums, anchors, |node| (weight[node], weight[node]))
+        }
+    };
+    for (value, &num_leaves) in value.iter_mut().zip(&sums.num_leaves) {
+        if num_leaves == 0 {
+            *value = f64::NAN;
+        }
+    }
+    Ok(value)
+}
+
+fn leaf_means(forest: &Forest, sums: &LeafSums, anchors: &[u32]) -> Vec<f64> {
+    let mut value: Vec<f64> = sums.sum.iter().zip(&sums.num_leaves).map(|(sum, &num)| sum / f64::from(num)).collect();
+    let mut total = vec![(0.0, 0.0); if anchors == forest.root { 0 } else { forest.num_nodes() }];
+    if !total.is_empty() {
+        for (&root, &anchor) in forest.root.iter().zip(anchors) {
+            total[anchor as usize].0 += sums.sum[root as usize];
+            total[anchor as usize].1 += f64::from(sums.num_leaves[root as usize]);
+        }
+        for (&root, &anchor) in forest.root.iter().zip(anchors) {
+            let (sum, num) = total[anchor as usize];
+            value[root as usize] = sum / num;
+        }
+    }
+    value
+}
+
+/// V(n) = (ΣR + κ·V(p)) / (|L| + κ), from the roots down.
+fn smoothed(forest: &Forest, sums: &LeafSums, anchors: &[u32], kappa: f64) -> Vec<f64> {
+    let mut value = leaf_means(forest, sums, anchors);
+    for node in 0..forest.num_nodes() {
+        let parent = forest.parent[node];
+        if parent != NO_PARENT {
+            value[node] = (sums.sum[node] + kappa * value[parent as usize]) / (f64::from(sums.num_leaves[node]) + kappa);
+        }
+    }
+    value
+}
+
+/// The mean of the children's values, each with `weight(child)` = (numerator, denominator).
+fn from_children(forest: &Forest, sums: &LeafSums, anchors: &[u32], weight: impl Fn(usize) -> (f64, f64)) -> Vec<f64> {
+    let mut total = vec![(0.0, 0.0); forest.num_nodes()];
+    fold_up(forest, sums, anchors, &mut total, |total, node, value| {
+        let (up, down) = weight(node);
+        *total = (total.0 + up * value, total.1 + down);
+    }, |total| total.0 / total.1)
+}
+
+fn maxima(forest: &Forest, sums: &LeafSums, anchors: &[u32]) -> Vec<f64> {
+    let mut best = vec![f64::NEG_INFINITY; forest.num_nodes()];
+    fold_up(forest, sums, anchors, &mut best, |best, _, value| *best = best.max(value), |best| *best)
+}
+
+/// Folds the values of children into their parent's `state`, backwards; shared roots fold into one.
+fn fold_up<S>(
+    forest: &Forest,
+    sums: &LeafSums,
+    anchors: &[u32],
+    state: &mut [S],
+    mut add: impl FnMut(&mut S, usize, f64),
+    finish: impl Fn(&S) -> f64,
+) -> Vec<f64> {
+    let mut value = forest.reward.clone();
+    for node in (0..forest.num_nodes()).rev() {
+        if forest.parent[node] == NO_PARENT || sums.num_leaves[node] == 0 {
+            continue;
+        }
+        if value[node].is_nan() {
+            value[node] = finish(&state[node]);
+        }
+        let above = if forest.depth[node] == 1 { anchors[forest.tree[node] as usize] } else { forest.parent[node] };
+        add(&mut state[above as usize], node, value[node]);
+    }
+    for (&root, &anchor) in forest.root.iter().zip(anchors) {
+        value[root as usize] = finish(&state[anchor as usize]);
+    }
+    value
+}
+
+/// exp((entropy − the largest among the siblings) / τ), per node.
+fn softmax_weights(forest: &Forest, sums: &LeafSums, anchors: &[u32], tau: f64) -> Result<Vec<f64>> {
+    let keys = sibling_keys(forest, anchors);
+    let scored = |node: &usize| keys[*node] != NO_PARENT && sums.num_leaves[*node] > 0;
+    let mut largest = vec![f64::NEG_INFINITY; forest.num_nodes()];
+    for node in (0..forest.num_nodes()).filter(scored) {
+        if forest.entropy[node].is_nan() {
+            return Err(Error::NoEntropy { node: node as u32 });
+        }
+        let largest = &mut largest[keys[node] as usize];
+        *largest = largest.max(forest.entropy[node]);
+    }
+    let mut weight = vec![0.0; forest.num_nodes()];
+    for node in (0..forest.num_nodes()).filter(scored) {
+        weight[node] = ((forest.entropy[node] - largest[keys[node] as usize]) / tau).exp();
+    }
+    Ok(weight)
+}
