@@ -77,7 +77,7 @@ def make_tiny_model(
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=hidden // 4,
+        head_dim=32,  # the smallest that the CPU engine knows
         max_position_embeddings=max_model_len,
         tie_word_embeddings=tied,
         eos_token_id=tokenizer.eos_token_id,
