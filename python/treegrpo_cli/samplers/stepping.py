@@ -1,0 +1,154 @@
+"""Requests of many coroutines -> steps of one engine -> their completions.
+
+An engine decodes one token a step for everything in its batch, and a request can join only between two
+steps. So the steps run inside the event loop, in one task that lives while requests wait: no thread, no
+lock, and whatever the coroutines ask for between two steps joins the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from treegrpo_cli.types import Completion, SamplingParams, TokenIds
+
+if TYPE_CHECKING:
+    import torch
+
+
+class EngineError(RuntimeError):
+    """The engine has died or is closed; every request that waits for it gets this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What one coroutine asks for; `params.max_tokens` fits into the context."""
+
+    request_id: str
+    context: list[int]
+    params: SamplingParams
+    seed: int
+
+
+class SteppedSampler(ABC):
+    """The part of a sampler that every engine shares: futures, cancellation, limits, counts.
+
+    An engine gives `add`, `drop`, `step`, `load_weights` and `free`.
+    """
+
+    name: str
+
+    def __init__(self, max_model_len: int) -> None:
+        self.max_model_len = max_model_len
+        self.policy_version = 0
+        self._futures: dict[str, asyncio.Future[Completion]] = {}
+        self._driver: asyncio.Task[None] | None = None
+        self._num_requests = 0
+        self._prompt_tokens = self._cached_tokens = 0
+        self._error: EngineError | None = None
+
+    @abstractmethod
+    def add(self, request: Request) -> None:
+        """Queue a request. Raises ValueError where this request alone is impossible."""
+
+    @abstractmethod
+    def drop(self, request_id: str) -> None:
+        """Forget a request that nobody waits for any more."""
+
+    @abstractmethod
+    def step(self) -> list[tuple[str, Completion]]:
+        """Decode one token for every request in the batch; return those that ended."""
+
+    @abstractmethod
+    def load_weights(self, weights: list[tuple[str, torch.Tensor]]) -> None:
+        """Replace all weights and forget everything computed with the old ones."""
+
+    @abstractmethod
+    def free(self) -> None:
+        """Give back the engine's memory."""
+
+    async def sample(self, context: TokenIds, params: SamplingParams, seed: int) -> Completion:
+        """Sample one turn behind `context`; cancelling the coroutine drops the request.
+
+        Raises ValueError where the context is empty or leaves no room for a token, EngineError where the engine died.
+        """
+        if self._error:
+            raise self._error
+        self._num_requests += 1
+        request = self._request(str(self._num_requests), context, params, seed)
+        self.add(request)
+        future = asyncio.get_running_loop().create_future()
+        self._futures[request.request_id] = future
+        self._start()
+        try:
+            completion = await future
+        except asyncio.CancelledError:
+            if self._futures.pop(request.request_id, None) and not self._error:
+                self.drop(request.request_id)
+            raise
+        self._prompt_tokens += len(request.context)
+        self._cached_tokens += completion.num_cached_tokens
+        return replace(completion, policy_version=self.policy_version)
+
+    def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]], policy_version: int) -> None:
+        """Take a whole `state_dict()`'s items. Raises ValueError where a weight is missing, RuntimeError while requests run."""
+        if self._error:
+            raise self._error
+        if self._futures:
+            raise RuntimeError(f"{len(self._futures)} requests are still running: update weights between rollouts")
+        self.load_weights(list(weights))
+        self.policy_version = policy_version
+
+    def prefix_cache_hit_ratio(self) -> float | None:
+        """Cached prompt tokens over prompt tokens of the requests finished since the last call; None without any."""
+        ratio = self._cached_tokens / self._prompt_tokens if self._prompt_tokens else None
+        self._prompt_tokens = self._cached_tokens = 0
+        return ratio
+
+    def close(self) -> None:
+        """Free the engine; requests that still wait fail with EngineError. Closing twice is fine."""
+        if self._error is None:
+            self._fail(EngineError(f"the {self.name} sampler is closed"))
+            self.free()
+
+    def _request(self, request_id: str, context: TokenIds, params: SamplingParams, seed: int) -> Request:
+        room = self.max_model_len - len(context)
+        if len(context) == 0 or params.max_tokens < 1:
+            raise ValueError(f"got a context of {len(context)} tokens and max_tokens {params.max_tokens}, both must be > 0")
+        if room < 1:
+            raise ValueError(f"got a context of {len(context)} tokens, the engine holds {self.max_model_len} with the turn")
+        ids = [int(token) for token in context]
+        return Request(request_id, ids, replace(params, max_tokens=min(params.max_tokens, room)), seed)
+
+    def _start(self) -> None:
+        """Let a task of the running loop step the engine, unless one does."""
+        loop = asyncio.get_running_loop()
+        if self._driver is None or self._driver.done() or self._driver.get_loop() is not loop:
+            self._driver = loop.create_task(self._drive(), name=f"{self.name} engine")
+
+    async def _drive(self) -> None:
+        """Step until nobody waits; a step that fails fails everybody, once and for all."""
+        while self._futures:
+            try:
+                ended = self.step()
+            except Exception as error:
+                failure = EngineError(f"the {self.name} engine died: {type(error).__name__}: {error}")
+                failure.__cause__ = error
+                self._fail(failure)
+                self.free()
+                return
+            for request_id, completion in ended:
+                future = self._futures.pop(request_id, None)
+                if future is not None and not future.done():
+                    future.set_result(completion)
+            await asyncio.sleep(0)
+
+    def _fail(self, error: EngineError) -> None:
+        self._error = error
+        futures, self._futures = self._futures, {}
+        for future in futures.values():
+            if not future.done() and not future.get_loop().is_closed():
+                future.set_exception(error)

@@ -1,0 +1,226 @@
+"""Requests -> completions with vLLM in this process: paged key-value cache, prefix caching, CPU or GPU.
+
+The only file that imports vllm. It sets the environment that the engine needs before that import, and
+leaves alone what the user has set.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from treegrpo_cli.errors import UserError
+from treegrpo_cli.samplers.stepping import Request, SteppedSampler
+from treegrpo_cli.samplers.text import context_limit, end_token_ids, turn_text
+from treegrpo_cli.types import Completion
+
+if TYPE_CHECKING:
+    import torch
+    from vllm import SamplingParams as EngineParams
+
+    from treegrpo_cli.config import SamplerConfig
+
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # weights are handed over in this process
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_CONFIGURE_LOGGING": "0",  # the log goes where `log_to` says, not over the progress
+}
+CPU_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # more spin at barriers: 23 times slower and worse where a core is shared
+    "TORCHDYNAMO_DISABLE": "1",  # compiling costs more than small models take
+}
+CPU_BLOCK_TOKENS = 32
+"""The smallest block there, so that short prompts are cached too: only full blocks are."""
+SHORT_SEQUENCE_TOKENS = 1024
+MAX_DEFAULT_KV_BYTES = 4 << 30
+
+
+class VllmSampler(SteppedSampler):
+    """Samples with vLLM's engine, stepped in the event loop that asks."""
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        model_path: str,
+        config: SamplerConfig,
+        *,
+        dtype: str,
+        device: str,
+        max_model_len: int,
+        seed: int,
+        log_path: Path | None,
+    ) -> None:
+        super().__init__(context_limit(model_path, max_model_len))
+        log_to(log_path)
+        prepare_environment(device)
+        from vllm import EngineArgs
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        if current_platform.is_cpu() != (device == "cpu"):
+            raise UserError(f"the installed vLLM is not built for {device!r}: set model.device, or sampler.engine=transformers")
+        self._weight_names = weight_names(model_path)
+        settings = cpu_settings(model_path, config, dtype, self.max_model_len) if device == "cpu" else gpu_settings(config)
+        self.engine: Any = LLMEngine.from_engine_args(
+            EngineArgs(
+                model=model_path,
+                dtype=dtype,  # type: ignore[arg-type]
+                seed=seed % 2**32,
+                max_model_len=self.max_model_len,
+                max_num_seqs=config.max_num_seqs,
+                enable_prefix_caching=True,
+                logprobs_mode="processed_logprobs",  # of the distribution sampled from
+                disable_log_stats=True,
+                **settings,
+            )
+        )
+        self.tokenizer = self.engine.get_tokenizer()
+        self.end_ids = end_token_ids(model_path, self.tokenizer)
+        self._engine_ids: dict[str, str] = {}
+
+    def add(self, request: Request) -> None:
+        """Hand a request to the engine, which knows it by an id of its own."""
+        self._engine_ids[request.request_id] = self.engine.add_request(
+            request.request_id, {"prompt_token_ids": request.context}, self._engine_params(request)
+        )
+
+    def drop(self, request_id: str) -> None:
+        """Abort a request."""
+        self.engine.abort_request([self._engine_ids.pop(request_id)], internal=True)
+
+    def step(self) -> list[tuple[str, Completion]]:
+        """Run one scheduler step; return what ended."""
+        ended = [output for output in self.engine.step() if output.finished]
+        for output in ended:
+            self._engine_ids.pop(output.request_id, None)
+        return [(output.request_id, self._completion(output)) for output in ended]
+
+    def load_weights(self, weights: list[tuple[str, torch.Tensor]]) -> None:
+        """Load a state dict and reset the prefix cache, whose keys and values the old weights made.
+
+        Raises ValueError where a weight is missing or unknown. A tied `lm_head.weight` is wanted by its own
+        name: the engine packs a copy of it, which would silently stay as it was.
+        """
+        names = {name for name, _ in weights}
+        if names != self._weight_names:
+            missing, unknown = sorted(self._weight_names - names), sorted(names - self._weight_names)
+            raise ValueError(f"weights do not fit the model: missing {missing}, unknown {unknown}")
+        self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        self.reset_prefix_cache()
+
+    def reset_prefix_cache(self) -> None:
+        """Forget all cached prefixes. Raises RuntimeError where the engine refuses, as it does while it runs."""
+        if not self.engine.reset_prefix_cache():
+            raise RuntimeError("the engine kept its prefix cache: a request still runs")
+
+    def free(self) -> None:
+        """Shut the engine down and give its memory back, so that another one can start in this process."""
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        self.engine.engine_core.shutdown()
+        del self.engine
+        gc.collect()
+        cleanup_dist_env_and_memory()
+
+    def _engine_params(self, request: Request) -> EngineParams:
+        """Return the engine's words for a request; temperature 0 is greedy, with the model's own log-probabilities."""
+        from vllm import SamplingParams as EngineParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = request.params
+        return EngineParams(
+            max_tokens=params.max_tokens,
+            temperature=0.0 if params.greedy else params.temperature,
+            top_p=1.0 if params.greedy else params.top_p,
+            top_k=0 if params.greedy else params.top_k,
+            seed=request.seed,
+            stop=list(params.stop),
+            stop_token_ids=sorted(self.end_ids),
+            include_stop_str_in_output=True,
+            skip_special_tokens=False,
+            logprobs=0,  # the sampled token's alone
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _completion(self, output: Any) -> Completion:
+        (sampled,) = output.outputs
+        token_ids = list(sampled.token_ids)
+        return Completion(
+            token_ids=token_ids,
+            logprobs=[at[token].logprob for token, at in zip(token_ids, sampled.logprobs, strict=True)],
+            text=turn_text(self.tokenizer, token_ids, self._stop(sampled), self.end_ids),
+            finish_reason=sampled.finish_reason,
+            num_cached_tokens=output.num_cached_tokens or 0,
+        )
+
+    def _stop(self, sampled: Any) -> list[str]:
+        """The stop string that ended the turn, if one did."""
+        return [sampled.stop_reason] if isinstance(sampled.stop_reason, str) else []
+
+
+def prepare_environment(device: str) -> None:
+    """Set what the engine reads at its first import, unless the user set it."""
+    for name, value in {**ENVIRONMENT, **(CPU_ENVIRONMENT if device == "cpu" else {})}.items():
+        os.environ.setdefault(name, value)
+
+
+def log_to(path: Path | None) -> None:
+    """Send the engine's log to a file, from INFO on; without a file show errors only."""
+    logger = logging.getLogger("vllm")
+    logger.setLevel(logging.INFO if path else logging.ERROR)
+    if path is not None:
+        handler = logging.FileHandler(path, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+def cpu_settings(model_path: str, config: SamplerConfig, dtype: str, max_model_len: int) -> dict[str, Any]:
+    """Return the engine's settings on CPU, where it needs to be told the size of its cache.
+
+    Prompts are prefilled whole: in chunks, a request with a seed crashes the CPU engine.
+    """
+    tokens = max(max_model_len, config.max_num_seqs * min(max_model_len, SHORT_SEQUENCE_TOKENS))
+    token_bytes = kv_bytes_per_token(model_path, dtype)
+    smallest = (max_model_len + 2 * CPU_BLOCK_TOKENS) * token_bytes
+    return {
+        "enforce_eager": True,
+        "block_size": CPU_BLOCK_TOKENS,
+        "kv_cache_memory_bytes": max(config.kv_cache_bytes or min(tokens * token_bytes, MAX_DEFAULT_KV_BYTES), smallest),
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(max_model_len, 8192),
+    }
+
+
+def gpu_settings(config: SamplerConfig) -> dict[str, Any]:
+    """Return the engine's settings on a GPU that it shares with the trainer."""
+    return {
+        "enforce_eager": config.enforce_eager,
+        "gpu_memory_utilization": config.gpu_memory_utilization,
+        "kv_cache_memory_bytes": config.kv_cache_bytes or None,
+    }
+
+
+def kv_bytes_per_token(model_path: str, dtype: str) -> int:
+    """Return the bytes that keys and values of one token take in all layers."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model_path).get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size * (4 if dtype == "float32" else 2))
+
+
+def weight_names(model_path: str) -> set[str]:
+    """Return the names in the model's `state_dict()`, tied ones under every name; no weights are made."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_path))
+    return set(model.state_dict())
