@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from treegrpo_cli.types import Action, Message, StepResult, Task
@@ -11,15 +11,24 @@ State = TypeVar("State")
 
 
 class Environment(Protocol[State]):
-    """A world that is pure in its path: any inner node may be continued, so `step` leaves `state` as it was."""
+    """A world that is pure in its path: any inner node may be continued, so `step` leaves `state` as it was.
+
+    `reset` and `step` may each be a plain or an `async` function; a plain one runs in a thread of its own.
+    An environment may have `async def check()`, which raises `UserError` before the first rollout where it
+    cannot work (a server that is down).
+    """
 
     tools: Sequence[dict[str, Any]]
-    """JSON schemas of the tools, for the chat template; empty where there are none."""
+    """JSON schemas of the tools, as chat templates take them (`tool_schema` makes them); empty = no tools."""
 
-    def reset(self, task: Task) -> tuple[State, Sequence[Message]]:
+    def reset(
+        self, task: Task
+    ) -> tuple[State, Sequence[Message]] | Awaitable[tuple[State, Sequence[Message]]]:
         """Return the state before the first turn, and the prompt's messages."""
         ...
 
-    async def step(self, state: State, action: Action) -> tuple[State, StepResult]:
-        """Return a new state and the observation; raises where a tool failed for good."""
+    def step(
+        self, state: State, action: Action
+    ) -> tuple[State, StepResult] | Awaitable[tuple[State, StepResult]]:
+        """Return a new state and the observation; raises where a tool failed, and is then called again."""
         ...
