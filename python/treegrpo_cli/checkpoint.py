@@ -1,9 +1,9 @@
 """Trainer <-> `checkpoint-N/`: a model that transformers loads, and what an exact resume needs beside it.
 
-    config.json, *.safetensors, tokenizer files   the model (LoRA merged); float32, but in model.dtype under LoRA
-    adapter/                                      with LoRA: the adapter, as peft loads it
-    training_state.safetensors                    Adam's moments, the random state
-    training_state.json                           the step, and the loop's own state (data position and the like)
+    config.json, *.safetensors, tokenizer   the model: float32 as trained; with LoRA merged, in model.dtype
+    adapter/                                with LoRA: the adapter, as peft loads it
+    training_state.safetensors              Adam's moments, the random state
+    training_state.json                     the step, and the loop's own state (data position and the like)
 
 A checkpoint is written under another name and renamed when it is whole and on disk, so that a kill or
 a full disk leaves the earlier ones as they were. Nothing is pickled.

@@ -83,11 +83,11 @@ def clipped_surrogate(
     clip_high: float,
     dual_clip: float | None = None,
 ) -> Tensor:
-    """Return min(rho, c) gain + max(rho, c) penalty with c = clip(rho, 1 - clip_low, 1 + clip_high), elementwise.
+    """Return min(rho, c) gain + max(rho, c) penalty, elementwise.
 
-    `gain` >= 0 and `penalty` <= 0 are the positive and the negative part of the advantage. `dual_clip`
+    c = clip(rho, 1 - clip_low, 1 + clip_high). `gain` >= 0 and `penalty` <= 0 are the positive and the negative part of the advantage. `dual_clip`
     bounds the second factor from above (Ye et al. 2020, "Mastering complex control in MOBA games").
-    The ratio needs no guard against overflow: log rho <= -log pi_old, which is small for a token that was drawn.
+    The ratio needs no guard against overflow: log rho <= -log pi_old, small for a token that was drawn.
     """
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     upper = torch.maximum(ratio, clipped)
@@ -97,7 +97,7 @@ def clipped_surrogate(
 
 
 def k3(policy_logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """Return e^d - d - 1, d = log pi_ref - log pi: the estimate of KL(pi || pi_ref) that is never negative."""
+    """Return e^d - d - 1, d = log pi_ref - log pi: a never negative estimate of KL(pi || pi_ref), in nats."""
     d = ref_logprobs - policy_logprobs
     return torch.expm1(d) - d
 
@@ -115,7 +115,7 @@ def token_log_probs(logits: Tensor, targets: Tensor, temperature: float = 1.0) -
 
 
 class _TokenLogProbs(torch.autograd.Function):
-    """log softmax(logits / temperature)[target], the softmax computed again in the backward pass, chunk by chunk."""
+    """log softmax(logits / temperature)[target], chunk by chunk; the backward pass computes the softmax again."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

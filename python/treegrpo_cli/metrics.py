@@ -1,14 +1,15 @@
 """Metrics of a step -> `metrics.jsonl` and the loggers that the user asked for.
 
-Names are TRL's where the thing is the same; ours stand under `tree/`. Lengths are in tokens, times in seconds,
-log-probabilities, KL and entropy in nats.
+Names are TRL's where the thing is the same; ours stand under `tree/`. Lengths are in tokens, times in
+seconds, log-probabilities, KL and entropy in nats.
 
-    reward, reward_std, frac_reward_zero_std        mean, deviation in a prompt, share of prompts that are dead
+    reward, reward_std, frac_reward_zero_std        mean, deviation in a prompt, share of dead prompts
     completions/mean_length, /clipped_ratio         generated tokens of a leaf, share that ran into the limit
-    loss, grad_norm, learning_rate                  of the step's last optimizer step for the rate, means otherwise
-    kl, entropy                                     k3 estimate against the reference, of the sampled distribution
+    loss, grad_norm                                 mean over the step's optimizer steps
+    learning_rate                                   of the last of them
+    kl, entropy                                     k3 against the reference; of the sampled distribution
     clip_ratio/low_mean, /high_mean                 share of tokens beyond the clip on either side
-    sampling/sampling_logp_difference/mean, /max    |policy - sampling| before the first update: engine mismatch
+    sampling/sampling_logp_difference/mean, /max    |policy - sampling| before any update: engine mismatch
     num_tokens, step_time                           tokens trained on so far, duration of the step
     tree/num_nodes, tree/num_leaves, tree/depth_mean, tree/sharing_ratio, tree/frac_zero_advantage_nodes,
     tree/intra_reward_std, tree/prefix_cache_hit_ratio, and signal by depth
@@ -44,9 +45,9 @@ class Logger(Protocol):
 class MetricsLog:
     """Writes one JSON object a step to `output_dir/metrics.jsonl`, and the same to the loggers.
 
-    A resumed run drops the lines behind `resumed_step` (None: a new run), so that the file ends up as that of a run
-    which was never interrupted. Raises FileError where the file cannot be written, UserError for a logger
-    whose package is missing.
+    A resumed run drops the lines behind `resumed_step` (None: a new run), so that the file ends up as that
+    of a run which was never interrupted. Raises FileError where the file cannot be written, UserError for
+    a logger whose package is missing.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class MetricsLog:
             raise FileError(self.path, error.strerror or str(error)) from None
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """Append a step's metrics; they are in the file when this returns. A value that is not finite becomes null."""
+        """Append a step's metrics, flushed. A value that is not finite becomes null."""
         try:
             self._file.write(orjson.dumps({"step": step, **metrics}, option=orjson.OPT_APPEND_NEWLINE))
             self._file.flush()
@@ -86,7 +87,7 @@ class MetricsLog:
 def make_logger(
     name: str, output_dir: Path, config: Mapping[str, Any], resumed_step: int | None = None
 ) -> Logger:
-    """Return the logger `tensorboard`, `wandb` or `trackio`; UserError says what to install where it is missing."""
+    """Return the logger of this name; UserError says what to install where its package is missing."""
     if name == "tensorboard":
         return TensorBoardLogger(output_dir, resumed_step)
     return RunLogger(_import_logger(name), output_dir, config)

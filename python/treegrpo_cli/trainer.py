@@ -64,7 +64,7 @@ class Trainer:
         return self._summary(history)
 
     def state_dict_for_sampler(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the whole model in `model.dtype`, as `state_dict()` names it, tied names included, LoRA merged."""
+        """Yield the whole model in `model.dtype`, named as in its `state_dict()`, LoRA merged."""
         return self.policy.weights(self.policy.dtype)
 
     def _optimizer_step(self, rows: Sequence[Row]) -> list[dict[str, float]]:
@@ -120,8 +120,8 @@ class Trainer:
     def _check_finite(self, metrics: dict[str, float]) -> None:
         if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
             raise UserError(
-                f"step {self.step + 1}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}; stopped "
-                "before this update; go on from the last checkpoint with a lower optimizer.learning_rate, "
+                f"step {self.step + 1}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}; "
+                "stopped before this update; go on from the last checkpoint with a lower optimizer.learning_rate, "
                 'or with model.dtype = "float32"'
             )
 
@@ -142,7 +142,7 @@ class Trainer:
 
 MISMATCH_MEAN = "sampling/sampling_logp_difference/mean"
 MISMATCH_MAX = "sampling/sampling_logp_difference/max"
-"""|policy - sampling| log-probability of the same token, before any update: how far engine and trainer are apart."""
+"""|policy - sampling| log-probability of a token before any update: how far engine and trainer are apart."""
 
 
 def num_optimizer_steps(config: Config) -> int:
