@@ -71,11 +71,13 @@ def rows_by_prompt(parts: Sequence[ChainRows]) -> list[Prompt]:
     """Split rows at their prompts, in order of first appearance; a group is a prompt within its part only."""
     prompts: dict[tuple[int, int], Prompt] = {}
     for number, part in enumerate(parts):
-        columns: tuple[NDArray[Any], ...]
-        columns = (part.input_ids, part.loss_mask, part.logprobs, part.advantages, part.weights)
+        input_ids, loss_mask, logprobs = part.input_ids, part.loss_mask, part.logprobs
+        advantages, weights = part.advantages, part.weights
         starts = part.row_start.tolist()
         for group, start, end in zip(part.group.tolist(), starts[:-1], starts[1:], strict=True):
-            prompts.setdefault((number, group), []).append(Row(*(column[start:end] for column in columns)))
+            t = slice(start, end)
+            row = Row(input_ids[t], loss_mask[t], logprobs[t], advantages[t], weights[t])
+            prompts.setdefault((number, group), []).append(row)
     return list(prompts.values())
 
 

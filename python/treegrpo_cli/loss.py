@@ -85,9 +85,10 @@ def clipped_surrogate(
 ) -> Tensor:
     """Return min(rho, c) gain + max(rho, c) penalty, elementwise.
 
-    c = clip(rho, 1 - clip_low, 1 + clip_high). `gain` >= 0 and `penalty` <= 0 are the positive and the negative part of the advantage. `dual_clip`
-    bounds the second factor from above (Ye et al. 2020, "Mastering complex control in MOBA games").
-    The ratio needs no guard against overflow: log rho <= -log pi_old, small for a token that was drawn.
+    c = clip(rho, 1 - clip_low, 1 + clip_high). `gain` >= 0 and `penalty` <= 0 are the positive and the
+    negative part of the advantage. `dual_clip` bounds the second factor from above (Ye et al. 2020,
+    "Mastering complex control in MOBA games"). The ratio needs no guard against overflow:
+    log rho <= -log pi_old, which is small for a token that was drawn.
     """
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     upper = torch.maximum(ratio, clipped)
@@ -115,7 +116,7 @@ def token_log_probs(logits: Tensor, targets: Tensor, temperature: float = 1.0) -
 
 
 class _TokenLogProbs(torch.autograd.Function):
-    """log softmax(logits / temperature)[target], chunk by chunk; the backward pass computes the softmax again."""
+    """log softmax(logits / temperature)[target] by chunks; the backward pass computes the softmax again."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

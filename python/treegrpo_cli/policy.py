@@ -57,7 +57,7 @@ class Policy:
         return {name: weight for name, weight in self.network.named_parameters() if weight.requires_grad}
 
     def logprobs(self, batch: TrainBatch) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities (with gradient) and entropies of the U trained tokens: two [U], in nats."""
+        """Return log-probabilities, with gradient, and entropies of the U trained tokens: [U], in nats."""
         return self._token_log_probs(self.network, batch)
 
     @torch.no_grad()

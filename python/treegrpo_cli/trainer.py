@@ -121,8 +121,8 @@ class Trainer:
         if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
             raise UserError(
                 f"step {self.step + 1}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}; "
-                "stopped before this update; go on from the last checkpoint with a lower optimizer.learning_rate, "
-                'or with model.dtype = "float32"'
+                "stopped before this update; go on from the last checkpoint with a lower "
+                'optimizer.learning_rate, or with model.dtype = "float32"'
             )
 
     def _set_learning_rate(self, epoch: int, position: int) -> None:
