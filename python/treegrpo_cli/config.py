@@ -73,6 +73,8 @@ class RewardConfig(Section):
     """`exact_match`, `f1`, `format` (exact match with format terms), or dotted paths in TRL's or verl's signature."""
     weights: list[float] = Field(default_factory=list)
     """One a function; empty = 1 each."""
+    eval_function: str = "exact_match"
+    """What `train` evaluates by."""
     structure: Fraction = 0.2
     final_format: Fraction = 0.1
     retrieval: Fraction = 0.0

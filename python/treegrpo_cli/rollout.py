@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from treegrpo_cli.dialects import make_dialect
 from treegrpo_cli.envs import load_environment, reset_with_retries, step_with_retries
 from treegrpo_cli.errors import ToolError, UserError
 from treegrpo_cli.rewards import load_rewards
+from treegrpo_cli.samplers import make_sampler
 from treegrpo_cli.types import Completion, Message, NodeStatus, Rollout, SamplingParams, StepResult, Task
 
 if TYPE_CHECKING:
@@ -82,6 +84,21 @@ class Player:
         """Sample one turn behind `context`, no longer than the context limit leaves room for."""
         room = self.max_context_tokens - len(context)
         return await self.sampler.sample(context, replace(self.params, max_tokens=min(self.params.max_tokens, room)), seed)
+
+
+def open_sampler(config: Config, log_path: Path | None) -> Sampler:
+    """Start the engine that the config asks for, with room for the longest context that its limits allow."""
+    settings = config.rollout
+    turns = settings.max_turns * (settings.max_turn_tokens + settings.max_observation_tokens)
+    return make_sampler(
+        config.sampler,
+        config.model.path,
+        dtype=config.model.dtype,
+        device=config.model.device,
+        max_model_len=settings.max_context_tokens or settings.max_prompt_tokens + turns,
+        seed=config.seed,
+        log_path=log_path,
+    )
 
 
 class Tree:

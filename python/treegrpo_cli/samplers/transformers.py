@@ -7,7 +7,6 @@ keys and values will do.
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,8 +27,8 @@ class Row:
     """A request in the batch and what it has sampled so far."""
 
     request: Request
-    uniforms: random.Random
-    """One draw in [0, 1) a token, of the request's own seed: a batch cannot change it."""
+    generator: torch.Generator
+    """The request's own, seeded with its seed: what else is in the batch cannot change its noise."""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish_reason: str = ""
@@ -82,7 +81,7 @@ class TransformersSampler(SteppedSampler):
 
     def add(self, request: Request) -> None:
         """Queue a request."""
-        self._queue.append(Row(request, random.Random(request.seed)))
+        self._queue.append(Row(request, torch.Generator(self.model.device).manual_seed(request.seed)))
 
     def drop(self, request_id: str) -> None:
         """Take a request out of the queue, or out of the batch."""
@@ -168,10 +167,7 @@ class TransformersSampler(SteppedSampler):
         """Add one token to every row, and say why a row ends where it does."""
         params = [row.request.params for row in rows]
         logprobs = sampling_logprobs(logits, params)
-        uniforms = [row.uniforms.random() for row in rows]
-        tokens = draw(logprobs, uniforms)
-        greedy = torch.tensor([each.greedy for each in params], device=logits.device)
-        tokens = torch.where(greedy, logprobs.argmax(dim=-1), tokens)
+        tokens = draw(logprobs, [None if row.request.params.greedy else row.generator for row in rows])
         chosen = logprobs.gather(1, tokens[:, None])[:, 0].tolist()
         for row, token, logprob in zip(rows, tokens.tolist(), chosen, strict=True):
             row.token_ids.append(token)
@@ -231,15 +227,18 @@ def _filtered(logits: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) ->
     return torch.empty_like(logits).scatter(1, order, values)
 
 
-def draw(logprobs: torch.Tensor, uniforms: list[float]) -> torch.Tensor:
-    """Return one token a row, [B] int64: the first whose cumulated probability exceeds the row's uniform number.
+def draw(logprobs: torch.Tensor, generators: list[torch.Generator | None]) -> torch.Tensor:
+    """Return one token a row of `logprobs` [B, V], [B] int64: sampled with the row's generator, the likeliest without one.
 
-    Noise in the last bits of `logprobs` [B, V] moves a border by as little, so that other rows of a batch
-    practically never change a row's token.
+    Gumbel-max: the likeliest after each log-probability got noise of its own. Another batch changes the last bits of
+    log-probabilities; that changes a token only where two lie that close after the noise, whatever the size of the
+    vocabulary. Cumulated probabilities would add the noise up.
     """
-    cumulated = logprobs.double().exp().cumsum(dim=-1)
-    target = torch.tensor(uniforms, dtype=torch.float64, device=logprobs.device)[:, None] * cumulated[:, -1:]
-    return torch.searchsorted(cumulated, target, right=True)[:, 0].clamp(max=logprobs.shape[1] - 1)
+    exponential = torch.ones_like(logprobs)
+    for i, generator in enumerate(generators):
+        if generator is not None:
+            exponential[i].exponential_(generator=generator)
+    return (logprobs - exponential.log()).argmax(dim=-1)
 
 
 def _pad_left(tensor: torch.Tensor, length: int, dim: int) -> torch.Tensor:

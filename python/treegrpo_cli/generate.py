@@ -1,0 +1,126 @@
+"""Config + tree file -> trees on disk: what `treegrpo rollout` does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack, aclosing, closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from treegrpo_cli.collect import collect
+from treegrpo_cli.data import load_tasks
+from treegrpo_cli.errors import FileError, UserError
+from treegrpo_cli.evaluate import evaluate, greedy_config
+from treegrpo_cli.intervals import Mean
+from treegrpo_cli.journal import Journal
+from treegrpo_cli.policy import load_tokenizer
+from treegrpo_cli.record import config_digest, tree_record
+from treegrpo_cli.rollout import Player, Prompt, open_sampler
+from treegrpo_cli.score import score_group
+from treegrpo_cli.stats import RolloutStats
+from treegrpo_cli.stopping import Stopped, StopRequest
+from treegrpo_cli.trace import TreeRecord, TreeWriter, read_trees
+from treegrpo_cli.types import Task
+
+if TYPE_CHECKING:
+    from treegrpo_cli.config import Config
+    from treegrpo_cli.progress import Reporter
+
+
+def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool = False) -> RolloutStats:
+    """Grow trees for every row of `data.train` and write them, scored, prompt by prompt, to `output`.
+
+    Raises FileError where `output` exists and `resume` is not asked, or holds trees of other settings.
+    """
+    if output.exists() and not resume:
+        raise FileError(output, "exists; --resume goes on with it, or give another --output")
+    tasks = load_tasks(config.data.train, split=config.data.split, limit=config.data.limit)
+    stats = RolloutStats()
+    with ExitStack() as stack:
+        journal = Journal(output, resume=resume)
+        stack.callback(lambda: journal.close(complete=False))
+        done = _recover(config, output, stats) if resume else set()
+        for prompt_id in done:
+            journal.forget(prompt_id)
+        writer = stack.enter_context(TreeWriter(output, append=resume))
+        player = _open_player(config, config, reporter, stack, greedy=False)
+        runner, stop = stack.enter_context(asyncio.Runner()), stack.enter_context(StopRequest())
+        bar = stack.enter_context(reporter.bar("rolling out", len(tasks)))
+        bar.advance(len(done))
+        prompts = (prompt for prompt in number_tasks(tasks) if prompt.prompt_id not in done)
+
+        async def work() -> None:
+            grown = {(prompt_id, tree_id) for prompt_id, trees in journal.trees.items() for tree_id in trees}
+            keep = lambda tree: journal.add(tree_record(tree))  # noqa: E731
+            async with aclosing(collect(player, prompts, config.rollout.num_trees, keep, grown)) as groups:
+                async for prompt, _ in groups:
+                    finish(prompt.prompt_id)
+
+        def finish(prompt_id: str) -> None:
+            group = score_group(journal.group(prompt_id), config.advantage.estimator, config.advantage.options)
+            writer.write_group(group)
+            journal.forget(prompt_id)
+            stats.add_group(group)
+            bar.advance(note=f"{stats.num_leaves} leaves")
+
+        try:
+            stop.run(runner, work())
+        except Stopped as stopped:
+            stopped.hint = f"stopped; the same command with --resume goes on with {output}"
+            raise
+        journal.close(complete=True)
+    return stats
+
+
+def play_greedily(config: Config, reporter: Reporter) -> Mean:
+    """Play one greedy chain a question of `data.eval`, or of `data.train` where there is none; the mean reward."""
+    data = config.data
+    source, split = (data.eval, data.eval_split) if data.eval else (data.train, data.split)
+    tasks = load_tasks(source, split=split, limit=data.eval_limit if data.eval else data.limit)
+    with ExitStack() as stack:
+        player = _open_player(config, greedy_config(config), reporter, stack, greedy=True)
+        runner, stop = stack.enter_context(asyncio.Runner()), stack.enter_context(StopRequest())
+        bar = stack.enter_context(reporter.bar("playing", len(tasks)))
+        return stop.run(runner, evaluate(player, tasks, bar))
+
+
+def number_tasks(tasks: list[Task]) -> Iterator[Prompt]:
+    """One prompt a row, keyed and named by its place in the data."""
+    return (Prompt(number, f"{number:08d}", task) for number, task in enumerate(tasks))
+
+
+def _open_player(config: Config, played: Config, reporter: Reporter, stack: ExitStack, *, greedy: bool) -> Player:
+    sampler = stack.enter_context(closing(open_sampler(config, log_path=None)))
+    reporter.say(f"rollouts run on {sampler.name}")
+    return Player(played, sampler, load_tokenizer(config.model.path), greedy=greedy)
+
+
+def _recover(config: Config, output: Path, stats: RolloutStats) -> set[str]:
+    """Keep the whole groups of a file that a killed run left, count them, and return their prompt ids."""
+    if not output.exists():
+        return set()
+    done: set[str] = set()
+    partial = output.with_name(f".partial.{output.name}")
+    with TreeWriter(partial) as writer:
+        for group in _whole_groups(config, output):
+            writer.write_group(group)
+            stats.add_group(group)
+            done.add(group[0].prompt_id)
+    partial.replace(output)
+    return done
+
+
+def _whole_groups(config: Config, output: Path) -> Iterator[list[TreeRecord]]:
+    group: list[TreeRecord] = []
+    num_trees = 0
+    try:
+        for num_trees, record in enumerate(read_trees(output), start=1):
+            if (record.meta or {}).get("config_digest") != config_digest(config):
+                raise UserError(f"{output}: holds trees of other settings; give another --output")
+            group = [*group, record] if group and group[0].prompt_id == record.prompt_id else [record]
+            if len(group) == config.rollout.num_trees:
+                yield group
+    except FileError:
+        if num_trees == 0:
+            raise  # not a file that a killed run left: leave it alone

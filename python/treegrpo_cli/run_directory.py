@@ -1,0 +1,66 @@
+"""Config -> the folder of a run: `config.toml`, `metrics.jsonl`, `trees/step-NNNNN.jsonl.zst`, `checkpoint-N/`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from treegrpo_cli.config import Config
+from treegrpo_cli.config_file import dump_config, load_config
+from treegrpo_cli.errors import FileError, UserError
+
+FREE_TO_CHANGE = {"train.num_steps", "train.save_steps", "train.max_checkpoints", "train.save_trees", "report_to", "output_dir"}
+"""Settings that a resumed run may give anew; any other would make it another run."""
+
+
+class RunDirectory:
+    """The folder of one run. Two runs never share one: a folder that holds a run is refused unless it is resumed."""
+
+    def __init__(self, config: Config, *, resume: bool) -> None:
+        self.path = Path(config.output_dir)
+        saved = self.path / "config.toml"
+        if resume:
+            if not saved.exists():
+                raise FileError(self.path, "holds no run to resume")
+            _check_same_run(load_config(saved), config, saved)
+        elif saved.exists():
+            raise FileError(self.path, "holds another run; --resume goes on with it, or give another output_dir")
+        try:
+            (self.path / "trees").mkdir(parents=True, exist_ok=True)
+            write_whole(saved, dump_config(config).encode())
+        except OSError as error:
+            raise FileError(self.path, error.strerror or str(error)) from None
+
+    def trees(self, step: int) -> Path:
+        """The tree file of a step, counted from 1."""
+        return self.path / "trees" / f"step-{step:05d}.jsonl.zst"
+
+    @property
+    def engine_log(self) -> Path:
+        """Where the engine's own messages go."""
+        return self.path / "engine.log"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or the next run after a kill, sees the old one or the whole new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _check_same_run(saved: Config, config: Config, path: Path) -> None:
+    before, after = _flat(saved.model_dump()), _flat(config.model_dump())
+    for key in sorted(before.keys() | after.keys()):
+        if key not in FREE_TO_CHANGE and before.get(key) != after.get(key):
+            raise UserError(f"{path}: the run has {key} = {before.get(key)!r}, --resume was asked with {after.get(key)!r}")
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -1,0 +1,66 @@
+"""Ctrl-C or SIGTERM -> a clean stop: what is being written is finished, what can be abandoned is."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from types import FrameType, TracebackType
+from typing import Any, Self, TypeVar
+
+Result = TypeVar("Result")
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
+    """The user asked to stop; `signal_number` tells how, and `hint` how to go on."""
+
+    def __init__(self, signal_number: int, hint: str = "") -> None:
+        self.signal_number, self.hint = signal_number, hint
+        super().__init__(hint)
+
+
+class StopRequest:
+    """While entered, the first signal is noted and abandons the coroutine in `run`; a second one ends the program at once."""
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+        self._task: asyncio.Task[Any] | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal_number:
+            raise KeyboardInterrupt
+        self.signal_number = number
+        if self._task is not None:
+            self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+
+    def check(self) -> None:
+        """Raise Stopped where a signal came."""
+        if self.signal_number:
+            raise Stopped(self.signal_number)
+
+    def run(self, runner: asyncio.Runner, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run `work` to its end, or raise Stopped where a signal came meanwhile."""
+
+        async def watched() -> Result:
+            self._task = asyncio.current_task()
+            return await work
+
+        try:
+            self.check()
+            return runner.run(watched())
+        except asyncio.CancelledError:
+            self.check()
+            raise
+        finally:
+            self._task = None
+            work.close()
