@@ -42,7 +42,7 @@ def save_checkpoint(output_dir: str | Path, trainer: Trainer, state: dict[str, A
     path = Path(output_dir) / f"checkpoint-{trainer.step}"
     partial = path.with_name(f".{path.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove_leftovers(path.parent)
         partial.mkdir(parents=True)
         _write_model(partial, trainer)
         _write_training_state(partial, trainer, state)
@@ -151,9 +151,17 @@ def _restore_random_state(tensors: dict[str, Tensor]) -> None:
 def _replace(partial: Path, path: Path) -> None:
     """Give a whole folder its name. One of that name, from a run that was resumed before it, makes room."""
     if path.exists():
-        shutil.rmtree(path)
+        path.rename(path.with_name(f".{path.name}.replaced"))
     partial.rename(path)
     _sync_one(path.parent)
+    _remove_leftovers(path.parent)
+
+
+def _remove_leftovers(output_dir: Path) -> None:
+    """Remove what a kill left half-written, and what has been replaced."""
+    for pattern in (".checkpoint-*.partial", ".checkpoint-*.replaced"):
+        for folder in output_dir.glob(pattern):
+            shutil.rmtree(folder)
 
 
 def _sync(folder: Path) -> None:
