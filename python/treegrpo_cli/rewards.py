@@ -279,7 +279,7 @@ def _trl_arguments(rollouts: Sequence[Rollout]) -> dict[str, list[Any]]:
     names = dict.fromkeys(name for rollout in rollouts for name in rollout.task.columns)
     columns = {name: [rollout.task.columns.get(name) for rollout in rollouts] for name in names}
     if all(rollout.task.messages is not None for rollout in rollouts):
-        prompts: list[Any] = [list(rollout.task.messages or ()) for rollout in rollouts]
+        prompts: list[Any] = [list(rollout.prompt_messages) for rollout in rollouts]
         completions: list[Any] = [list(rollout.messages) for rollout in rollouts]
     else:
         prompts = [rollout.prompt for rollout in rollouts]

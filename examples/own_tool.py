@@ -1,0 +1,23 @@
+"""A tool of one's own: an annotated function is enough.
+
+    treegrpo rollout --config my.toml environment.name=examples/own_tool.py:days_between
+
+The policy learns of it from its name, its annotations and its docstring. Several tools:
+`environment.name=tools` and `environment.options.tools=["a.py:f", "b.py:g"]`. A call whose arguments do not
+fit is told so; a function that raises is called again and then closes its branch; `async` ones work too.
+"""
+
+from datetime import date
+
+
+def days_between(first: str, second: str) -> str:
+    """Count the days from one date to another.
+
+    Args:
+        first: A date such as 1969-07-20.
+        second: A later one.
+    """
+    try:
+        return str((date.fromisoformat(second) - date.fromisoformat(first)).days)
+    except ValueError as error:
+        return f"Error: {error}"
