@@ -63,6 +63,10 @@ class SteppedSampler(ABC):
         """Decode one token for every request in the batch; return those that ended."""
 
     @abstractmethod
+    def weight_shapes(self) -> dict[str, torch.Size]:
+        """Return the names and shapes of the model's `state_dict()`, tied weights under every name."""
+
+    @abstractmethod
     def load_weights(self, weights: list[tuple[str, torch.Tensor]]) -> None:
         """Replace all weights and forget everything computed with the old ones."""
 
@@ -91,15 +95,20 @@ class SteppedSampler(ABC):
             raise
         self._prompt_tokens += len(request.context)
         self._cached_tokens += completion.num_cached_tokens
-        return replace(completion, policy_version=self.policy_version)
+        versioned: Completion = replace(completion, policy_version=self.policy_version)
+        return versioned
 
     def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]], policy_version: int) -> None:
         """Take a whole `state_dict()`'s items. Raises ValueError where a weight is missing, RuntimeError while requests run."""
         if self._error:
             raise self._error
+        items = list(weights)
+        check_weights(self.weight_shapes(), items)
         if self._futures:
-            raise RuntimeError(f"{len(self._futures)} requests are still running: update weights between rollouts")
-        self.load_weights(list(weights))
+            raise RuntimeError(
+                f"{len(self._futures)} requests are still running: update weights between rollouts"
+            )
+        self.load_weights(items)
         self.policy_version = policy_version
 
     def prefix_cache_hit_ratio(self) -> float | None:
@@ -117,9 +126,13 @@ class SteppedSampler(ABC):
     def _request(self, request_id: str, context: TokenIds, params: SamplingParams, seed: int) -> Request:
         room = self.max_model_len - len(context)
         if len(context) == 0 or params.max_tokens < 1:
-            raise ValueError(f"got a context of {len(context)} tokens and max_tokens {params.max_tokens}, both must be > 0")
+            raise ValueError(
+                f"got a context of {len(context)} tokens and max_tokens {params.max_tokens}, both must be > 0"
+            )
         if room < 1:
-            raise ValueError(f"got a context of {len(context)} tokens, the engine holds {self.max_model_len} with the turn")
+            raise ValueError(
+                f"got a context of {len(context)} tokens, the engine holds {self.max_model_len} with the turn"
+            )
         ids = [int(token) for token in context]
         return Request(request_id, ids, replace(params, max_tokens=min(params.max_tokens, room)), seed)
 
@@ -152,3 +165,16 @@ class SteppedSampler(ABC):
         for future in futures.values():
             if not future.done() and not future.get_loop().is_closed():
                 future.set_exception(error)
+
+
+def check_weights(shapes: dict[str, torch.Size], weights: list[tuple[str, torch.Tensor]]) -> None:
+    """Raise ValueError unless the weights have just these names and shapes.
+
+    A weight that is left out would keep its old values without a sign; that is how a tied `lm_head.weight`
+    gets stale, which a saved checkpoint lacks and a `state_dict()` has.
+    """
+    given = {name: tensor.shape for name, tensor in weights}
+    missing, unknown = sorted(shapes.keys() - given.keys()), sorted(given.keys() - shapes.keys())
+    other = [f"{name} {tuple(given[name])}" for name in shapes if name in given and given[name] != shapes[name]]
+    if missing or unknown or other:
+        raise ValueError(f"weights do not fit the model: missing {missing}, unknown {unknown}, other shape {other}")

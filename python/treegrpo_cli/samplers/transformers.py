@@ -70,10 +70,14 @@ class TransformersSampler(SteppedSampler):
 
     name = "transformers"
 
-    def __init__(self, model_path: str, *, dtype: str, device: str, max_model_len: int, max_num_seqs: int) -> None:
+    def __init__(
+        self, model_path: str, *, dtype: str, device: str, max_model_len: int, max_num_seqs: int
+    ) -> None:
         super().__init__(context_limit(model_path, max_model_len))
         self.tokenizer = AutoTokenizer.from_pretrained(model_path)
-        self.model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, dtype)).to(device).eval()
+        self.model = (
+            AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, dtype)).to(device).eval()
+        )
         self.end_ids = end_token_ids(model_path, self.tokenizer)
         self.max_num_seqs = max_num_seqs
         self._queue: deque[Row] = deque()
@@ -103,12 +107,13 @@ class TransformersSampler(SteppedSampler):
             self._sample(self._batch.rows, self._decode(self._batch))
         return self._take_ended()
 
+    def weight_shapes(self) -> dict[str, torch.Size]:
+        """The names and shapes of the model's state dict."""
+        return {name: tensor.shape for name, tensor in self.model.state_dict().items()}
+
     def load_weights(self, weights: list[tuple[str, torch.Tensor]]) -> None:
-        """Copy a state dict into the model. Raises ValueError where names or shapes differ."""
-        try:
-            self.model.load_state_dict(dict(weights))
-        except RuntimeError as error:
-            raise ValueError(f"weights do not fit the model: {error}") from error
+        """Copy a state dict into the model."""
+        self.model.load_state_dict(dict(weights))
 
     def prefix_cache_hit_ratio(self) -> None:
         """None: no prefixes are kept."""
@@ -175,7 +180,9 @@ class TransformersSampler(SteppedSampler):
             row.finish_reason = self._finish_reason(row)
 
     def _finish_reason(self, row: Row) -> str:
-        if row.token_ids[-1] in self.end_ids or find_stop(self.tokenizer, row.token_ids, row.request.params.stop):
+        if row.token_ids[-1] in self.end_ids or find_stop(
+            self.tokenizer, row.token_ids, row.request.params.stop
+        ):
             return "stop"
         return "length" if len(row.token_ids) >= row.request.params.max_tokens else ""
 

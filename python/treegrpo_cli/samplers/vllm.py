@@ -9,10 +9,13 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from treegrpo_cli.errors import UserError
 from treegrpo_cli.samplers.stepping import Request, SteppedSampler
 from treegrpo_cli.samplers.text import context_limit, end_token_ids, turn_text
 from treegrpo_cli.types import Completion
@@ -30,7 +33,6 @@ ENVIRONMENT = {
     "VLLM_CONFIGURE_LOGGING": "0",  # the log goes where `log_to` says, not over the progress
 }
 CPU_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",  # more spin at barriers: 23 times slower and worse where a core is shared
     "TORCHDYNAMO_DISABLE": "1",  # compiling costs more than small models take
 }
 CPU_BLOCK_TOKENS = 32
@@ -56,28 +58,24 @@ class VllmSampler(SteppedSampler):
         log_path: Path | None,
     ) -> None:
         super().__init__(context_limit(model_path, max_model_len))
-        log_to(log_path)
-        prepare_environment(device)
-        from vllm import EngineArgs
-        from vllm.platforms import current_platform
-        from vllm.v1.engine.llm_engine import LLMEngine
-
-        if current_platform.is_cpu() != (device == "cpu"):
-            raise UserError(f"the installed vLLM is not built for {device!r}: set model.device, or sampler.engine=transformers")
-        self._weight_names = weight_names(model_path)
-        settings = cpu_settings(model_path, config, dtype, self.max_model_len) if device == "cpu" else gpu_settings(config)
-        self.engine: Any = LLMEngine.from_engine_args(
-            EngineArgs(
-                model=model_path,
-                dtype=dtype,  # type: ignore[arg-type]
-                seed=seed % 2**32,
-                max_model_len=self.max_model_len,
-                max_num_seqs=config.max_num_seqs,
-                enable_prefix_caching=True,
-                logprobs_mode="processed_logprobs",  # of the distribution sampled from
-                disable_log_stats=True,
-                **settings,
-            )
+        self._weight_shapes = weight_shapes(model_path)
+        settings = (
+            cpu_settings(model_path, config, dtype, self.max_model_len)
+            if device == "cpu"
+            else gpu_settings(config)
+        )
+        self.engine = start_engine(
+            log_path,
+            device,
+            model=model_path,
+            dtype=dtype,
+            seed=seed % 2**32,
+            max_model_len=self.max_model_len,
+            max_num_seqs=config.max_num_seqs,
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",  # of the distribution sampled from
+            disable_log_stats=True,
+            **settings,
         )
         self.tokenizer = self.engine.get_tokenizer()
         self.end_ids = end_token_ids(model_path, self.tokenizer)
@@ -100,16 +98,12 @@ class VllmSampler(SteppedSampler):
             self._engine_ids.pop(output.request_id, None)
         return [(output.request_id, self._completion(output)) for output in ended]
 
-    def load_weights(self, weights: list[tuple[str, torch.Tensor]]) -> None:
-        """Load a state dict and reset the prefix cache, whose keys and values the old weights made.
+    def weight_shapes(self) -> dict[str, torch.Size]:
+        """The names and shapes of the state dict that transformers would have; the engine packs its own."""
+        return self._weight_shapes
 
-        Raises ValueError where a weight is missing or unknown. A tied `lm_head.weight` is wanted by its own
-        name: the engine packs a copy of it, which would silently stay as it was.
-        """
-        names = {name for name, _ in weights}
-        if names != self._weight_names:
-            missing, unknown = sorted(self._weight_names - names), sorted(names - self._weight_names)
-            raise ValueError(f"weights do not fit the model: missing {missing}, unknown {unknown}")
+    def load_weights(self, weights: list[tuple[str, torch.Tensor]]) -> None:
+        """Load a state dict and reset the prefix cache, whose keys and values the old weights made."""
         self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         self.reset_prefix_cache()
 
@@ -163,6 +157,50 @@ class VllmSampler(SteppedSampler):
         return [sampled.stop_reason] if isinstance(sampled.stop_reason, str) else []
 
 
+def start_engine(log_path: Path | None, device: str, **settings: Any) -> Any:
+    """Start vLLM's engine in this process; what it logs, warns and prints meanwhile goes to the log."""
+    log_to(log_path)
+    prepare_environment(device)
+    with output_to(log_path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from vllm import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        return LLMEngine.from_engine_args(EngineArgs(**settings))
+
+
+def built_for(device: str) -> bool:
+    """Return whether the installed vLLM runs on `device`."""
+    prepare_environment(device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cpu()) == (device == "cpu")
+
+
+@contextmanager
+def output_to(path: Path | None) -> Iterator[None]:
+    """Append to a file what this process writes to its terminal, the engine's native code included."""
+    if path is None:
+        yield
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [os.dup(1), os.dup(2)]
+    try:
+        with path.open("ab") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for target, descriptor in enumerate(saved, start=1):
+            os.dup2(descriptor, target)
+            os.close(descriptor)
+
+
 def prepare_environment(device: str) -> None:
     """Set what the engine reads at its first import, unless the user set it."""
     for name, value in {**ENVIRONMENT, **(CPU_ENVIRONMENT if device == "cpu" else {})}.items():
@@ -191,7 +229,9 @@ def cpu_settings(model_path: str, config: SamplerConfig, dtype: str, max_model_l
     return {
         "enforce_eager": True,
         "block_size": CPU_BLOCK_TOKENS,
-        "kv_cache_memory_bytes": max(config.kv_cache_bytes or min(tokens * token_bytes, MAX_DEFAULT_KV_BYTES), smallest),
+        "kv_cache_memory_bytes": max(
+            config.kv_cache_bytes or min(tokens * token_bytes, MAX_DEFAULT_KV_BYTES), smallest
+        ),
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(max_model_len, 8192),
     }
@@ -216,11 +256,11 @@ def kv_bytes_per_token(model_path: str, dtype: str) -> int:
     return int(2 * config.num_hidden_layers * heads * size * (4 if dtype == "float32" else 2))
 
 
-def weight_names(model_path: str) -> set[str]:
-    """Return the names in the model's `state_dict()`, tied ones under every name; no weights are made."""
+def weight_shapes(model_path: str) -> dict[str, torch.Size]:
+    """Return the names and shapes of the model's `state_dict()`; no weights are made."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_path))
-    return set(model.state_dict())
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
