@@ -14,9 +14,8 @@ from treegrpo_cli.errors import FileError, UserError
 from treegrpo_cli.evaluate import evaluate, greedy_config
 from treegrpo_cli.intervals import Mean
 from treegrpo_cli.journal import Journal
-from treegrpo_cli.policy import load_tokenizer
 from treegrpo_cli.record import config_digest, tree_record
-from treegrpo_cli.rollout import Player, Prompt, open_sampler
+from treegrpo_cli.rollout import Player, Prompt, load_tokenizer, open_sampler
 from treegrpo_cli.score import score_group
 from treegrpo_cli.stats import RolloutStats
 from treegrpo_cli.stopping import Stopped, StopRequest

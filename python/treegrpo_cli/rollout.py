@@ -101,6 +101,17 @@ def open_sampler(config: Config, log_path: Path | None) -> Sampler:
     )
 
 
+def load_tokenizer(path: str) -> Any:
+    """Load the tokenizer of a model directory or Hub name. Raises UserError where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"model.path: cannot load a tokenizer from {path!r}: {reason}") from None
+
+
 class Tree:
     """One tree while it grows: the forest's tables for tokens, `turns` for what stands beside them."""
 

@@ -14,9 +14,8 @@ from treegrpo_cli.collect import collect
 from treegrpo_cli.data import load_tasks
 from treegrpo_cli.evaluate import evaluate, evaluation_config
 from treegrpo_cli.metrics import MetricsLog
-from treegrpo_cli.policy import load_tokenizer
 from treegrpo_cli.record import tree_record
-from treegrpo_cli.rollout import Player, Prompt, open_sampler
+from treegrpo_cli.rollout import Player, Prompt, load_tokenizer, open_sampler
 from treegrpo_cli.run_directory import RunDirectory
 from treegrpo_cli.stopping import Stopped, StopRequest
 from treegrpo_cli.trace import TreeRecord, TreeWriter

@@ -56,11 +56,6 @@ def _path(name: str) -> str:
 def _make(cls: type, config: EnvironmentConfig, **given: Any) -> Environment[Any]:
     options = {**_checked_options(cls, config, given), **given}
     stateful = _is_stateful(cls, config.name)
-    if not stateful and not hasattr(cls, "tools") and "tools" not in getattr(cls, "__annotations__", {}):
-        raise UserError(
-            f"environment.name: {config.name} needs an attribute `tools`: a list of JSON schemas, or ()"
-        )
-
     def make() -> Any:
         try:
             return cls(**options)
@@ -74,6 +69,10 @@ def _make(cls: type, config: EnvironmentConfig, **given: Any) -> Environment[Any
     if stateful:
         return StatefulEnvironment(make)
     environment: Environment[Any] = make()
+    if not hasattr(environment, "tools"):
+        raise UserError(
+            f"environment.name: {config.name} needs an attribute `tools`: a list of JSON schemas, or ()"
+        )
     return environment
 
 

@@ -28,7 +28,7 @@ class SearchEnvironment(ToolEnvironment):
     """An agent with one tool, `search`, that shows the best `topk` passages for a query.
 
     Options: exactly one of `corpus` (a file; embedded BM25) and `retriever_url` (Search-R1's protocol over
-    HTTP), `topk` passages a query, and `instructions` in place of the built-in ones.
+    HTTP), `topk` passages a query (0 shows none: what does the policy know by itself?), and `instructions` in place of the built-in ones.
     """
 
     def __init__(
@@ -39,8 +39,8 @@ class SearchEnvironment(ToolEnvironment):
         dialect: Literal["inline", "chat"] = "inline",
         instructions: str | None = None,
     ) -> None:
-        if topk < 1:
-            raise UserError(f"environment.options.topk: must be at least 1, got {topk}")
+        if topk < 0:
+            raise UserError(f"environment.options.topk: must be 0 or more, got {topk}")
         self._retriever = _retriever(corpus, retriever_url)
         self._topk = topk
         built_in = INLINE_INSTRUCTIONS if dialect == "inline" else CHAT_INSTRUCTIONS
@@ -52,6 +52,8 @@ class SearchEnvironment(ToolEnvironment):
         Args:
             query: Words to look for.
         """
+        if self._topk == 0:
+            return show([])
         (passages,) = await self._retriever.retrieve([query], self._topk)
         return show(passages)
 
