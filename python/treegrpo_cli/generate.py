@@ -16,7 +16,7 @@ from treegrpo_cli.intervals import Mean
 from treegrpo_cli.journal import Journal
 from treegrpo_cli.record import config_digest, tree_record
 from treegrpo_cli.rollout import Player, Prompt, load_tokenizer, open_sampler
-from treegrpo_cli.score import score_group
+from treegrpo_cli.scoring import score_group
 from treegrpo_cli.stats import RolloutStats
 from treegrpo_cli.stopping import Stopped, StopRequest
 from treegrpo_cli.trace import TreeRecord, TreeWriter, read_trees

@@ -16,7 +16,7 @@ from treegrpo_cli._core import derive_seed
 from treegrpo_cli.config import Config
 from treegrpo_cli.progress import Reporter
 from treegrpo_cli.rollout import Prompt
-from treegrpo_cli.score import annotate, to_forest
+from treegrpo_cli.scoring import annotate, to_forest
 from treegrpo_cli.session import Session
 from treegrpo_cli.tree_metrics import is_dead, tree_metrics
 from treegrpo_cli.types import Task

@@ -1,0 +1,122 @@
+"""Command line -> one function call, and its errors -> one line and an exit code: 2 for a user's mistake.
+
+Commands import what they need when they run, so that `--help` stays quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from treegrpo_cli.errors import UserError
+
+app = typer.Typer(
+    name="treegrpo",
+    help="Tree-GRPO for LLM agents: rollouts that branch at turns, step-level credit from outcome rewards.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+class Format(StrEnum):
+    """How `inspect-tree` shows trees."""
+
+    TREE = "tree"
+    JSON = "json"
+
+
+def main() -> None:
+    """Run the command line and exit: 0, 2 for a user's mistake, 130 for Ctrl-C; our own bugs fly."""
+    warnings.showwarning = _show_warning
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except typer.TyperException as error:
+        code = _complain(error.format_message(), 2)
+    except UserError as error:
+        code = _complain(str(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _complain("stopped", 130)
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str, code: int) -> int:
+    shown = "".join(
+        char if char.isprintable() else repr(char)[1:-1] for char in " ".join(message.splitlines())
+    )
+    print(f"treegrpo: {shown}", file=sys.stderr)
+    return code
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"treegrpo: warning: {message}", file=sys.stderr)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from treegrpo_cli import __version__
+
+        print(f"treegrpo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("inspect-tree")
+def inspect_tree(
+    file: Annotated[str, typer.Argument(help="Tree file, .jsonl or .jsonl.zst; - is standard input.")],
+    output_format: Annotated[
+        Format | None,
+        typer.Option("--format", help="Drawn, or scored lines.  [default: tree]", show_default=False),
+    ] = None,
+    nested: Annotated[
+        bool, typer.Option("--nested", help="JSON with children inside their parents.")
+    ] = False,
+    summary: Annotated[bool, typer.Option("--summary", help="Counts and the signal at each depth.")] = False,
+    estimator: Annotated[
+        str | None,
+        typer.Option(help="Score anew.  [default: the file's scoring, else tree-grpo]", show_default=False),
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the estimator: name=value. May be given again.")
+    ] = None,
+    prompt_id: Annotated[str | None, typer.Option(help="Show the trees of this prompt only.")] = None,
+    tree_id: Annotated[int | None, typer.Option(help="Show trees of this number only.")] = None,
+) -> None:
+    """Draw trees with rewards, values and advantages, or dump them, scored, as JSON."""
+    from treegrpo_cli.inspect import inspect
+
+    inspect(
+        file,
+        estimator=estimator,
+        options=_pairs(option or []),
+        prompt_id=prompt_id,
+        tree_id=tree_id,
+        output_format=(output_format or (Format.JSON if nested else Format.TREE)).value,
+        nested=nested,
+        summary=summary,
+    )
+
+
+def _pairs(given: list[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given]
+    for name, equals, _ in pairs:
+        if not name or not equals:
+            raise UserError(f"--option {name!r}: expected name=value")
+    return {name: value for name, _, value in pairs}
