@@ -103,7 +103,7 @@ def _parse_override(override: str) -> tuple[str, Any]:
 
 
 def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
-    *sections, name = TRL_NAMES.get(key, key).split(".")
+    *sections, name = key.split(".")
     for section in sections:
         below = tree.setdefault(section, {})
         if not isinstance(below, dict):
@@ -125,7 +125,7 @@ def _with_our_names(tree: dict[str, Any], source: str) -> dict[str, Any]:
             )
         _assign(tree, "rollout.num_trees", tree.pop("num_generations"))
     for name in [name for name in tree if name in TRL_NAMES]:
-        _assign(tree, name, tree.pop(name))
+        _assign(tree, TRL_NAMES[name], tree.pop(name))
     return tree
 
 
