@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig
 from treegrpo_cli.batch import microbatches, pad, rows_by_prompt
 from treegrpo_cli.config import Config
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.trainer import Trainer, learning_rate, num_optimizer_steps
 
-from tests.rows import Rows, make_config, make_rows, reorder
+from tests.rows import VOCABULARY, Rows, make_config, make_rows, reorder
 from tests.tiny import make_tiny_model
 
 
@@ -205,7 +205,7 @@ def test_schedules_fall_towards_zero_behind_the_last_step() -> None:
     assert schedule(schedule="cosine", warmup_steps=4)[4:] == pytest.approx(cosine)
 
 
-def test_a_short_step_keeps_its_place_in_the_schedule(model_dir: Path) -> None:
+def test_short_and_long_steps_keep_their_place_in_the_schedule(model_dir: Path) -> None:
     config = make_config(
         model_dir,
         optimizer={"learning_rate": 1e-3, "schedule": "linear"},
@@ -214,6 +214,9 @@ def test_a_short_step_keeps_its_place_in_the_schedule(model_dir: Path) -> None:
     trainer = Trainer(config)
     assert trainer.update([make_rows(0, num_prompts=1)])["learning_rate"] == pytest.approx(1e-3)
     assert trainer.update([make_rows(0, num_prompts=4)])["learning_rate"] == pytest.approx(1e-3 / 4)
+    assert Trainer(config).update([make_rows(0, num_prompts=6)])["learning_rate"] == pytest.approx(
+        1e-3 * 3 / 4
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -300,6 +303,25 @@ def test_settings_that_cannot_be_trained_with_are_refused(
     with pytest.raises(UserError, match=said) as raised:
         Trainer(make_config(model_dir, **sections))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys:RuntimeWarning")
+def test_adapters_of_fused_experts_are_refused_since_they_would_not_be_merged(tmp_path: Path) -> None:
+    config = MixtralConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=2,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="fused experts cannot be adapted"):
+        Trainer(make_config(tmp_path, model={"lora_rank": 2}))
+    modules = {"lora_rank": 2, "lora_target_modules": ["q_proj", "v_proj"]}
+    names = [name for name, _ in Trainer(make_config(tmp_path, model=modules)).state_dict_for_sampler()]
+    assert names == list(AutoModelForCausalLM.from_pretrained(tmp_path).state_dict())
 
 
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from treegrpo_cli.config import Config, ModelConfig
 from treegrpo_cli.errors import UserError
@@ -123,6 +124,7 @@ def load_model(path: str | Path) -> Any:
     """
     if not str(path):
         raise UserError("model.path: give a model's directory or Hub name")
+    disable_progress_bar()  # the program shows its own
     try:
         config = AutoConfig.from_pretrained(path)
         _set_dropout_to_zero(config)
@@ -172,7 +174,10 @@ def _add_lora(model: Any, settings: ModelConfig) -> Any:
         network = get_peft_model(model, lora)
     except ValueError as error:
         raise UserError(f"model.lora_target_modules: {' '.join(str(error).split())}") from None
+    adapted = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+    if not all(hasattr(module.get_base_layer(), "weight") for module in adapted):
+        raise UserError("model.lora_target_modules: fused experts cannot be adapted, name linear modules")
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    if model.config.tie_word_embeddings and any(isinstance(end, BaseTunerLayer) for end in ends):
+    if model.config.tie_word_embeddings and any(module is end for module in adapted for end in ends):
         raise UserError("model.lora_target_modules: a tied embedding cannot be adapted, name other modules")
     return network
