@@ -205,6 +205,14 @@ def test_schedules_fall_towards_zero_behind_the_last_step() -> None:
     assert schedule(schedule="cosine", warmup_steps=4)[4:] == pytest.approx(cosine)
 
 
+def test_every_epoch_and_minibatch_moves_the_schedule(model_dir: Path) -> None:
+    train = {"num_steps": 2, "num_epochs": 2, "prompts_per_step": 4, "prompts_per_minibatch": 2}
+    trainer = Trainer(make_config(model_dir, optimizer={"schedule": "linear"}, train=train))
+    # 8 optimizer steps; a rollout step reports the rate of its last, the 4th and the 8th
+    rates = [trainer.update([make_rows(step)])["learning_rate"] for step in range(2)]
+    assert rates == pytest.approx([1e-3 * 5 / 8, 1e-3 * 1 / 8])
+
+
 def test_short_and_long_steps_keep_their_place_in_the_schedule(model_dir: Path) -> None:
     config = make_config(
         model_dir,
