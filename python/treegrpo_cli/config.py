@@ -189,8 +189,8 @@ class OptimizerConfig(Section):
 
     learning_rate: Positive = 1e-6
     weight_decay: NonNegative = 0.0
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     warmup_steps: NonNegativeInt = 0
     warmup_ratio: Fraction = 0.0
     """Share of all optimizer steps; used where `warmup_steps` is 0."""

@@ -62,7 +62,7 @@ class MetricsLog:
             make_logger(name, self.path.parent, config or {}, resumed_step) for name in report_to
         ]
         try:
-            _truncate_behind(self.path, resumed_step or 0)
+            _truncate_behind(self.path, -1 if resumed_step is None else resumed_step)
             self._file = open(self.path, "ab")  # noqa: SIM115  open as long as the run
         except OSError as error:
             raise FileError(self.path, error.strerror or str(error)) from None
