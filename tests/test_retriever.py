@@ -318,9 +318,6 @@ def test_a_slow_server_runs_into_the_timeout() -> None:
     ended = threading.Event()
     with running(answering(lambda handler: ended.wait(20) and None)) as url:
         environment, config = search_environment(url, tool_timeout_s=0.1, tool_retries=0)
-        state, _ = (
-            asyncio.run(environment.reset_task()) if hasattr(environment, "reset_task") else (None, None)
-        )
         with pytest.raises(ToolError, match=r"no answer within 0\.1 s"):
             asyncio.run(step_with_retries(environment, ToolState(), ACTION, config))
         ended.set()

@@ -1,0 +1,556 @@
+"""Environments: pure steps, guarded calls, the built-in ones, and a user's own."""
+
+import asyncio
+import copy
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from treegrpo_cli.config import EnvironmentConfig
+from treegrpo_cli.envs import (
+    check_environment,
+    load_environment,
+    reset_with_retries,
+    step_with_retries,
+    tool_schema,
+)
+from treegrpo_cli.envs.calculator import calculate, make_tasks
+from treegrpo_cli.envs.tools import ToolEnvironment, ToolState
+from treegrpo_cli.errors import ToolError, UserError
+from treegrpo_cli.types import Action, StepResult, Task, ToolCall
+
+TASK = Task("What is it?", "4")
+ANSWER = Action("<answer>4</answer>")
+CORPUS = '{"contents": "Lima\\nThe capital of Peru."}\n{"contents": "Quito\\nThe capital of Ecuador."}\n'
+
+
+def config(name: str = "calculator", **settings: Any) -> EnvironmentConfig:
+    return EnvironmentConfig(name=name, **{"tool_retries": 0, **settings})
+
+
+def called(name: str, **arguments: Any) -> Action:
+    return Action("", (ToolCall(name, arguments),))
+
+
+def step(environment: Any, state: Any, action: Action, **settings: Any) -> tuple[Any, StepResult]:
+    return asyncio.run(step_with_retries(environment, state, action, config(**settings)))
+
+
+def reset(environment: Any, task: Task = TASK, **settings: Any) -> tuple[Any, list[dict[str, Any]]]:
+    return asyncio.run(reset_with_retries(environment, task, config(**settings)))
+
+
+def contents(result: StepResult) -> list[str]:
+    return [message["content"] for message in result.observation]
+
+
+def write_module(path: Path, body: str, name: str = "Own") -> str:
+    (path / "own.py").write_text(f"from treegrpo_cli.types import StepResult\n{body}")
+    return f"{path / 'own.py'}:{name}"
+
+
+# Guarded calls ---------------------------------------------------------------------------------------------
+
+
+class Scripted:
+    """Runs the next of `acts` at every step: a value is returned, an exception raised, a function called."""
+
+    tools = ()
+
+    def __init__(self, *acts: Any) -> None:
+        self.acts = list(acts)
+
+    def reset(self, task: Task) -> tuple[int, list[dict[str, Any]]]:
+        return 0, [{"role": "user", "content": task.question}]
+
+    def step(self, state: int, action: Action) -> Any:
+        act = self.acts.pop(0)
+        if isinstance(act, BaseException):
+            raise act
+        return act() if callable(act) else act
+
+
+GOOD = (1, StepResult(done=True))
+
+
+def test_a_failed_step_is_tried_again_and_no_more_often_than_asked() -> None:
+    assert step(Scripted(OSError("down"), ValueError(), GOOD), 0, ANSWER, tool_retries=2) == GOOD
+    environment = Scripted(OSError("down"), OSError("still\ndown"), GOOD)
+    with pytest.raises(ToolError, match=r"^OSError: still down \(2 attempts\)$"):
+        step(environment, 0, ANSWER, tool_retries=1)
+    assert environment.acts == [GOOD]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (SystemExit(3), r"RuntimeError: SystemExit\(3\)"),
+        (StopIteration(), r"RuntimeError: StopIteration\(\)"),
+        (KeyboardInterrupt(), r"RuntimeError: KeyboardInterrupt\(\)"),
+        (TimeoutError("socket"), "TimeoutError: socket"),
+        (ToolError("the site is down"), r"^the site is down$"),
+    ],
+)
+def test_whatever_a_tool_raises_closes_its_branch_alone(error: BaseException, message: str) -> None:
+    with pytest.raises(ToolError, match=message):
+        step(Scripted(error), 0, ANSWER)
+
+
+def test_a_users_mistake_is_not_a_failed_tool() -> None:
+    environment = Scripted(UserError("no such key"), GOOD)
+    with pytest.raises(UserError, match=r"^no such key$"):
+        step(environment, 0, ANSWER, tool_retries=3)
+    assert environment.acts == [GOOD]
+
+
+def test_a_hanging_step_blocks_neither_the_loop_nor_its_siblings() -> None:
+    released = threading.Event()
+
+    async def both() -> list[Any]:
+        slow = step_with_retries(Scripted(released.wait), 0, ANSWER, config(tool_timeout_s=0.2))
+        quick = step_with_retries(Scripted(GOOD), 0, ANSWER, config())
+        return await asyncio.gather(slow, quick, return_exceptions=True)
+
+    slow, quick = asyncio.run(both())
+    released.set()
+    assert str(slow) == "no answer within 0.2 s"
+    assert quick == GOOD
+
+
+def test_a_tool_that_hangs_for_ever_does_not_keep_the_process_alive(tmp_path: Path) -> None:
+    path = write_module(tmp_path, "import time\ndef hang(x: str) -> str:\n    time.sleep(600)\n", "hang")
+    code = (
+        "import asyncio, sys\n"
+        "from treegrpo_cli.config import EnvironmentConfig\n"
+        "from treegrpo_cli.envs import load_environment, step_with_retries\n"
+        "from treegrpo_cli.types import Action, ToolCall\n"
+        "from treegrpo_cli.envs.tools import ToolState\n"
+        "config = EnvironmentConfig(name=sys.argv[1], tool_timeout_s=0.1, tool_retries=0)\n"
+        "action = Action('', (ToolCall('hang', {'x': ''}),))\n"
+        "asyncio.run(step_with_retries(load_environment(config), ToolState(), action, config))\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.strip().endswith("ToolError: no answer within 0.1 s")
+
+
+def test_an_async_step_is_cancelled_at_its_timeout() -> None:
+    cancelled = []
+
+    class Slow:
+        tools = ()
+
+        async def step(self, state: int, action: Action) -> Any:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                cancelled.append(True)
+                raise
+
+    with pytest.raises(ToolError, match=r"no answer within 0\.05 s"):
+        step(Slow(), 0, ANSWER, tool_timeout_s=0.05)
+    assert cancelled == [True]
+
+
+def test_no_more_steps_run_at_once_than_allowed() -> None:
+    lock, running, most = threading.Lock(), 0, 0
+
+    def work() -> Any:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.01)
+        with lock:
+            running -= 1
+        return GOOD
+
+    async def many() -> None:
+        environment, limits = Scripted(*[work] * 12), config(max_concurrent_tools=3)
+        await asyncio.gather(*(step_with_retries(environment, 0, ANSWER, limits) for _ in range(12)))
+
+    for _ in range(2):  # one event loop after another
+        asyncio.run(many())
+    assert most == 3
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (None, r"step must return \(state, StepResult\), got a NoneType"),
+        (StepResult(), r"step must return \(state, StepResult\), got a StepResult"),
+        ((0, "text"), r"step must return \(state, StepResult\), got a str"),
+        ((0, StepResult(("text",))), "step must give messages of role and content"),  # type: ignore[arg-type]
+        ((0, StepResult(({"role": "tool"},))), "step must give messages of role and content"),
+        ((0, StepResult(({"role": "tool", "content": 3},))), "step must give messages of role and content"),
+    ],
+)
+def test_what_a_step_returns_is_checked(returned: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        step(Scripted(returned), 0, ANSWER)
+
+
+# Tools, calculator, search ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dialect", ["inline", "chat"])
+def test_the_calculator_answers_and_ends(dialect: str) -> None:
+    environment = load_environment(config(dialect=dialect))
+    start, (prompt,) = reset(environment)
+    assert prompt["content"].endswith("\n\nWhat is it?")
+    assert ("<calculate>expression</calculate>" in prompt["content"]) == (dialect == "inline")
+    after, result = step(environment, start, called("calculate", expression="2 + 2"))
+    assert (contents(result), result.num_tool_calls, result.done) == (["4"], 1, False)
+    assert (start, after) == (ToolState(), ToolState(("4",)))
+    assert step(environment, after, ANSWER) == (after, StepResult(done=True))
+
+
+def test_a_turn_that_is_no_action_is_told_what_is_allowed() -> None:
+    _, result = step(load_environment(config()), ToolState(), Action("Let me see"))
+    (message,) = result.observation
+    assert (message["role"], result.done, result.num_tool_calls) == ("user", False, 0)
+    assert "<calculate>expression</calculate>, or <answer>your answer</answer>" in message["content"]
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (called("divide", a=1), "Error: there is no tool 'divide'. Tools: calculate."),
+        (called("calculate"), "Error: argument 'expression' of calculate: missing."),
+        (
+            called("calculate", expression="1", x=2),
+            "Error: argument 'x' of calculate: unknown; valid: expression.",
+        ),
+        (
+            called("calculate", expression=[1]),
+            "Error: argument 'expression' of calculate: Input should be a valid",
+        ),
+    ],
+)
+def test_a_call_that_does_not_fit_is_the_policys_mistake(action: Action, message: str) -> None:
+    state, result = step(load_environment(config()), ToolState(), action)
+    assert contents(result)[0].startswith(message)
+    assert (state, result.num_tool_calls, result.done) == (ToolState(), 0, False)
+
+
+def test_the_calls_of_a_turn_run_at_once_and_keep_their_order() -> None:
+    met = threading.Barrier(2, timeout=20)
+
+    def wait(n: int) -> dict[str, int]:
+        """Wait for the other."""
+        met.wait()
+        return {"n": n}
+
+    action = Action("", (ToolCall("wait", {"n": 1}), ToolCall("wait", {"n": "2"})))
+    state, result = step(ToolEnvironment([wait]), ToolState(), action)
+    assert contents(result) == ['{"n":1}', '{"n":2}']
+    assert (state.results, result.num_tool_calls) == (('{"n":1}', '{"n":2}'), 2)
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("1 + 2 * 3", "7"),
+        ("-(2 - 5) ** 2", "-9"),
+        ("7 // 2 + 7 % 4", "6"),
+        ("0.1 + 0.2", "0.3"),
+        ("2 ** 0.5", "1.41421356237"),
+        ("10 / 4\n", "2.5"),
+        ("12 / 4", "3"),
+        ("1 / 0", "Error: division by zero"),
+        ("0 ** -1", "Error: division by zero"),
+        ("(0 - 8) ** 0.5", "Error: a negative number has no such power"),
+        ("9 ** 9 ** 9", "Error: the power is too large"),
+        ("2.5 ** 999999", "Error: the power is too large"),
+        ("9" * 60 + "*" + "9" * 60, "Error: the result is too large"),
+        ("1" * 201, "Error: an expression has at most 200 characters"),
+        ("(" * 199, "Error: this is no expression"),
+        ("-" * 199 + "1", "-1"),
+        ("1 (2)", "Error: this is no expression"),
+        ("()", "Error: this is no expression"),
+        ("...", "Error: this is no expression"),
+        ("1 +", "Error: this is no expression"),
+        ("007", "Error: this is no expression"),
+        ("__import__('os')", "Error: only numbers"),
+        ("1e9", "Error: only numbers"),
+        ("", "Error: only numbers"),
+    ],
+)
+def test_the_calculator_computes_arithmetic_and_nothing_else(expression: str, value: str) -> None:
+    assert calculate(expression).startswith(value)
+    assert value.startswith("Error") or calculate(expression) == value
+
+
+def test_calculator_tasks_are_those_of_their_seed_and_have_whole_answers() -> None:
+    tasks = make_tasks(50, seed=3)
+    assert tasks == make_tasks(50, seed=3) != make_tasks(50, seed=4)
+    assert all(
+        str(task.ground_truth).isdecimal() and task.columns["answer"] == task.ground_truth for task in tasks
+    )
+    product = next(task for task in tasks if task.question.startswith("What is (") and "* " in task.question)
+    a, b, c = (
+        int(n) for n in product.question[9:-1].replace("(", "").replace(")", "").replace("+", "*").split("*")
+    )
+    assert product.ground_truth == str((a + b) * c)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> str:
+    (tmp_path / "corpus.jsonl").write_text(CORPUS)
+    return str(tmp_path / "corpus.jsonl")
+
+
+@pytest.mark.parametrize("dialect", ["inline", "chat"])
+def test_a_search_shows_passages_and_the_state_remembers_them(corpus: str, dialect: str) -> None:
+    environment = load_environment(config("search", dialect=dialect, options={"corpus": corpus, "topk": 2}))
+    asyncio.run(check_environment(environment))
+    start, (prompt,) = reset(environment)
+    assert "<answer> Lisbon </answer>" in prompt["content"]
+    assert ("<search>" in prompt["content"]) == (dialect == "inline")
+    after, result = step(environment, start, called("search", query="capital of Ecuador"))
+    shown = "Doc 1(Title: Quito) The capital of Ecuador.\nDoc 2(Title: Lima) The capital of Peru."
+    assert contents(result) == [shown]
+    assert (start.results, after.results) == ((), (shown,))
+    _, nothing = step(environment, after, called("search", query="xyzzy"))
+    assert contents(nothing) == ["No passage was found."]
+
+
+def test_instructions_can_be_replaced_and_rows_bring_their_own(corpus: str) -> None:
+    own = load_environment(config("search", options={"corpus": corpus, "instructions": ""}))
+    assert reset(own)[1] == [{"role": "user", "content": "What is it?"}]
+    built_in = load_environment(config("search", options={"corpus": corpus}))
+    complete = {"role": "user", "content": "Write <answer>x</answer>. What is it?"}
+    assert reset(built_in, Task("What is it?", messages=(complete,)))[1] == [complete]
+    bare = ({"role": "system", "content": "Be kind."}, {"role": "user", "content": "What is it?"})
+    system, user = reset(built_in, Task("What is it?", messages=bare))[1]
+    assert system == bare[0]
+    assert user["content"].startswith("Answer the question below.")
+    assert user["content"].endswith("\n\nWhat is it?")
+
+
+def test_the_schema_of_a_tool_comes_from_signature_and_docstring() -> None:
+    def look(words: list[str], limit: int = 3) -> str:
+        """Look for words
+        in a text.
+
+        More about it.
+
+        Args:
+            words: What to look for;
+                several are allowed.
+            limit (int): How many.
+
+        Returns:
+            str: nothing
+        """
+        return ""
+
+    assert tool_schema(look) == {
+        "type": "function",
+        "function": {
+            "name": "look",
+            "description": "Look for words in a text.",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "words": {
+                        "type": "array",
+                        "items": {"type": "string"},
+                        "description": "What to look for; several are allowed.",
+                    },
+                    "limit": {"type": "integer", "description": "How many."},
+                },
+                "required": ["words"],
+            },
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def f(x): return x", "tool f: parameter 'x' has no annotation"),
+        ("def f(x: socket.socket): return x", "tool f: parameter 'x' has a type without a JSON schema"),
+        ("def f(x: 'Nothing'): return x", "f: cannot resolve its annotations"),
+    ],
+)
+def test_a_function_that_cannot_be_a_tool_says_why(tmp_path: Path, body: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_environment(config(write_module(tmp_path, f"import socket\n{body}", "f")))
+
+
+# A user's own ----------------------------------------------------------------------------------------------
+
+COUNTER = """
+class Own:
+    def __init__(self, start: int = 0):
+        self.count = start
+    def reset(self, task):
+        return [{"role": "user", "content": task.question}]
+    def step(self, action):
+        self.count += len(action.text)
+        return StepResult(({"role": "user", "content": str(self.count)},))
+"""
+FORKING = (
+    COUNTER
+    + """
+    def fork(self):
+        return Own(self.count)
+"""
+)
+UNCOPYABLE = COUNTER.replace("self.count = start", "self.count = start; self.stream = (i for i in range(3))")
+ASYNCHRONOUS = COUNTER.replace("def reset", "async def reset").replace("def step", "async def step")
+
+
+@pytest.mark.parametrize(
+    ("body", "method"),
+    [(COUNTER, "deepcopy"), (FORKING, "fork"), (UNCOPYABLE, "replay"), (ASYNCHRONOUS, "deepcopy")],
+)
+def test_a_stateful_world_is_made_pure_in_its_path(tmp_path: Path, body: str, method: str) -> None:
+    environment: Any = load_environment(config(write_module(tmp_path, body), options={"start": 10}))
+    start, prompt = reset(environment)
+    assert prompt == [{"role": "user", "content": "What is it?"}]
+    one, first = step(environment, start, Action("a"))
+    both = [step(environment, one, Action(text)) for text in ("bb", "cccc")]
+    again, repeated = step(environment, start, Action("a"))
+    assert contents(first) == contents(repeated) == ["11"]
+    assert [contents(result) for _, result in both] == [["13"], ["15"]]
+    assert contents(step(environment, again, Action("bb"))[1]) == ["13"]
+    assert environment.fork_method == method
+
+
+def test_a_replay_that_answers_differently_is_a_tool_error(tmp_path: Path) -> None:
+    body = UNCOPYABLE.replace(
+        "class Own:", "import itertools\nclock = itertools.count()\nclass Own:"
+    ).replace("str(self.count)", "str(next(clock))")
+    environment = load_environment(config(write_module(tmp_path, body)))
+    state, _ = reset(environment)
+    state, _ = step(environment, state, Action("a"))
+    with pytest.raises(ToolError, match="replayed from the root, turn 1 answered differently"):
+        step(environment, state, Action("b"))
+
+
+def test_a_pure_class_is_used_as_it_is(tmp_path: Path) -> None:
+    body = """
+class Own:
+    tools = ()
+    def __init__(self, dialect, step_size: int = 1, **more):
+        self.dialect, self.more = dialect, more
+    def reset(self, task):
+        return 0, [{"role": "user", "content": self.dialect}]
+    async def step(self, state, action):
+        return state + 1, StepResult(done=state == 1)
+"""
+    path = write_module(tmp_path, body)
+    environment: Any = load_environment(config(path, dialect="chat", options={"else": 1}))
+    assert environment.more == {"else": 1}
+    state, (prompt,) = reset(environment)
+    assert prompt["content"] == "chat"
+    assert step(environment, state, ANSWER) == (1, StepResult())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("serch", {}, r"environment\.name: unknown environment 'serch'; did you mean 'search'"),
+        ("calculator", {"topk": 3}, r"environment\.options\.topk: unknown"),
+        ("search", {"corpu": "x"}, r"environment\.options\.corpu: unknown; did you mean 'corpus'"),
+        ("search", {}, r"environment\.options: give one of `corpus`"),
+        ("search", {"corpus": "a", "retriever_url": "b"}, r"environment\.options: give one of"),
+        ("search", {"corpus": "gone.jsonl"}, r"gone\.jsonl: No such file"),
+        (
+            "search",
+            {"corpus": "x", "topk": "three"},
+            r"environment\.options\.topk: Input should be a valid integer",
+        ),
+        ("search", {"corpus": "x", "topk": -1}, r"environment\.options\.topk: must be 0 or more"),
+        ("tools", {}, r"environment\.options\.tools: missing"),
+        ("tools", {"tools": []}, r"environment\.options\.tools: give at least one"),
+        ("tools", {"tools": ["os:nothing"]}, r"environment\.options\.tools: os has no 'nothing'"),
+        ("tools", {"tools": [3]}, r"environment\.options\.tools: 3 is no function"),
+        ("nowhere.at_all:Name", {}, r"environment\.name: cannot import nowhere\.at_all: ModuleNotFoundError"),
+        ("gone.py:Name", {}, r"environment\.name: no such file: gone\.py"),
+        ("os:getcw", {}, r"environment\.name: os has no 'getcw'; did you mean 'getcw"),
+        ("os:sep", {}, r"environment\.name: os:sep is neither a class nor a function"),
+        ("pathlib:Path", {}, r"environment\.name: pathlib:Path is a class without `reset` and `step`"),
+        (":x", {}, r"environment\.name: ':x' is not of the form"),
+    ],
+)
+def test_a_wrong_name_or_option_is_named_with_its_key(
+    name: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        load_environment(config(name, options=options))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "class Own:\n    def reset(self): ...\n    def step(self): ...",
+            r"Own\.step must take \(action\) or \(state",
+        ),
+        (
+            "class Own:\n    def reset(self, t): ...\n    def step(self, s, a): ...",
+            "needs an attribute `tools`",
+        ),
+        (
+            COUNTER.replace("self.count = start", "raise OSError('no disk')"),
+            "cannot make .*Own: OSError: no disk",
+        ),
+        ("class Own(", r"cannot import .*own\.py: SyntaxError"),
+        ("1 / 0", r"cannot import .*own\.py: ZeroDivisionError"),
+    ],
+)
+def test_a_broken_class_of_the_users_is_one_clear_line(tmp_path: Path, body: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_environment(config(write_module(tmp_path, body)))
+
+
+def test_a_module_of_the_working_directory_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_tools_of_this_test.py").write_text(
+        "def double(x: int) -> int:\n    return 2 * x\nTOOLS = [double]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", copy.copy(sys.path))
+    for name in ("double", "TOOLS"):
+        environment = load_environment(config(f"my_tools_of_this_test:{name}"))
+        assert contents(step(environment, ToolState(), called("double", x=21))[1]) == ["42"]
+
+
+# Examples --------------------------------------------------------------------------------------------------
+
+
+def play(environment: Any, task: Task, *actions: Action) -> list[str]:
+    state, _ = reset(environment, task)
+    shown = []
+    for action in actions:
+        state, result = step(environment, state, action)
+        shown += contents(result)
+    assert result.done
+    return shown
+
+
+def test_the_example_environment_runs_as_it_stands() -> None:
+    game = load_environment(config("examples/own_environment.py:GuessTheNumber", options={"max_guesses": 4}))
+    guesses = [called("guess", number=text) for text in ("3", "9", "x", "7")]
+    shown = play(game, Task("Guess from 1 to 10.", "7"), *guesses, ANSWER)
+    assert shown == ["higher", "lower", "Write <guess>number</guess>.", "right"]
+
+
+def test_the_example_tool_runs_as_it_stands() -> None:
+    environment = load_environment(config("examples/own_tool.py:days_between"))
+    asked = called("days_between", first="1969-07-20", second="1969-08-01")
+    wrong = called("days_between", first="yesterday", second="1969-08-01")
+    assert play(environment, TASK, asked, wrong, ANSWER)[0] == "12"
+    assert (
+        step(environment, ToolState(), wrong)[1]
+        .observation[0]["content"]
+        .startswith("Error: Invalid isoformat")
+    )
