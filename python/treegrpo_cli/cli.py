@@ -9,11 +9,15 @@ import os
 import sys
 import warnings
 from enum import StrEnum
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from treegrpo_cli.errors import UserError
+from treegrpo_cli.errors import Stopped, UserError
+
+if TYPE_CHECKING:
+    from treegrpo_cli.config import Config
 
 app = typer.Typer(
     name="treegrpo",
@@ -41,6 +45,8 @@ def main() -> None:
         code = _complain(error.format_message(), 2)
     except UserError as error:
         code = _complain(str(error), 2)
+    except Stopped as stopped:
+        code = _complain(stopped.hint or "stopped", 128 + stopped.signal_number)
     except (KeyboardInterrupt, typer.Abort):
         code = _complain("stopped", 130)
     except BrokenPipeError:  # the reader has seen enough
@@ -112,6 +118,76 @@ def inspect_tree(
         nested=nested,
         summary=summary,
     )
+
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="CONFIG KEY=VALUE", help="A TOML or YAML file, then settings that win over it.", show_default=False
+    ),
+]
+Model = Annotated[str | None, typer.Option(help="The same as model.path=...", show_default=False)]
+Data = Annotated[str | None, typer.Option(help="The same as data.train=...", show_default=False)]
+Reward = Annotated[
+    list[str] | None, typer.Option(help="exact_match, f1, format, or package.module:function; may be given again.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print results only.")]
+
+
+@app.command()
+def rollout(
+    settings: Settings = None,
+    output: Annotated[
+        Path, typer.Option(help="Tree file to write, .jsonl or .jsonl.zst.")
+    ] = Path("trees.jsonl"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a file that was not finished.")] = False,
+    greedy: Annotated[
+        bool, typer.Option("--greedy", help="Write no trees: one greedy chain a question, and the mean reward.")
+    ] = False,
+    model: Model = None,
+    data: Data = None,
+    reward: Reward = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Grow trees for every question of a data set, score them, and write them."""
+    from treegrpo_cli.commands import read_settings, run_greedy, run_rollout
+
+    config = read_settings(settings or [], model=model, data=data, reward=reward)
+    if dry_run:
+        _print_settings(config)
+    elif greedy:
+        run_greedy(config, quiet=quiet)
+    else:
+        run_rollout(config, output, resume=resume, quiet=quiet)
+
+
+@app.command()
+def train(
+    settings: Settings = None,
+    output_dir: Annotated[str | None, typer.Option(help="The same as output_dir=...", show_default=False)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output directory.")] = False,
+    model: Model = None,
+    data: Data = None,
+    reward: Reward = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train: rollouts, rewards, advantages, policy update, new weights to the engine, again."""
+    from treegrpo_cli.commands import read_settings, run_train
+
+    config = read_settings(settings or [], model=model, data=data, reward=reward, output_dir=output_dir)
+    if dry_run:
+        _print_settings(config)
+    else:
+        run_train(config, resume=resume, quiet=quiet)
+
+
+def _print_settings(config: Config) -> None:
+    from treegrpo_cli.config_file import dump_config
+
+    print(dump_config(config), end="")
 
 
 def _pairs(given: list[str]) -> dict[str, str]:

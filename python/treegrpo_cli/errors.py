@@ -26,6 +26,14 @@ class ToolError(RuntimeError):
     """A tool or an environment failed for good; it closes its own branch and no other."""
 
 
+class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
+    """The user asked to stop, by Ctrl-C or SIGTERM; `hint` says how to go on."""
+
+    def __init__(self, signal_number: int, hint: str = "") -> None:
+        self.signal_number, self.hint = signal_number, hint
+        super().__init__(hint)
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return a hint such as `did you mean 'clip_low'?`, or the list of valid names where none is near.
 

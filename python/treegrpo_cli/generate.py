@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from treegrpo_cli.collect import collect
 from treegrpo_cli.data import load_tasks
-from treegrpo_cli.errors import FileError, UserError
+from treegrpo_cli.errors import FileError, Stopped, UserError
 from treegrpo_cli.evaluate import evaluate, greedy_config
 from treegrpo_cli.intervals import Mean
 from treegrpo_cli.journal import Journal
@@ -18,7 +18,7 @@ from treegrpo_cli.record import config_digest, tree_record
 from treegrpo_cli.rollout import Player, Prompt, load_tokenizer, open_sampler
 from treegrpo_cli.scoring import score_group
 from treegrpo_cli.stats import RolloutStats
-from treegrpo_cli.stopping import Stopped, StopRequest
+from treegrpo_cli.stopping import StopRequest
 from treegrpo_cli.trace import TreeRecord, TreeWriter, read_trees
 from treegrpo_cli.types import Task
 

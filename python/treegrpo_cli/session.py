@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Self
 from treegrpo_cli.checkpoint import checkpoints, load_checkpoint, remove_old_checkpoints, save_checkpoint
 from treegrpo_cli.collect import collect
 from treegrpo_cli.data import load_tasks
+from treegrpo_cli.errors import Stopped
 from treegrpo_cli.evaluate import evaluate, evaluation_config
 from treegrpo_cli.metrics import MetricsLog
 from treegrpo_cli.record import tree_record
 from treegrpo_cli.rollout import Player, Prompt, load_tokenizer, open_sampler
 from treegrpo_cli.run_directory import RunDirectory
-from treegrpo_cli.stopping import Stopped, StopRequest
+from treegrpo_cli.stopping import StopRequest
 from treegrpo_cli.trace import TreeRecord, TreeWriter
 from treegrpo_cli.trainer import Trainer
 from treegrpo_cli.types import Task

@@ -8,15 +8,9 @@ from collections.abc import Coroutine
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
 
+from treegrpo_cli.errors import Stopped
+
 Result = TypeVar("Result")
-
-
-class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
-    """The user asked to stop; `signal_number` tells how, and `hint` how to go on."""
-
-    def __init__(self, signal_number: int, hint: str = "") -> None:
-        self.signal_number, self.hint = signal_number, hint
-        super().__init__(hint)
 
 
 class StopRequest:
