@@ -28,7 +28,8 @@ class SearchEnvironment(ToolEnvironment):
     """An agent with one tool, `search`, that shows the best `topk` passages for a query.
 
     Options: exactly one of `corpus` (a file; embedded BM25) and `retriever_url` (Search-R1's protocol over
-    HTTP), `topk` passages a query (0 shows none: what does the policy know by itself?), and `instructions` in place of the built-in ones.
+    HTTP), `topk` passages a query (0 shows none: what does the policy know by itself?), and `instructions` in
+    place of the built-in ones.
     """
 
     def __init__(
