@@ -17,12 +17,15 @@ TAGS = [
     for name in ("think", "search", "information", "answer", "tool_call", "tool_response")
     for slash in ("", "/")
 ]
-MERGES_TEXT = "the capital of the country where the author of the work was born is the answer to the question " * 3
+MERGES_TEXT = (
+    "the capital of the country where the author of the work was born is the answer to the question "
+)
 NON_ASCII_SCALE = 0.05
 
 CHAT_TEMPLATE = """\
 {%- if tools %}
-{{- '<|im_start|>system\\n' + (messages[0].content + '\\n\\n' if messages[0].role == 'system' else '') + 'Tools:' }}
+{%- set system = messages[0].content + '\\n\\n' if messages[0].role == 'system' else '' %}
+{{- '<|im_start|>system\\n' + system + 'Tools:' }}
 {%- for tool in tools %}{{- '\\n' + (tool | tojson) }}{%- endfor %}
 {{- '\\nCall one as <tool_call>{"name": ..., "arguments": ...}</tool_call>.<|im_end|>\\n' }}
 {%- endif %}
@@ -33,7 +36,8 @@ CHAT_TEMPLATE = """\
 {{- '<|im_start|>' + message.role + '\\n' + (message.content or '') }}
 {%- for call in message.tool_calls or [] %}
 {%- set function = call.function or call %}
-{{- '<tool_call>\\n{"name": "' + function.name + '", "arguments": ' + (function.arguments | tojson) + '}\\n</tool_call>' }}
+{%- set arguments = function.arguments | tojson %}
+{{- '<tool_call>\\n{"name": "' + function.name + '", "arguments": ' + arguments + '}\\n</tool_call>' }}
 {%- endfor %}
 {{- '<|im_end|>\\n' }}
 {%- endif %}
@@ -43,7 +47,7 @@ CHAT_TEMPLATE = """\
 
 
 def make_tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer: 256 bytes, some merges, three special tokens, and the tags as plain tokens.
+    """Return a byte-level BPE tokenizer: 256 bytes, some merges, three special tokens, the tags as tokens.
 
     `<|im_end|>` ends a turn (eos); `<|endoftext|>` pads.
     """
@@ -53,7 +57,7 @@ def make_tiny_tokenizer() -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=320, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
     )
-    tokenizer.train_from_iterator([MERGES_TEXT], trainer)
+    tokenizer.train_from_iterator([MERGES_TEXT] * 3, trainer)
     tokenizer.add_special_tokens([END_OF_TEXT, TURN_START, TURN_END])
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
     return PreTrainedTokenizerFast(
@@ -66,9 +70,15 @@ def make_tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_tiny_model(
-    path: str | Path, seed: int = 0, *, hidden: int = 64, layers: int = 2, max_model_len: int = 512, tied: bool = True
+    path: str | Path,
+    seed: int = 0,
+    *,
+    hidden: int = 64,
+    layers: int = 2,
+    max_model_len: int = 512,
+    tied: bool = True,
 ) -> Path:
-    """Write a random model, its tokenizer and its generation config to `path` (safetensors, float32); return the path."""
+    """Write a random model (safetensors, float32), its tokenizer and generation config; return the path."""
     tokenizer = make_tiny_tokenizer()
     config = Qwen3Config(
         vocab_size=len(tokenizer),

@@ -27,7 +27,7 @@ def make_sampler(
     seed: int,
     log_path: Path | None,
 ) -> Sampler:
-    """Start the engine that `config.engine` names; `auto` takes vLLM where a build for the device is installed.
+    """Start the engine of `config.engine`; `auto` takes vLLM where a build for the device is installed.
 
     `device` is `auto` or a torch device; `max_model_len` bounds context plus turn in tokens, 0 = what the
     model allows. The engine's log goes to `log_path`. Raises UserError where the engine is not installed.
@@ -66,7 +66,8 @@ def resolve_device(device: str) -> str:
 def use_one_thread() -> None:
     """Let OpenMP use one thread, unless the user set `OMP_NUM_THREADS`.
 
-    Threads spin at every barrier of a step: beside another busy process two of them decoded 10 to 160 times slower.
+    Threads spin at every barrier of a step: beside another busy process two of them decoded 10 to 160
+    times slower.
     """
     import torch
 
@@ -76,7 +77,10 @@ def use_one_thread() -> None:
 
 
 def choose_engine(engine: str, device: str) -> str:
-    """Return `vllm` or `transformers`. Raises UserError where vLLM is asked for and not installed for the device."""
+    """Return `vllm` or `transformers`.
+
+    Raises UserError where vLLM is asked for and no build for the device is installed.
+    """
     if engine == "transformers":
         return engine
     reason = why_no_vllm(device)

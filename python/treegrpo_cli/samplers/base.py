@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 class Sampler(Protocol):
     """Samples turns for any number of coroutines at once, and takes new weights between rollouts.
 
+    `samplers.stepping.SteppedSampler` has what every engine needs.
+
     A result depends on context, params, seed and weights only (float32 on CPU), never on what else is
     in the batch. `sample` may be called from one event loop after another, never from two at a time.
     """
@@ -32,7 +34,7 @@ class Sampler(Protocol):
         ...
 
     def prefix_cache_hit_ratio(self) -> float | None:
-        """Cached prompt tokens over prompt tokens since the last call; None where the engine has no such cache."""
+        """Cached over all prompt tokens since the last call; None without prompts or without such a cache."""
         ...
 
     def close(self) -> None:

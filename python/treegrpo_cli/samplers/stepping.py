@@ -77,7 +77,8 @@ class SteppedSampler(ABC):
     async def sample(self, context: TokenIds, params: SamplingParams, seed: int) -> Completion:
         """Sample one turn behind `context`; cancelling the coroutine drops the request.
 
-        Raises ValueError where the context is empty or leaves no room for a token, EngineError where the engine died.
+        Raises ValueError where the context is empty or leaves no room for a token, EngineError where the
+        engine died.
         """
         if self._error:
             raise self._error
@@ -99,7 +100,10 @@ class SteppedSampler(ABC):
         return versioned
 
     def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]], policy_version: int) -> None:
-        """Take a whole `state_dict()`'s items. Raises ValueError where a weight is missing, RuntimeError while requests run."""
+        """Take a whole `state_dict()`'s items, and forget everything computed with the old weights.
+
+        Raises ValueError where names or shapes are not the model's, RuntimeError while requests run.
+        """
         if self._error:
             raise self._error
         items = list(weights)
@@ -112,7 +116,7 @@ class SteppedSampler(ABC):
         self.policy_version = policy_version
 
     def prefix_cache_hit_ratio(self) -> float | None:
-        """Cached prompt tokens over prompt tokens of the requests finished since the last call; None without any."""
+        """Cached over all prompt tokens of requests finished since the last call; None without any."""
         ratio = self._cached_tokens / self._prompt_tokens if self._prompt_tokens else None
         self._prompt_tokens = self._cached_tokens = 0
         return ratio
@@ -175,6 +179,10 @@ def check_weights(shapes: dict[str, torch.Size], weights: list[tuple[str, torch.
     """
     given = {name: tensor.shape for name, tensor in weights}
     missing, unknown = sorted(shapes.keys() - given.keys()), sorted(given.keys() - shapes.keys())
-    other = [f"{name} {tuple(given[name])}" for name in shapes if name in given and given[name] != shapes[name]]
+    other = [
+        f"{name} {tuple(given[name])}" for name in shapes if name in given and given[name] != shapes[name]
+    ]
     if missing or unknown or other:
-        raise ValueError(f"weights do not fit the model: missing {missing}, unknown {unknown}, other shape {other}")
+        raise ValueError(
+            f"weights do not fit the model: missing {missing}, unknown {unknown}, other shape {other}"
+        )

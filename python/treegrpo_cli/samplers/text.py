@@ -9,9 +9,9 @@ MAX_BYTES_PER_CHARACTER = 4
 
 
 def find_stop(tokenizer: Any, token_ids: Sequence[int], stop: Sequence[str]) -> bool:
-    """Return whether a stop string stands in the text of the last tokens, as many as the longest one can span.
+    """Return whether a stop string stands in the text of the last tokens, as many as the longest can span.
 
-    Asked after every token, this finds a stop string with the token that completes it, also inside that token.
+    Asked after every token, this finds a stop string with the token that completes it, also inside it.
     """
     if not stop:
         return False
@@ -29,7 +29,7 @@ def turn_text(tokenizer: Any, token_ids: Sequence[int], stop: Sequence[str], end
 
 
 def end_token_ids(model_path: str, tokenizer: Any) -> frozenset[int]:
-    """Return the tokens that end a turn: those of the generation config (or the model's) and the tokenizer's own."""
+    """Return the tokens that end a turn: the generation config's (or the model's) and the tokenizer's own."""
     from transformers import AutoConfig, GenerationConfig
 
     try:
@@ -41,7 +41,7 @@ def end_token_ids(model_path: str, tokenizer: Any) -> frozenset[int]:
 
 
 def context_limit(model_path: str, max_model_len: int) -> int:
-    """Return `max_model_len`, or what the model's positions allow where that is less or `max_model_len` is 0."""
+    """Return `max_model_len`, or what the model's positions allow where that is less or nothing is asked."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(model_path).get_text_config()

@@ -40,7 +40,10 @@ class Row:
 
 
 class Batch:
-    """Rows that decode together: `mask` [B, T] bool, True on tokens; the cache holds [B, heads, T, size] a layer."""
+    """Rows that decode together.
+
+    `mask` [B, T] bool is True on tokens; the cache holds keys and values [B, heads, T, size] a layer.
+    """
 
     def __init__(self, rows: list[Row], cache: DynamicCache, mask: torch.Tensor) -> None:
         self.rows, self.cache, self.mask = rows, cache, mask
@@ -125,7 +128,7 @@ class TransformersSampler(SteppedSampler):
         del self.model
 
     def _admit(self) -> list[Row]:
-        """Take rows off the queue that fit into the batch and into one prefill; one always fits an empty prefill."""
+        """Take rows off the queue that fit into the batch and into one prefill; one always fits."""
         room = self.max_num_seqs - (len(self._batch.rows) if self._batch else 0)
         rows: list[Row] = []
         longest = 0
@@ -207,7 +210,7 @@ class TransformersSampler(SteppedSampler):
 
 
 def sampling_logprobs(logits: torch.Tensor, params: list[SamplingParams]) -> torch.Tensor:
-    """Return the log-probabilities that rows are sampled from, nats: after temperature, then top-k, then top-p.
+    """Return the log-probabilities sampled from, nats: after temperature, then top-k, then top-p.
 
     `logits` [B, V] float32, one entry of `params` a row. A greedy row gets the model's own distribution.
     Top-p keeps the fewest tokens whose probability, among those that top-k left, is at least p.
@@ -224,7 +227,7 @@ def sampling_logprobs(logits: torch.Tensor, params: list[SamplingParams]) -> tor
 
 
 def _filtered(logits: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Set the logits outside top-k and top-p to minus infinity; a limit of the vocabulary size or of 1 keeps all."""
+    """Set logits outside top-k and top-p to minus infinity; the vocabulary size and 1 keep all."""
     values, order = logits.sort(dim=-1, descending=True)
     rank = torch.arange(logits.shape[1], device=logits.device)
     values = values.masked_fill(rank >= top_k, float("-inf"))
@@ -235,11 +238,11 @@ def _filtered(logits: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) ->
 
 
 def draw(logprobs: torch.Tensor, generators: list[torch.Generator | None]) -> torch.Tensor:
-    """Return one token a row of `logprobs` [B, V], [B] int64: sampled with the row's generator, the likeliest without one.
+    """Return one token a row of `logprobs` [B, V], [B] int64: the likeliest where a row has no generator.
 
-    Gumbel-max: the likeliest after each log-probability got noise of its own. Another batch changes the last bits of
-    log-probabilities; that changes a token only where two lie that close after the noise, whatever the size of the
-    vocabulary. Cumulated probabilities would add the noise up.
+    Gumbel-max: a sampled token is the likeliest after each log-probability got noise of its own. Another
+    batch changes the last bits of log-probabilities; that changes a token only where two lie that close
+    after the noise, whatever the size of the vocabulary. Cumulated probabilities would add the bits up.
     """
     exponential = torch.ones_like(logprobs)
     for i, generator in enumerate(generators):

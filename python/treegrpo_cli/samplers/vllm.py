@@ -83,8 +83,10 @@ class VllmSampler(SteppedSampler):
 
     def add(self, request: Request) -> None:
         """Hand a request to the engine, which knows it by an id of its own."""
+        from vllm.inputs import tokens_input
+
         self._engine_ids[request.request_id] = self.engine.add_request(
-            request.request_id, {"prompt_token_ids": request.context}, self._engine_params(request)
+            request.request_id, tokens_input(request.context), self._engine_params(request)
         )
 
     def drop(self, request_id: str) -> None:
@@ -108,7 +110,7 @@ class VllmSampler(SteppedSampler):
         self.reset_prefix_cache()
 
     def reset_prefix_cache(self) -> None:
-        """Forget all cached prefixes. Raises RuntimeError where the engine refuses, as it does while it runs."""
+        """Forget all cached prefixes. Raises RuntimeError where the engine refuses: a request still runs."""
         if not self.engine.reset_prefix_cache():
             raise RuntimeError("the engine kept its prefix cache: a request still runs")
 
@@ -122,7 +124,7 @@ class VllmSampler(SteppedSampler):
         cleanup_dist_env_and_memory()
 
     def _engine_params(self, request: Request) -> EngineParams:
-        """Return the engine's words for a request; temperature 0 is greedy, with the model's own log-probabilities."""
+        """Return the engine's words for a request; at temperature 0 log-probabilities are the model's own."""
         from vllm import SamplingParams as EngineParams
         from vllm.sampling_params import RequestOutputKind
 
