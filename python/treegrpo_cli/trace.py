@@ -62,8 +62,9 @@ class TreeRecord:
     ) -> TreeRecord:
         """Read one line; raises UserError, with file and line where given, for anything wrong with it."""
         record = cls.__new__(cls)
+        record._fill({}, path, number)
         try:
-            record._fill(orjson.loads(line), path, number)
+            record.fields = orjson.loads(line)
             check_tree(record.fields)
         except orjson.JSONDecodeError as error:
             raise record.error(f"not JSON: {error.msg}, column {error.pos + 1}") from None
