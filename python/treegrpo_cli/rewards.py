@@ -118,7 +118,7 @@ def f1(rollout: Rollout) -> float:
 
 
 def format_reward(rollout: Rollout, config: RewardConfig) -> float:
-    """Return exact match with format terms.
+    """Return exact match with format terms, of the inline dialect: a chat trace is never well-formed.
 
     | answer | well-formed | malformed |
     |---|---|---|

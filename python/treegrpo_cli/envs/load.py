@@ -56,6 +56,7 @@ def _path(name: str) -> str:
 def _make(cls: type, config: EnvironmentConfig, **given: Any) -> Environment[Any]:
     options = {**_checked_options(cls, config, given), **given}
     stateful = _is_stateful(cls, config.name)
+
     def make() -> Any:
         try:
             return cls(**options)
