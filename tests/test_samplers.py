@@ -335,7 +335,7 @@ def test_the_hit_ratio_counts_the_cached_share_of_prompt_tokens_since_the_last_c
 
 
 def test_the_engines_log_goes_to_its_file(engines: dict[str, Any]) -> None:
-    assert "vllm" in engines["vllm"].log_path.read_text()
+    assert "INFO vllm" in engines["vllm"].log_path.read_text()
 
 
 def test_draws_follow_the_distribution() -> None:

@@ -64,6 +64,7 @@ class VllmSampler(SteppedSampler):
             if device == "cpu"
             else gpu_settings(config)
         )
+        self._log_handler = log_to(log_path)
         self.engine = start_engine(
             log_path,
             device,
@@ -122,6 +123,8 @@ class VllmSampler(SteppedSampler):
         del self.engine
         gc.collect()
         cleanup_dist_env_and_memory()
+        logging.getLogger("vllm").removeHandler(self._log_handler)
+        self._log_handler.close()
 
     def _engine_params(self, request: Request) -> EngineParams:
         """Return the engine's words for a request; at temperature 0 log-probabilities are the model's own."""
@@ -161,7 +164,6 @@ class VllmSampler(SteppedSampler):
 
 def start_engine(log_path: Path | None, device: str, **settings: Any) -> Any:
     """Start vLLM's engine in this process; what it logs, warns and prints meanwhile goes to the log."""
-    log_to(log_path)
     prepare_environment(device)
     with output_to(log_path), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -209,15 +211,16 @@ def prepare_environment(device: str) -> None:
         os.environ.setdefault(name, value)
 
 
-def log_to(path: Path | None) -> None:
-    """Send the engine's log to a file, from INFO on; without a file show errors only."""
+def log_to(path: Path | None) -> logging.Handler:
+    """Send the engine's log to a file, from INFO on; without a file to the terminal, errors only."""
+    handler = logging.FileHandler(path, encoding="utf-8") if path else logging.StreamHandler()
+    handler.setLevel(logging.INFO if path else logging.ERROR)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("vllm")
-    logger.setLevel(logging.INFO if path else logging.ERROR)
-    if path is not None:
-        handler = logging.FileHandler(path, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-        logger.addHandler(handler)
-        logger.propagate = False
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(handler)
+    return handler
 
 
 def cpu_settings(model_path: str, config: SamplerConfig, dtype: str, max_model_len: int) -> dict[str, Any]:
