@@ -28,6 +28,10 @@ app = typer.Typer(
 )
 
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells know it."""
+
+
 class Format(StrEnum):
     """How `inspect-tree` shows trees."""
 
@@ -41,6 +45,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
+        code = _complain("stopped", code) if code == INTERRUPTED else code
     except typer.TyperException as error:
         code = _complain(error.format_message(), 2)
     except UserError as error:
@@ -48,10 +53,10 @@ def main() -> None:
     except Stopped as stopped:
         code = _complain(stopped.hint or "stopped", 128 + stopped.signal_number)
     except (KeyboardInterrupt, typer.Abort):
-        code = _complain("stopped", 130)
-    except BrokenPipeError:  # the reader has seen enough
+        code = _complain("stopped", INTERRUPTED)
+    except BrokenPipeError:  # the reader has seen enough; typer does the same for what is written earlier
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        code = 1
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -123,13 +128,16 @@ def inspect_tree(
 Settings = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="CONFIG KEY=VALUE", help="A TOML or YAML file, then settings that win over it.", show_default=False
+        metavar="CONFIG KEY=VALUE",
+        help="A TOML or YAML file, then settings that win over it.",
+        show_default=False,
     ),
 ]
 Model = Annotated[str | None, typer.Option(help="The same as model.path=...", show_default=False)]
 Data = Annotated[str | None, typer.Option(help="The same as data.train=...", show_default=False)]
 Reward = Annotated[
-    list[str] | None, typer.Option(help="exact_match, f1, format, or package.module:function; may be given again.")
+    list[str] | None,
+    typer.Option(help="exact_match, f1, format, or package.module:function; may be given again."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print results only.")]
@@ -138,12 +146,15 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print results only.")]
 @app.command()
 def rollout(
     settings: Settings = None,
-    output: Annotated[
-        Path, typer.Option(help="Tree file to write, .jsonl or .jsonl.zst.")
-    ] = Path("trees.jsonl"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a file that was not finished.")] = False,
+    output: Annotated[Path, typer.Option(help="Tree file to write, .jsonl or .jsonl.zst.")] = Path(
+        "trees.jsonl"
+    ),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a file that was not finished.")
+    ] = False,
     greedy: Annotated[
-        bool, typer.Option("--greedy", help="Write no trees: one greedy chain a question, and the mean reward.")
+        bool,
+        typer.Option("--greedy", help="Write no trees: one greedy chain a question, and the mean reward."),
     ] = False,
     model: Model = None,
     data: Data = None,
@@ -166,8 +177,12 @@ def rollout(
 @app.command()
 def train(
     settings: Settings = None,
-    output_dir: Annotated[str | None, typer.Option(help="The same as output_dir=...", show_default=False)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output directory.")] = False,
+    output_dir: Annotated[
+        str | None, typer.Option(help="The same as output_dir=...", show_default=False)
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the output directory.")
+    ] = False,
     model: Model = None,
     data: Data = None,
     reward: Reward = None,

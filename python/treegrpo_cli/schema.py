@@ -107,9 +107,9 @@ def _check_nodes(nodes: list[Any]) -> None:
     inner = inner_nodes(nodes)
     for place, node in enumerate(nodes):
         where = f"node {place}"
-        for name, types in NODE_TYPES.items():
-            if name in node:
-                _check_type(node, name, types, where)
+        for name in node:
+            if name in NODE_TYPES:
+                _check_type(node, name, NODE_TYPES[name], where)
         _check_outcome(node, where, place in inner)
         _check_tokens(node, where)
 
@@ -173,8 +173,8 @@ def _check_tokens(node: Fields, where: str) -> None:
     logprobs = node["logprobs"]
     if len(logprobs) != num_sampled:
         raise UserError(f"{where} has {len(logprobs)} logprobs for {num_sampled} sampled tokens")
-    if not set(map(type, logprobs)) <= {int, float} or any(
-        not abs(logprob) <= MAX_F32 for logprob in logprobs
+    if not set(map(type, logprobs)) <= {int, float} or not (
+        all(map(math.isfinite, logprobs)) and max(map(abs, logprobs), default=0) <= MAX_F32
     ):
         raise UserError(f"{where}: logprobs are finite numbers")
 

@@ -91,7 +91,7 @@ class TreeRecord:
 
     def error(self, message: str) -> UserError:
         """`message`, with file and line where the tree came from a file."""
-        if getattr(self, "path", None) is None:
+        if self.path is None:
             return UserError(message)
         return FileError(str(self.path), message, self.line)
 
