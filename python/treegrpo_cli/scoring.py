@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from treegrpo_cli._core import NO_PARENT, Forest
-from treegrpo_cli.errors import UserError
+from treegrpo_cli._core import NO_PARENT, Forest, estimators
+from treegrpo_cli.errors import UserError, nearest
 from treegrpo_cli.schema import STATUS_CODES, Fields, inner_nodes, sampled_mask, status_of
 from treegrpo_cli.trace import TreeRecord
 
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from treegrpo_cli.config import AdvantageConfig
 
 DEFAULT_ESTIMATOR = "tree-grpo"
-LEAF_LEVEL = {"grpo", "tree-grpo"}
-"""Estimators under which a path's tokens take the advantage of its leaf, not of their own node."""
+
+MAX_REWARD = 1e150
+"""Squares of larger ones do not fit a float64."""
 
 Options = Mapping[str, str | float | int | bool]
 
@@ -72,6 +73,8 @@ def score(
 
 def score_group(records: Sequence[TreeRecord], estimator: str, options: Options) -> list[TreeRecord]:
     """Return scored copies of one prompt's trees. Raises UserError as `score` does."""
+    for record in records:
+        _check_rewards(record)
     forest = to_forest(records, tokens=False)
     try:
         scores = forest.score(estimator, dict(options))
@@ -145,12 +148,20 @@ def training_rows(trees: Iterable[TreeRecord]) -> list[TrainingRow]:
     return [row for record in trees for row in _rows_of_tree(record)]
 
 
+def _check_rewards(record: TreeRecord) -> None:
+    for node in record.nodes:
+        if abs(node.get("reward") or 0) > MAX_REWARD:
+            raise record.error(
+                f"node {node['id']}: reward {node['reward']} is too large, expected at most {MAX_REWARD}"
+            )
+
+
 def _rows_of_tree(record: TreeRecord) -> Iterable[TrainingRow]:
     if record.scoring is None:
         raise record.error(
             f"tree {record.tree_id} of prompt_id {record.prompt_id!r} is unscored: `score` it first"
         )
-    leaf_level = record.scoring["estimator"] in LEAF_LEVEL
+    leaf_level = _is_leaf_level(record, record.scoring["estimator"])
     columns = [_columns_of_node(record, node) for node in record.nodes]
     for leaf in record.nodes:
         if leaf["reward"] is None:
@@ -168,6 +179,13 @@ def _rows_of_tree(record: TreeRecord) -> Iterable[TrainingRow]:
             advantages=np.concatenate(shares).astype(np.float32),
             group=record.prompt_id,
         )
+
+
+def _is_leaf_level(record: TreeRecord, estimator: str) -> bool:
+    """Whether a path's tokens take the advantage of its leaf, not of their own node."""
+    if estimator not in estimators():
+        raise record.error(f"scoring.estimator: unknown {estimator!r}, {nearest(estimator, estimators())}")
+    return bool(Forest().score(estimator, {}).leaf_level)
 
 
 def _columns_of_node(
