@@ -31,7 +31,10 @@ class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
 
     def __init__(self, signal_number: int, hint: str = "") -> None:
         self.signal_number, self.hint = signal_number, hint
-        super().__init__(hint)
+        super().__init__(signal_number)
+
+    def __str__(self) -> str:
+        return self.hint
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
