@@ -30,6 +30,7 @@ def inspect(
     options: Mapping[str, Any] | None = None,
     prompt_id: str | None = None,
     tree_id: int | None = None,
+    limit: int | None = None,
     output_format: str = "tree",
     nested: bool = False,
     summary: bool = False,
@@ -37,13 +38,13 @@ def inspect(
     """Write the chosen trees of a file to standard output, group by group.
 
     Without `estimator` the scoring of the file is kept, and `tree-grpo` computed where there is none.
-    Trees are chosen after scoring. Raises UserError for anything wrong with file or arguments.
+    Trees are chosen after scoring, the first `limit` of them. Raises UserError for anything wrong with file or arguments.
     """
     if options and estimator is None:
         raise UserError("--option needs --estimator: options are an estimator's")
     if nested and (summary or output_format != "json"):
         raise UserError("--nested needs --format json, and goes without --summary")
-    groups = _chosen(path, estimator, options or {}, prompt_id, tree_id)
+    groups = _first(_chosen(path, estimator, options or {}, prompt_id, tree_id), limit)
     if summary:
         _write_summary(groups, output_format)
     elif output_format == "json":
@@ -94,6 +95,14 @@ def _chosen(
         wanted = [f"prompt_id {prompt_id!r}"] if prompt_id is not None else []
         wanted += [f"tree_id {tree_id}"] if tree_id is not None else []
         raise FileError(path, f"no tree with {' and '.join(wanted)}")
+
+
+def _first(groups: Iterator[Sequence[TreeRecord]], limit: int | None) -> Iterator[Sequence[TreeRecord]]:
+    """The first `limit` trees, in their groups; what is behind them is not read."""
+    num_left = sys.maxsize if limit is None else limit
+    while num_left > 0 and (group := next(groups, None)):
+        yield group[:num_left]
+        num_left -= len(group)
 
 
 def _write_summary(groups: Iterator[Sequence[TreeRecord]], output_format: str) -> None:
