@@ -5,6 +5,7 @@ Commands import what they need when they run, so that `--help` stays quick.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -46,8 +47,8 @@ def main() -> None:
         code = app(standalone_mode=False)
         sys.stdout.flush()
         code = _complain("stopped", code) if code == INTERRUPTED else code
-    except typer.TyperException as error:
-        code = _complain(error.format_message(), 2)
+    except typer.TyperException as error:  # without a message it has shown the help
+        code = _complain(error.format_message(), 2) if error.format_message() else 2
     except UserError as error:
         code = _complain(str(error), 2)
     except Stopped as stopped:
@@ -55,9 +56,19 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = _complain("stopped", INTERRUPTED)
     except BrokenPipeError:  # the reader has seen enough; typer does the same for what is written earlier
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+        _drop_output()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        code = _complain(f"{error.filename or 'standard output'}: {error.strerror}", 2)
+        _drop_output()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _drop_output() -> None:
+    """Send what standard output still holds nowhere, so that the interpreter's last flush cannot fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, code: int) -> int:
@@ -109,6 +120,7 @@ def inspect_tree(
     ] = None,
     prompt_id: Annotated[str | None, typer.Option(help="Show the trees of this prompt only.")] = None,
     tree_id: Annotated[int | None, typer.Option(help="Show trees of this number only.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Show this many trees, then stop.")] = None,
 ) -> None:
     """Draw trees with rewards, values and advantages, or dump them, scored, as JSON."""
     from treegrpo_cli.inspect import inspect
@@ -119,6 +131,7 @@ def inspect_tree(
         options=_pairs(option or []),
         prompt_id=prompt_id,
         tree_id=tree_id,
+        limit=limit,
         output_format=(output_format or (Format.JSON if nested else Format.TREE)).value,
         nested=nested,
         summary=summary,

@@ -38,7 +38,8 @@ def inspect(
     """Write the chosen trees of a file to standard output, group by group.
 
     Without `estimator` the scoring of the file is kept, and `tree-grpo` computed where there is none.
-    Trees are chosen after scoring, the first `limit` of them. Raises UserError for anything wrong with file or arguments.
+    Trees are chosen after scoring, the first `limit` of them. Raises UserError for anything wrong with
+    file or arguments.
     """
     if options and estimator is None:
         raise UserError("--option needs --estimator: options are an estimator's")
