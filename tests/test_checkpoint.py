@@ -141,7 +141,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_whole(model_dir: Path, tmp_pa
     assert trainer.step == 1
 
 
-@pytest.mark.parametrize("damage", ["model.safetensors", "training_state.safetensors", "training_state.json"])
+@pytest.mark.parametrize("damage", ["model.safetensors", "training_state.tensors", "training_state.json"])
 @pytest.mark.parametrize("how", ["missing", "cut"])
 def test_a_damaged_checkpoint_is_refused_in_one_line(
     model_dir: Path, tmp_path: Path, damage: str, how: str

@@ -2,7 +2,7 @@
 
     config.json, *.safetensors, tokenizer   the model: float32 as trained; with LoRA merged, in model.dtype
     adapter/                                with LoRA: the adapter, as peft loads it
-    training_state.safetensors              Adam's moments, the random state
+    training_state.tensors                  Adam's moments, the random state
     training_state.json                     the step, and the loop's own state (data position and the like)
 
 A checkpoint is written under another name and renamed when it is whole and on disk, so that a kill or
@@ -29,7 +29,8 @@ from treegrpo_cli.errors import FileError
 from treegrpo_cli.policy import load_model
 from treegrpo_cli.trainer import Trainer
 
-STATE_JSON, STATE_TENSORS, ADAPTER = "training_state.json", "training_state.safetensors", "adapter"
+STATE_JSON, STATE_TENSORS, ADAPTER = "training_state.json", "training_state.tensors", "adapter"
+# The tensors are safetensors, but vLLM takes every file of that ending for weights of the model.
 CPU_RNG, CUDA_RNG = "rng.cpu", "rng.cuda"
 
 
