@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import cast
 
 import zstandard
 
@@ -49,16 +50,16 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
         yield number, b"".join(parts)
 
 
-def _open(path: str | Path) -> BinaryIO | nullcontext[BinaryIO]:
-    return nullcontext(sys.stdin.buffer) if str(path) == "-" else open(path, "rb")
+def _open(path: str | Path) -> BufferedReader | nullcontext[BufferedReader]:
+    return nullcontext(cast(BufferedReader, sys.stdin.buffer)) if str(path) == "-" else open(path, "rb")
 
 
-def _chunks(stream: BinaryIO, size: int) -> Iterator[bytes]:
-    while chunk := stream.read(size):
+def _chunks(stream: BufferedReader, size: int) -> Iterator[bytes]:
+    while chunk := stream.read1(size):
         yield chunk
 
 
-def _unpacked(stream: BinaryIO) -> Iterator[bytes]:
+def _unpacked(stream: BufferedReader) -> Iterator[bytes]:
     frame = None
     for chunk in _chunks(stream, COMPRESSED_CHUNK_BYTES):
         packed = chunk
