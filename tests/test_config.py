@@ -15,7 +15,9 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_toml_and_yaml_say_the_same(tmp_path: Path) -> None:
-    toml = write(tmp_path / "a.toml", "seed = 3\n[rollout]\nnum_trees = 4\n[advantage]\nestimator = 'parent'\nscale = 'std'\n")
+    toml = write(
+        tmp_path / "a.toml", "seed = 3\n[rollout]\nnum_trees = 4\n[advantage]\nestimator = 'parent'\nscale = 'std'\n"
+    )
     yaml = write(tmp_path / "a.yaml", "seed: 3\nrollout: {num_trees: 4}\nadvantage: {estimator: parent, scale: std}\n")
     assert load_config(toml) == load_config(yaml)
     assert load_config(toml).rollout.num_trees == 4
@@ -31,7 +33,9 @@ def test_overrides_win_over_the_file_and_keep_their_types(tmp_path: Path) -> Non
 
 
 def test_a_dumped_config_reads_back_the_same(tmp_path: Path) -> None:
-    config = make_config({"loss": {"dual_clip": 3.0}, "advantage": {"estimator": "grpo", "scale": "none"}, "report_to": "tensorboard"})
+    config = make_config(
+        {"loss": {"dual_clip": 3.0}, "advantage": {"estimator": "grpo", "scale": "none"}, "report_to": "tensorboard"}
+    )
     assert load_config(write(tmp_path / "c.toml", dump_config(config))) == config
 
 
@@ -87,7 +91,10 @@ def test_a_file_that_is_no_config_is_named(tmp_path: Path, name: str, content: b
 
 
 def test_trl_spellings_are_ours() -> None:
-    config = load_config(None, ["beta=0.04", "epsilon=0.1", "epsilon_high=0.28", "delta=4.0", "num_iterations=2", "lr_scheduler_type=cosine"])
+    config = load_config(
+        None,
+        ["beta=0.04", "epsilon=0.1", "epsilon_high=0.28", "delta=4.0", "num_iterations=2", "lr_scheduler_type=cosine"],
+    )
     assert config == make_config(
         {
             "loss": {"kl_coef": 0.04, "clip_low": 0.1, "clip_high": 0.28, "dual_clip": 4.0},

@@ -24,7 +24,9 @@ QUESTIONS = [Task(f"What is the capital number {i}?", "Lisbon") for i in range(6
 def corpus(tmp_path: Path) -> str:
     path = tmp_path / "corpus.jsonl"
     towns = {"Lisbon": "Portugal", "Paris": "France", "Rome": "Italy"}
-    lines = [json.dumps({"id": i, "contents": f"{a}\n{a} is the capital of {b}."}) for i, (a, b) in enumerate(towns.items())]
+    lines = [
+        json.dumps({"id": i, "contents": f"{a}\n{a} is the capital of {b}."}) for i, (a, b) in enumerate(towns.items())
+    ]
     path.write_text("\n".join(lines))
     return str(path)
 
@@ -159,7 +161,13 @@ def test_a_context_never_outgrows_its_limit(corpus: str) -> None:
     limit = prompt + 40
     sampler = HashSampler(TOKENIZER)
     trees = grow(corpus, sampler, max_context_tokens=limit)
-    assert max(len(context) + params.max_tokens for (context, _), params in zip(sampler.contexts, sampler.params, strict=True)) <= limit
+    assert (
+        max(
+            len(context) + params.max_tokens
+            for (context, _), params in zip(sampler.contexts, sampler.params, strict=True)
+        )
+        <= limit
+    )
     longest = [len(tree.forest.context(leaf)) for group in trees.values() for tree in group for leaf in leaves_of(tree)]
     assert max(longest) <= limit
     statuses = {turn.status for group in trees.values() for tree in group for turn in tree.turns.values()}

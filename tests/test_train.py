@@ -49,7 +49,9 @@ def test_a_run_leaves_config_metrics_trees_and_checkpoints(whole: dict[str, Any]
     folder = Path(whole["output_dir"])
     assert load_config(folder / "config.toml") == make_config(whole)
     assert [path.name for path in checkpoints(folder)] == ["checkpoint-2", "checkpoint-4"]
-    assert sorted(path.name for path in (folder / "trees").iterdir()) == [f"step-{n:05d}.jsonl.zst" for n in (1, 2, 3, 4)]
+    assert sorted(path.name for path in (folder / "trees").iterdir()) == [
+        f"step-{n:05d}.jsonl.zst" for n in (1, 2, 3, 4)
+    ]
     steps = [(line["step"], "reward" in line) for line in metrics_of(whole)]
     assert steps == [(0, False), (1, True), (2, True), (2, False), (3, True), (4, True), (4, False)]
 
@@ -61,7 +63,9 @@ def test_the_weights_move_and_every_node_carries_the_version_that_sampled_it(who
     for step in (1, 3):
         trees = list(read_trees(folder / "trees" / f"step-{step:05d}.jsonl.zst"))
         assert len(trees) == 2 * 2
-        assert {node["policy_version"] for tree in trees for node in tree.nodes if node["parent"] is not None} == {step - 1}
+        assert {node["policy_version"] for tree in trees for node in tree.nodes if node["parent"] is not None} == {
+            step - 1
+        }
         assert all(tree.scoring and tree.scoring["estimator"] == "tree-grpo" for tree in trees)
 
 
@@ -75,7 +79,9 @@ def test_checkpoints_load_in_transformers(whole: dict[str, Any]) -> None:
 
     newest = checkpoints(whole["output_dir"])[-1]
     model = AutoModelForCausalLM.from_pretrained(newest)
-    assert model.get_input_embeddings().weight.detach().numpy().tobytes() == weights_of(whole)["model.embed_tokens.weight"]
+    assert (
+        model.get_input_embeddings().weight.detach().numpy().tobytes() == weights_of(whole)["model.embed_tokens.weight"]
+    )
     assert AutoTokenizer.from_pretrained(newest).chat_template
 
 

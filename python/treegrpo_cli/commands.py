@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import tomli_w
+
 from treegrpo_cli.config import Config
 from treegrpo_cli.config_file import load_config
 from treegrpo_cli.errors import UserError
@@ -86,10 +88,7 @@ def _require(config: Config) -> None:
 
 def _quoted(text: str) -> str:
     """The text as a TOML string."""
-    escaped = "".join(
-        f"\\u{ord(char):04x}" if char in '\\"' or not char.isprintable() and ord(char) < 0x10000 else char for char in text
-    )
-    return f'"{escaped}"'
+    return tomli_w.dumps({"text": text}).removeprefix("text = ").rstrip("\n")
 
 
 def _hush_libraries() -> None:

@@ -40,7 +40,7 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    """Questions: JSON Lines, Parquet or a Hub name, in the columns of TRL, verl / Search-R1, or plain question and answer."""
+    """Questions: JSON Lines, Parquet or a Hub name, in TRL's, verl's or Search-R1's columns, or question and answer."""
 
     train: str = ""
     eval: str = ""

@@ -159,5 +159,7 @@ def _tables() -> dict[str, Iterable[str]]:
     return {
         section: field.annotation.model_fields
         for section, field in Config.model_fields.items()
-        if isinstance(field.annotation, type) and not get_args(field.annotation) and issubclass(field.annotation, BaseModel)
+        if isinstance(field.annotation, type)
+        and not get_args(field.annotation)
+        and issubclass(field.annotation, BaseModel)
     }

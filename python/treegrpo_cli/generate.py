@@ -15,6 +15,7 @@ from treegrpo_cli.evaluate import evaluate, greedy_config
 from treegrpo_cli.intervals import Mean
 from treegrpo_cli.journal import Journal
 from treegrpo_cli.record import config_digest, tree_record
+from treegrpo_cli.rewards import load_rewards
 from treegrpo_cli.rollout import Player, Prompt, load_tokenizer, open_sampler
 from treegrpo_cli.scoring import score_group
 from treegrpo_cli.stats import RolloutStats
@@ -34,7 +35,12 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
     """
     if output.exists() and not resume:
         raise FileError(output, "exists; --resume goes on with it, or give another --output")
-    tasks = load_tasks(config.data.train, split=config.data.split, limit=config.data.limit)
+    tasks = load_tasks(
+        config.data.train,
+        split=config.data.split,
+        limit=config.data.limit,
+        require_answer=needs_answer(config),
+    )
     stats = RolloutStats()
     with ExitStack() as stack:
         journal = Journal(output, resume=resume)
@@ -76,12 +82,18 @@ def play_greedily(config: Config, reporter: Reporter) -> Mean:
     """Play one greedy chain a question of `data.eval`, or of `data.train` where there is none; the mean reward."""
     data = config.data
     source, split = (data.eval, data.eval_split) if data.eval else (data.train, data.split)
-    tasks = load_tasks(source, split=split, limit=data.eval_limit if data.eval else data.limit)
+    limit = data.eval_limit if data.eval else data.limit
+    tasks = load_tasks(source, split=split, limit=limit, require_answer=needs_answer(config))
     with ExitStack() as stack:
         player = _open_player(config, greedy_config(config), reporter, stack, greedy=True)
         runner, stop = stack.enter_context(asyncio.Runner()), stack.enter_context(StopRequest())
         bar = stack.enter_context(reporter.bar("playing", len(tasks)))
         return stop.run(runner, evaluate(player, tasks, bar))
+
+
+def needs_answer(config: Config) -> bool:
+    """Whether the reward cannot do without a task's answer, so that a row without one is found before any rollout."""
+    return load_rewards(config.reward).needs_answer
 
 
 def number_tasks(tasks: list[Task]) -> Iterator[Prompt]:
@@ -97,7 +109,7 @@ def _open_player(config: Config, played: Config, reporter: Reporter, stack: Exit
 
 def _recover(config: Config, output: Path, stats: RolloutStats) -> set[str]:
     """Keep the whole groups of a file that a killed run left, count them, and return their prompt ids."""
-    if not output.exists():
+    if not output.exists() or output.stat().st_size == 0:
         return set()
     done: set[str] = set()
     partial = output.with_name(f".partial.{output.name}")
@@ -112,14 +124,13 @@ def _recover(config: Config, output: Path, stats: RolloutStats) -> set[str]:
 
 def _whole_groups(config: Config, output: Path) -> Iterator[list[TreeRecord]]:
     group: list[TreeRecord] = []
-    num_trees = 0
     try:
-        for num_trees, record in enumerate(read_trees(output), start=1):
+        for record in read_trees(output):
             if (record.meta or {}).get("config_digest") != config_digest(config):
                 raise UserError(f"{output}: holds trees of other settings; give another --output")
             group = [*group, record] if group and group[0].prompt_id == record.prompt_id else [record]
             if len(group) == config.rollout.num_trees:
                 yield group
     except FileError:
-        if num_trees == 0:
+        if not group:
             raise  # not a file that a killed run left: leave it alone

@@ -8,6 +8,7 @@ the journal is rewritten when they outnumber the rest, and removed at the end.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from treegrpo_cli.errors import FileError
@@ -57,7 +58,8 @@ class Journal:
 
     def close(self, *, complete: bool) -> None:
         """Close the journal, and remove it where nothing is left to resume."""
-        self._file.close()
+        with suppress(OSError):  # what a full disk did not take has been reported by `add`
+            self._file.close()
         if complete:
             self.path.unlink(missing_ok=True)
 

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 PLAIN_INTERVAL_S = 10.0
 
@@ -45,7 +52,7 @@ class PlainBar(Bar):
 
 
 class Reporter:
-    """Where a command's progress and results go; standard output carries results, so progress goes to standard error."""
+    """Where a command reports: results on standard output, progress on standard error."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -65,7 +72,12 @@ class Reporter:
         if self.quiet:
             yield Bar()
         elif self._err.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            )
             note = TextColumn("{task.fields[note]}", markup=False)
             with Progress(*columns, TimeRemainingColumn(), note, console=self._err) as progress:
                 yield RichBar(progress, label, total)

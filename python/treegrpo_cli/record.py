@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from treegrpo_cli.trace import TreeRecord
 from treegrpo_cli.types import NodeStatus, Task
 
@@ -54,8 +56,13 @@ def _node(tree: Tree, columns: dict[str, Any], node: int, place: dict[int, int])
 
 
 def task_json(task: Task) -> dict[str, Any]:
-    """The dataset row, with question and ground truth under names that do not depend on its columns."""
-    return {**task.columns, "question": task.question, "ground_truth": task.ground_truth}
+    """The dataset row, with question and ground truth under names that do not depend on its columns.
+
+    What JSON does not know (a date, bytes) is written as text.
+    """
+    row = {**task.columns, "question": task.question, "ground_truth": task.ground_truth}
+    plain: dict[str, Any] = orjson.loads(orjson.dumps(row, default=str, option=orjson.OPT_SERIALIZE_NUMPY))
+    return plain
 
 
 def meta(config: Config) -> dict[str, Any]:

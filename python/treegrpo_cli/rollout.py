@@ -83,7 +83,9 @@ class Player:
     async def act(self, context: np.ndarray, seed: int) -> Completion:
         """Sample one turn behind `context`, no longer than the context limit leaves room for."""
         room = self.max_context_tokens - len(context)
-        return await self.sampler.sample(context, replace(self.params, max_tokens=min(self.params.max_tokens, room)), seed)
+        return await self.sampler.sample(
+            context, replace(self.params, max_tokens=min(self.params.max_tokens, room)), seed
+        )
 
 
 def open_sampler(config: Config, log_path: Path | None) -> Sampler:
@@ -140,7 +142,10 @@ class Tree:
     async def plant(self) -> int:
         """Put the prompt at the root. Raises UserError where it does not fit its limits."""
         player, settings = self.player, self.player.config.rollout
-        state, messages = await reset_with_retries(player.environment, self.prompt.task, player.config.environment)
+        try:
+            state, messages = await reset_with_retries(player.environment, self.prompt.task, player.config.environment)
+        except ToolError as error:
+            raise UserError(f"prompt {self.prompt.prompt_id}: the environment does not start: {error}") from None
         self.prompt_messages = tuple(messages)
         token_ids = player.dialect.prompt_ids(messages)
         limit = min(settings.max_prompt_tokens, player.max_context_tokens - 1)

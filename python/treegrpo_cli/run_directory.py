@@ -10,7 +10,14 @@ from treegrpo_cli.config import Config
 from treegrpo_cli.config_file import dump_config, load_config
 from treegrpo_cli.errors import FileError, UserError
 
-FREE_TO_CHANGE = {"train.num_steps", "train.save_steps", "train.max_checkpoints", "train.save_trees", "report_to", "output_dir"}
+FREE_TO_CHANGE = {
+    "train.num_steps",
+    "train.save_steps",
+    "train.max_checkpoints",
+    "train.save_trees",
+    "report_to",
+    "output_dir",
+}
 """Settings that a resumed run may give anew; any other would make it another run."""
 
 
@@ -56,7 +63,9 @@ def _check_same_run(saved: Config, config: Config, path: Path) -> None:
     before, after = _flat(saved.model_dump()), _flat(config.model_dump())
     for key in sorted(before.keys() | after.keys()):
         if key not in FREE_TO_CHANGE and before.get(key) != after.get(key):
-            raise UserError(f"{path}: the run has {key} = {before.get(key)!r}, --resume was asked with {after.get(key)!r}")
+            raise UserError(
+                f"{path}: the run has {key} = {before.get(key)!r}, --resume was asked with {after.get(key)!r}"
+            )
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,6 +16,7 @@ from treegrpo_cli.errors import Stopped
 from treegrpo_cli.evaluate import evaluate, evaluation_config
 from treegrpo_cli.metrics import MetricsLog
 from treegrpo_cli.record import tree_record
+from treegrpo_cli.rewards import load_rewards
 from treegrpo_cli.rollout import Player, Prompt, load_tokenizer, open_sampler
 from treegrpo_cli.run_directory import RunDirectory
 from treegrpo_cli.stopping import StopRequest
@@ -34,11 +35,14 @@ class Session:
     def __init__(self, config: Config, reporter: Reporter, *, resume: bool) -> None:
         self.config, self.reporter = config, reporter
         self.directory = RunDirectory(config, resume=resume)
-        self.tasks = load_tasks(config.data.train, split=config.data.split, limit=config.data.limit)
+        data, needs_answer = config.data, load_rewards(config.reward).needs_answer
+        self.tasks = load_tasks(data.train, split=data.split, limit=data.limit, require_answer=needs_answer)
         self.eval_tasks: list[Task] = []
         if config.train.eval_steps:
-            data = config.data
-            self.eval_tasks = load_tasks(data.eval, split=data.eval_split, limit=data.eval_limit, require_answer=True)
+            needs_answer = load_rewards(evaluation_config(config).reward).needs_answer
+            self.eval_tasks = load_tasks(
+                data.eval, split=data.eval_split, limit=data.eval_limit, require_answer=needs_answer
+            )
         self.trainer = Trainer(config)
         self.state: dict[str, Any] = {"num_tokens": 0, "evaluated_step": None}
         resumed_step = self._load_newest_checkpoint() if resume else None
@@ -69,7 +73,9 @@ class Session:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if isinstance(error, Stopped):
                 self.save()
@@ -100,7 +106,9 @@ class Session:
                     writer.write_group(group)
         self.state["num_tokens"] += int(metrics.pop("tree/step_tokens"))
         hits = self.sampler.prefix_cache_hit_ratio()
-        metrics |= {"num_tokens": self.state["num_tokens"]} | ({} if hits is None else {"tree/prefix_cache_hit_ratio": hits})
+        metrics |= {"num_tokens": self.state["num_tokens"]} | (
+            {} if hits is None else {"tree/prefix_cache_hit_ratio": hits}
+        )
         self.log.log(self.step, metrics)
         self._bar.advance(note=f"reward {metrics['reward']:.3f}")
         self.evaluate_if_due()

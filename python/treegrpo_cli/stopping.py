@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 class StopRequest:
-    """While entered, the first signal is noted and abandons the coroutine in `run`; a second one ends the program at once."""
+    """While entered, the first signal is noted and abandons the coroutine in `run`; a second one ends the program."""
 
     def __init__(self) -> None:
         self.signal_number = 0

@@ -83,7 +83,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What the environment answers: messages (`role` tool or user) to show the policy, and whether the episode is over."""
+    """What the environment answers: messages (`role` tool or user) for the policy, and whether the episode is over."""
 
     observation: tuple[Message, ...] = ()
     done: bool = False
