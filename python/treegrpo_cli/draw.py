@@ -73,7 +73,7 @@ def shorten(text: str, space: int, tail: float = 0.0) -> str:
     """Cut `text` to `space` cells; `tail` is the share of them that goes to its end.
 
     >>> shorten("<think>so</think><answer>Chad</answer>", 24, tail=0.75)
-    '<thin…nswer>Chad</answer>'
+    '<think…wer>Chad</answer>'
     """
     if cell_len(text) <= space:
         return text
@@ -129,9 +129,7 @@ def _header(record: TreeRecord, inner: set[int], width: int) -> Iterator[Text]:
     rewards = [node["reward"] for node in record.nodes if node["reward"] is not None]
     mean = f" · mean reward {number(sum(rewards) / len(rewards))}" if rewards else ""
     num_leaves = len(record.nodes) - len(inner)
-    counts = (
-        f"{count(len(record.nodes), 'node')} · {count(num_leaves, 'leaf', 'leaves')}, {len(rewards):,} scored"
-    )
+    counts = f"{count(len(record.nodes), 'node')} · {count(num_leaves, 'leaf', 'leaves')}, {len(rewards):,} scored"
     yield Text(counts + mean, style="dim")
 
 
@@ -149,9 +147,7 @@ def _label(node: Fields, is_inner: bool, asks: str, space: int) -> str:
     text = plain(node.get("text") or "")
     if node["id"] == 0:
         text = f"prompt {_token_counts(node) if asks or not text else text}".strip()
-    return tag + shorten(
-        text or _token_counts(node) or f"node {node['id']}", max(space - len(tag), 1), tail=0.6
-    )
+    return tag + shorten(text or _token_counts(node) or f"node {node['id']}", max(space - len(tag), 1), tail=0.6)
 
 
 def _token_counts(node: Fields) -> str:

@@ -7,8 +7,8 @@ that are not named here are nobody's business and stay as they are.
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -125,9 +125,7 @@ def _check_link(node: Fields, place: int) -> None:
     parent = node["parent"]
     if (parent is None) != (place == 0):
         root = (
-            "the root stands first and its parent is null"
-            if place == 0
-            else "a second root: only node 0 has no parent"
+            "the root stands first and its parent is null" if place == 0 else "a second root: only node 0 has no parent"
         )
         raise UserError(f"{where}: {root}")
     if parent is not None and not 0 <= parent < place:
@@ -161,9 +159,7 @@ def _check_tokens(node: Fields, where: str) -> None:
     if not 0 <= (node.get("policy_version") or 0) <= MAX_U32:
         raise UserError(f"{where}: policy_version is {node['policy_version']}, expected 0 or more")
     token_ids = node.get("token_ids") or []
-    if token_ids and (
-        set(map(type, token_ids)) != {int} or not 0 <= min(token_ids) <= max(token_ids) <= MAX_U32
-    ):
+    if token_ids and (set(map(type, token_ids)) != {int} or not 0 <= min(token_ids) <= max(token_ids) <= MAX_U32):
         raise UserError(f"{where}: token_ids are integers from 0 to {MAX_U32}")
     num_sampled = _num_sampled(node.get("sampled") or [], len(token_ids), where)
     if num_sampled and where == "node 0":
@@ -173,9 +169,8 @@ def _check_tokens(node: Fields, where: str) -> None:
     logprobs = node["logprobs"]
     if len(logprobs) != num_sampled:
         raise UserError(f"{where} has {len(logprobs)} logprobs for {num_sampled} sampled tokens")
-    if not set(map(type, logprobs)) <= {int, float} or not (
-        all(map(math.isfinite, logprobs)) and max(map(abs, logprobs), default=0) <= MAX_F32
-    ):
+    numbers = set(map(type, logprobs)) <= {int, float}
+    if not numbers or not all(abs(logprob) <= MAX_F32 for logprob in logprobs):
         raise UserError(f"{where}: logprobs are finite numbers")
 
 
@@ -186,9 +181,7 @@ def _num_sampled(spans: list[Any], num_tokens: int, where: str) -> int:
             raise UserError(f"{where}: sampled is a list of [start, end) pairs of integers")
         start, end = span
         if not before <= start <= end <= num_tokens:
-            raise UserError(
-                f"{where}: span [{start}, {end}) of sampled does not fit between {before} and {num_tokens}"
-            )
+            raise UserError(f"{where}: span [{start}, {end}) of sampled does not fit between {before} and {num_tokens}")
         before, num_sampled = end, num_sampled + end - start
     return num_sampled
 
@@ -218,5 +211,5 @@ def _check_type(fields: Fields, name: str, types: tuple[type, ...], where: str) 
         return
     if type(value) not in types:
         raise UserError(f"{where}: {name} is {shown(value)}, expected {NAMES[types[-1]]}")
-    if float in types and not math.isfinite(value):
-        raise UserError(f"{where}: {name} is {value}, expected a finite number")
+    if float in types and not abs(value) <= sys.float_info.max:
+        raise UserError(f"{where}: {name} is {shown(value)}, expected a finite number")
