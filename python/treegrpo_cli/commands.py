@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import tomli_w
@@ -81,6 +82,8 @@ def _report(stats: RolloutStats, output: Path) -> list[str]:
 
 
 def _require(config: Config) -> None:
+    if not all(find_spec(package) for package in ("torch", "transformers")):
+        raise UserError("this command needs torch and transformers: pip install 'treegrpo[train]'")
     for key, value in (("model.path", config.model.path), ("data.train", config.data.train)):
         if not value:
             raise UserError(f"{key}: not set; give it in the config file, or as {key}=...")

@@ -1,0 +1,64 @@
+"""The wheel installs into an empty environment and works outside the repository, without torch or vLLM."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TREE = (
+    '{"schema": "treegrpo.tree/1", "prompt_id": "p", "tree_id": 0, "nodes": [{"id": 0, "parent": null, "reward": null}, '
+    '{"id": 1, "parent": 0, "reward": 1.0}, {"id": 2, "parent": 0, "reward": 0.0}]}\n'
+)
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `bin` folder of a new environment that holds the wheel and what it depends on."""
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "maturin", "build", "--release", "--quiet", "--out", folder / "dist", cwd=ROOT)
+    [wheel] = (folder / "dist").glob("treegrpo-*-cp311-abi3-*.whl")
+    uv = [sys.executable, "-m", "uv"]
+    run(*uv, "venv", "--quiet", "--python", sys.executable, folder / "env", cwd=folder)
+    bin_folder = folder / "env" / "bin"
+    run(*uv, "pip", "install", "--quiet", "--python", bin_folder / "python", wheel, cwd=folder)
+    return bin_folder
+
+
+def test_inspect_tree_works_outside_the_repository(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text(TREE)
+    assert "tree-grpo" in run(installed / "treegrpo", "inspect-tree", "t.jsonl", cwd=tmp_path)
+    assert run(installed / "treegrpo", "--version", cwd=tmp_path).startswith("treegrpo 0.")
+
+
+def test_the_python_functions_work_without_torch_and_vllm(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text(TREE)
+    code = """
+import importlib.util, treegrpo_cli
+assert not any(importlib.util.find_spec(name) for name in ("torch", "vllm", "transformers"))
+trees = treegrpo_cli.score(treegrpo_cli.read_trees("t.jsonl"), estimator="parent")
+print([node["advantage"] for node in trees[0].nodes], len(treegrpo_cli.training_rows(trees)))
+"""
+    assert run(installed / "python", "-c", code, cwd=tmp_path) == "[0.0, 0.5, -0.5] 2\n"
+
+
+def test_a_command_that_needs_torch_says_what_to_install(installed: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [installed / "treegrpo", "train", "model.path=m", "data.train=d"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "treegrpo: this command needs torch and transformers: pip install 'treegrpo[train]'\n"
