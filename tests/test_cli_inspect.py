@@ -222,3 +222,8 @@ def test_ctrl_c_is_one_line_and_exit_code_130() -> None:
         process.stdout.read()
         assert process.stderr.read() == b"treegrpo: stopped\n"
     assert process.returncode == 130
+
+
+def test_no_command_shows_the_help() -> None:
+    bare = run()
+    assert (bare.returncode, bare.stdout) == (0, run("--help").stdout)
