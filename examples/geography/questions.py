@@ -65,9 +65,9 @@ def ask(composition: Sequence[str], subject: str) -> str:
     """Return the question in words.
 
     >>> ask(["country", "currency"], "Lyon")
-    'What is the currency of the country of Lyon?'
+    "What is Lyon's country's currency?"
     """
-    return "What is " + "".join(f"the {relation} of " for relation in reversed(composition)) + f"{subject}?"
+    return f"What is {subject}" + "".join(f"'s {relation}" for relation in composition) + "?"
 
 
 def compositions() -> list[Composition]:

@@ -17,7 +17,7 @@ from treegrpo_cli.envs.bm25 import BM25Retriever
 from treegrpo_cli.envs.retriever import Passage
 
 TOPK = 3
-THOUGHTS = ("First the ", "It is ", "Next the ", ".")
+THOUGHTS = ("First the ", "The is ", "Next the ", ".")
 
 Name = tuple[str, str]
 """(type, name)."""
@@ -34,7 +34,7 @@ def query(relation: str, subject: str) -> str:
 class Faults:
     """Probabilities: of the first in an episode, of the others in a turn."""
 
-    early_answer: float = 0.4
+    early_answer: float = 0.5
     """Stop before the last search."""
     wrong_answer: float = 0.15
     """Answer with another name that was shown."""
@@ -104,13 +104,14 @@ class _Agent:
         self._script, self._rng, self._names = script, rng, names
         first = question.facts[0]
         self._found: Name = (first.subject_type, first.subject)
+        self._relation = ""
         self._shown: list[Fact] = []
         self.question = ask(question.composition, self._say(self._found))
         self.turns: list[tuple[str, tuple[Passage, ...] | None]] = []
 
     def search(self, relation: str) -> None:
         """Search for a relation of what was found last, and believe the first passage."""
-        so_far = f"It is {self._say(self._found)}. Next" if self._shown else "First"
+        so_far = f"{self._finding()} Next" if self._shown else "First"
         thought = f"<think> {so_far} the {relation}. </think>"
         if self._errs("no_action"):
             self.turns.append((thought, None))
@@ -121,14 +122,17 @@ class _Agent:
         self._shown = self._script.search(relation, self._found[1])
         text = f"{thought} <search> {query(relation, self._say(self._found))} </search>"
         self.turns.append((text, tuple(self._passage(fact) for fact in self._shown)))
-        self._found = (self._shown[0].object_type, self._shown[0].object)
+        self._found, self._relation = (self._shown[0].object_type, self._shown[0].object), relation
 
     def answer(self) -> None:
         """Answer with what was found last."""
-        thought = f"<think> It is {self._say(self._found)}. </think>"
+        thought = f"<think> {self._finding()} </think>"
         if self._errs("wrong_answer"):
             self._found = self._rng.choice(_names(self._shown))
         self.turns.append((f"{thought} <answer> {self._say(self._found)} </answer>", ()))
+
+    def _finding(self) -> str:
+        return f"The {self._relation} is {self._say(self._found)}."
 
     def _errs(self, fault: str) -> bool:
         return self._rng.random() < float(getattr(self._script.faults, fault))
