@@ -72,10 +72,7 @@ def test_the_published_vectors_come_out_of_a_file() -> None:
 
 def test_a_golden_file_is_scored_as_it_stands_there_byte_for_byte() -> None:
     scored = score(read_trees(GOLDEN / "vectors.jsonl"), "parent")
-    assert (
-        b"".join(record.to_json() + b"\n" for record in scored)
-        == (GOLDEN / "vectors-parent.jsonl").read_bytes()
-    )
+    assert b"".join(record.to_json() + b"\n" for record in scored) == (GOLDEN / "vectors-parent.jsonl").read_bytes()
     sixths = [0, 0, 1, -3, 3, -3, 0, 2, 2, -4]  # the published numbers, in sixths
     assert [6 * node["advantage"] for node in scored[0].nodes] == pytest.approx(sixths)
     assert [node["advantage"] for node in scored[1].nodes] == [0, -0.5, 0.5]

@@ -390,9 +390,7 @@ def test_a_line_with_any_value_changed_is_read_or_refused_as_the_users_mistake(
 
 @settings(max_examples=300, deadline=None)
 @given(seed=st.integers(0, 2**32), num_changes=st.integers(1, 4))
-def test_a_line_with_any_bytes_changed_is_read_or_refused_as_the_users_mistake(
-    seed: int, num_changes: int
-) -> None:
+def test_a_line_with_any_bytes_changed_is_read_or_refused_as_the_users_mistake(seed: int, num_changes: int) -> None:
     draw, line = random.Random(seed), bytearray(json.dumps(full_tree()).encode())
     for _ in range(num_changes):
         line[draw.randrange(len(line))] = draw.choice(b'0123456789-+eE.{}[]",:nulltrue\\\x00\xff')

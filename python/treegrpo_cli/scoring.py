@@ -43,9 +43,7 @@ class TrainingRow(TypedDict):
     """The prompt_id."""
 
 
-def score(
-    trees: Iterable[TreeRecord], estimator: str = DEFAULT_ESTIMATOR, **options: Any
-) -> list[TreeRecord]:
+def score(trees: Iterable[TreeRecord], estimator: str = DEFAULT_ESTIMATOR, **options: Any) -> list[TreeRecord]:
     """Return scored copies of the trees, in their order; a group is the trees of one prompt_id.
 
     Each node gains `depth`, `num_leaves`, `value` and `advantage`, the tree `scoring`. Raises UserError
@@ -108,9 +106,7 @@ def annotate(groups: Iterable[Sequence[TreeRecord]], advantage: AdvantageConfig)
 def to_forest(records: Sequence[TreeRecord], *, tokens: bool = True) -> Forest:
     """One forest of the trees, node by node in their order; prompts are numbered as their ids come."""
     starts = [0, *accumulate(len(record.nodes) for record in records)]
-    prompts = {
-        prompt_id: number for number, prompt_id in enumerate(dict.fromkeys(r.prompt_id for r in records))
-    }
+    prompts = {prompt_id: number for number, prompt_id in enumerate(dict.fromkeys(r.prompt_id for r in records))}
     nodes = [node for record in records for node in record.nodes]
     parents = [
         NO_PARENT if node["parent"] is None else start + node["parent"]
@@ -158,9 +154,7 @@ def _check_rewards(record: TreeRecord) -> None:
 
 def _rows_of_tree(record: TreeRecord) -> Iterable[TrainingRow]:
     if record.scoring is None:
-        raise record.error(
-            f"tree {record.tree_id} of prompt_id {record.prompt_id!r} is unscored: `score` it first"
-        )
+        raise record.error(f"tree {record.tree_id} of prompt_id {record.prompt_id!r} is unscored: `score` it first")
     leaf_level = _is_leaf_level(record, record.scoring["estimator"])
     columns = [_columns_of_node(record, node) for node in record.nodes]
     for leaf in record.nodes:
@@ -195,9 +189,7 @@ def _columns_of_node(
         if node.get(name) is None and (name == "token_ids" or node["id"] > 0):
             raise record.error(f"node {node['id']} has no {name!r}: there is nothing to train on")
     mask = np.array(sampled_mask(node), dtype=np.bool_)
-    logprobs = (
-        np.zeros(len(mask), dtype=np.float32) if node.get("logprobs") is not None or not mask.any() else None
-    )
+    logprobs = np.zeros(len(mask), dtype=np.float32) if node.get("logprobs") is not None or not mask.any() else None
     if logprobs is not None and mask.any():
         logprobs[mask] = node["logprobs"]
     return np.array(node["token_ids"], dtype=np.int64), mask, logprobs
@@ -240,9 +232,7 @@ def _token_columns(nodes: Sequence[Fields]) -> dict[str, Any]:
     lengths = [len(node.get("token_ids") or ()) for node in nodes]
     return {
         "token_start": np.array([0, *accumulate(lengths)], dtype=np.uint64),
-        "token_ids": np.array(
-            [token for node in nodes for token in node.get("token_ids") or ()], dtype=np.uint32
-        ),
+        "token_ids": np.array([token for node in nodes for token in node.get("token_ids") or ()], dtype=np.uint32),
         "sampled": sampled,
         "logprobs": logprobs,
     }

@@ -131,9 +131,7 @@ class Summary:
             "max_depth": max(self.levels, default=0),
             "num_branching_nodes": self.num_branching,
             "children": self.children.mean,
-            "depths": [
-                {"depth": depth, **_level_json(level)} for depth, level in sorted(self.levels.items())
-            ],
+            "depths": [{"depth": depth, **_level_json(level)} for depth, level in sorted(self.levels.items())],
         }
 
     def lines(self) -> Iterator[Text]:
@@ -144,9 +142,7 @@ class Summary:
             f" ({self.num_dead_prompts:,} with equal rewards) · {count(self.num_trees, 'tree')}",
             f" · {count(self.num_nodes, 'node')}",
         )
-        yield Text(
-            f"{count(self.leaf_depth.count, 'leaf', 'leaves')}, {self.reward.count:,} scored: {leaves}"
-        )
+        yield Text(f"{count(self.leaf_depth.count, 'leaf', 'leaves')}, {self.reward.count:,} scored: {leaves}")
         depth = f"depth {max(self.levels, default=0)}, of a leaf {number(self.leaf_depth.mean)} on average"
         yield Text(f"mean reward {number(self.reward.mean)} · {depth}")
         yield Text(

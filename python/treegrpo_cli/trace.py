@@ -57,9 +57,7 @@ class TreeRecord:
         self.fields, self.path, self.line = fields, path, line
 
     @classmethod
-    def parse(
-        cls, line: bytes | str, path: str | Path | None = None, number: int | None = None
-    ) -> TreeRecord:
+    def parse(cls, line: bytes | str, path: str | Path | None = None, number: int | None = None) -> TreeRecord:
         """Read one line; raises UserError, with file and line where given, for anything wrong with it."""
         record = cls.__new__(cls)
         record._fill({}, path, number)
@@ -148,9 +146,7 @@ def read_trees(path: str | Path) -> Iterator[TreeRecord]:
         if record.prompt_id != prompt_id:
             prompt_id, tree_ids = record.prompt_id, set()
             if prompt_id in seen:
-                raise record.error(
-                    f"prompt_id {prompt_id!r} returns after another: a prompt's trees stand together"
-                )
+                raise record.error(f"prompt_id {prompt_id!r} returns after another: a prompt's trees stand together")
             seen.add(prompt_id)
         if record.tree_id in tree_ids:
             raise record.error(f"a second tree {record.tree_id} of prompt_id {prompt_id!r}")
