@@ -193,7 +193,7 @@ def test_greedy_play_is_the_mean_reward_of_one_chain_a_question(settings: dict[s
         make_config({**settings, "seed": 9, "rollout": {**settings["rollout"], "num_trees": 7}}), QUIET
     )
     assert one == again
-    assert one.count == 6
+    assert one.num_values == 6
     assert one.low <= one.mean <= one.high
 
 

@@ -7,7 +7,7 @@ dataset of any length is read as it is needed. Groups come out as their last tre
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Container, Iterable
+from collections.abc import AsyncGenerator, Callable, Container, Iterable
 
 from treegrpo_cli.envs import check_environment
 from treegrpo_cli.rollout import Player, Prompt, Tree
@@ -27,7 +27,7 @@ async def collect(
     num_trees: int,
     on_tree: Callable[[Tree], None] = ignore_tree,
     finished: Container[TreeId] = frozenset(),
-) -> AsyncIterator[tuple[Prompt, Group]]:
+) -> AsyncGenerator[tuple[Prompt, Group]]:
     """Grow `num_trees` a prompt and yield (prompt, its trees by tree_id) as each prompt's last one ends.
 
     `on_tree` sees every tree at once when it ends; trees in `finished` are not grown again, so a group

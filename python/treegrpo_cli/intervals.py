@@ -10,15 +10,15 @@ Z_95 = 1.959963984540054
 
 
 class Mean(NamedTuple):
-    """A mean over `count` values, and its 95% interval."""
+    """A mean over `num_values` values, and its 95% interval."""
 
     mean: float
     low: float
     high: float
-    count: int
+    num_values: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} (95% interval {self.low:.3f} to {self.high:.3f}, n = {self.count})"
+        return f"{self.mean:.3f} (95% interval {self.low:.3f} to {self.high:.3f}, n = {self.num_values})"
 
 
 def mean_with_interval(values: Sequence[float]) -> Mean:

@@ -132,7 +132,7 @@ class Session:
                 f"eval/{name}": mean.mean,
                 f"eval/{name}_low": mean.low,
                 f"eval/{name}_high": mean.high,
-                "eval/num_questions": mean.count,
+                "eval/num_questions": mean.num_values,
                 "eval/time": time.monotonic() - start,
             },
         )

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 Message = dict[str, Any]
 """A chat message: `role` and `content`, with `tool_calls` or `name` where they apply."""
@@ -142,4 +144,4 @@ class TrainBatch:
     weights: torch.Tensor
 
 
-TokenIds = Sequence[int]
+TokenIds: TypeAlias = "Sequence[int] | NDArray[np.uint32]"
