@@ -1,24 +1,49 @@
 """`treegrpo` as a shell sees it: output, one line of complaint, exit codes, and what it loads."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import treegrpo_cli
+from treegrpo_cli.cli import main
 from trees import full_tree, tree, vector_trees, write_lines
 
 HEAVY = ["torch", "vllm", "transformers", "datasets", "pandas", "pyarrow", "numpy", "pydantic"]
 
 
 def run(*arguments: str | Path, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in this process, with streams and environment of its own."""
+    streams = [io.TextIOWrapper(io.BytesIO(content), encoding="utf-8") for content in (stdin, b"", b"")]
+    command = ["treegrpo", *map(str, arguments)]
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("default")
+        for name in ("COLUMNS", "FORCE_COLOR"):
+            patch.delenv(name, raising=False)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", command)
+        for name, stream in zip(("stdin", "stdout", "stderr"), streams, strict=True):
+            patch.setattr(sys, name, stream)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    shown = []
+    for stream in streams[1:]:
+        stream.flush()
+        shown.append(stream.buffer.getvalue().decode())  # type: ignore[attr-defined]
+    return subprocess.CompletedProcess(command, int(ended.value.code or 0), *shown)
+
+
+def run_process(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a shell does."""
     command = [sys.executable, "-m", "treegrpo_cli", *map(str, arguments)]
-    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "FORCE_COLOR")}
-    done = subprocess.run(command, input=stdin, capture_output=True, env=env | environment, timeout=120)
-    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+    return subprocess.run(command, text=True, timeout=120, **options)
 
 
 @pytest.fixture
@@ -103,6 +128,12 @@ def test_trees_are_chosen_after_they_were_scored_together(vectors: Path) -> None
     assert chosen.stdout.splitlines() == every[1:]
 
 
+def test_a_limit_shows_the_first_trees_as_they_stand_among_all(vectors: Path) -> None:
+    every = run("inspect-tree", vectors, "--format", "json").stdout.splitlines()
+    assert run("inspect-tree", vectors, "--format", "json", "--limit", "1").stdout.splitlines() == every[:1]
+    assert "1 tree · 10 nodes" in run("inspect-tree", vectors, "--summary", "--limit", "1").stdout
+
+
 def test_the_drawing_is_plain_and_80_columns_wide_where_there_is_no_terminal(vectors: Path) -> None:
     done = run("inspect-tree", vectors)
     assert max(map(len, done.stdout.splitlines())) == 80
@@ -117,7 +148,8 @@ def test_colour_follows_the_sign_of_the_advantage(vectors: Path) -> None:
 
 
 def test_a_terminal_that_cannot_show_the_signs_shows_others(vectors: Path) -> None:
-    done = run("inspect-tree", vectors, PYTHONIOENCODING="ascii")
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = run_process("inspect-tree", vectors, capture_output=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert "done: node 4" in done.stdout
 
@@ -195,6 +227,14 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly(tmp_path: Path) 
             process.stdout.readline()
             process.stdout.close()
             assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("arguments", [["--format", "json"], ["--format", "tree"], ["--summary"]])
+def test_a_full_standard_output_is_one_line_and_exit_code_2(vectors: Path, arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = run_process("inspect-tree", vectors, *arguments, stdout=full, stderr=subprocess.PIPE)
+    assert refused(done) == "treegrpo: standard output: No space left on device"
 
 
 def test_ctrl_c_is_one_line_and_exit_code_130() -> None:
