@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from treegrpo_cli import UserError, read_trees, score, training_rows
@@ -113,6 +114,28 @@ def test_values_are_means_over_the_scored_leaves_below(seed: int) -> None:
         for node, rewards in zip(record.nodes, below, strict=True):
             assert node["num_leaves"] == len(rewards)
             assert node["value"] == (pytest.approx(sum(rewards) / len(rewards)) if rewards else None)
+
+
+def reference_tree(record: TreeRecord) -> tuple[reference.Tree, list[reference.Node]]:
+    """The same tree as the slow reference takes it, and its nodes in the order of the file."""
+    nodes = [{"children": [], "reward": node["reward"], "entropy": None, "tokens": []} for node in record.nodes]
+    for node in record.nodes[1:]:
+        nodes[node["parent"]]["children"].append(nodes[node["id"]])
+    return {"prompt": 0, "root": nodes[0]}, nodes
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_what_scoring_adds_to_a_file_is_what_the_slow_reference_says(estimator: str, seed: int) -> None:
+    records = score_group(random_group(seed), estimator, {})
+    trees, nodes = zip(*map(reference_tree, records), strict=True)
+    assert records[0].scoring is not None
+    expected = reference.score(list(trees), estimator, records[0].scoring["options"])
+    for record, slow in zip(records, nodes, strict=True):
+        for node, same in zip(record.nodes, slow, strict=True):
+            for name in ("depth", "num_leaves", "value", "advantage"):
+                assert node[name] == pytest.approx(expected[id(same)][name], abs=1e-9), name
 
 
 def test_groups_are_prompts_whatever_the_order_of_trees() -> None:
