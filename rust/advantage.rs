@@ -39,7 +39,14 @@ pub fn score(forest: &Forest, estimator: &str, options: &[(String, OptionValue)]
             (value, advantage, None)
         }
     };
-    Ok(Scores { estimator: estimator.to_owned(), options, num_leaves: sums.num_leaves, value, advantage, leaf_advantage })
+    Ok(Scores {
+        estimator: estimator.to_owned(),
+        options,
+        num_leaves: sums.num_leaves,
+        value,
+        advantage,
+        leaf_advantage,
+    })
 }
 
 /// Members of each group, as positions `order[start[g]..start[g + 1]]` of the items with key g; `NO_PARENT` has none.

@@ -35,10 +35,10 @@ pub enum Error {
     Frozen,
     #[error("the scores are of another forest: {got} nodes, expected {expected}")]
     ForeignScores { got: usize, expected: usize },
-    #[error("unknown estimator '{name}', valid: {valid}")]
-    UnknownEstimator { name: String, valid: String },
-    #[error("{estimator} has no option '{name}'; it has {valid}")]
-    UnknownOption { estimator: &'static str, name: String, valid: String },
+    #[error("unknown estimator '{name}'; {hint}")]
+    UnknownEstimator { name: String, hint: String },
+    #[error("{estimator} has no option '{name}'; {hint}")]
+    UnknownOption { estimator: &'static str, name: String, hint: String },
     #[error("option {name}: got {got}, expected {expected}")]
     OptionValue { name: String, got: String, expected: String },
     #[error("tree {tree}, node {node}: scale bernoulli needs values in [0, 1], got {value}")]

@@ -1,5 +1,7 @@
 //! Estimators by name, with their options: what a user may ask for, its defaults and its limits.
 
+use strsim::jaro_winkler;
+
 use crate::error::{Error, Result};
 use crate::value::ValueRule;
 
@@ -53,6 +55,9 @@ pub enum Estimator {
     Sibling { shared_roots: bool, value: ValueRule, norm: Normaliser },
 }
 
+/// Names that are at least so similar are taken for a slip of the hand.
+const NEAR: f64 = 0.75;
+
 /// The estimators' names.
 pub const ESTIMATORS: [&str; 4] = ["grpo", "tree-grpo", "parent", "sibling"];
 
@@ -95,7 +100,7 @@ pub fn defaults(estimator: &str) -> Result<(&'static str, &'static [(&'static st
         "tree-grpo" => Ok(("tree-grpo", &TREE)),
         "parent" => Ok(("parent", &PARENT)),
         "sibling" => Ok(("sibling", &SIBLING)),
-        _ => Err(Error::UnknownEstimator { name: estimator.to_owned(), valid: ESTIMATORS.join(", ") }),
+        _ => Err(Error::UnknownEstimator { name: estimator.to_owned(), hint: hint(estimator, &ESTIMATORS, "valid:") }),
     }
 }
 
@@ -114,8 +119,12 @@ pub fn resolve(estimator: &str, given: &[(String, OptionValue)]) -> Result<(Esti
     let table: Vec<_> = table.iter().copied().filter(|(option, _)| listed(option)).collect();
     for (option, _) in given {
         if !table.iter().any(|(known, _)| known == option) {
-            let valid = table.iter().map(|(known, _)| *known).collect::<Vec<_>>().join(", ");
-            return Err(Error::UnknownOption { estimator: name, name: option.clone(), valid });
+            let known: Vec<_> = table.iter().map(|(known, _)| *known).collect();
+            return Err(Error::UnknownOption {
+                estimator: name,
+                name: option.clone(),
+                hint: hint(option, &known, "it has"),
+            });
         }
     }
     let mut reader = Reader { given, table: &table, resolved: vec![] };
@@ -154,6 +163,14 @@ pub fn resolve(estimator: &str, given: &[(String, OptionValue)]) -> Result<(Esti
         },
     };
     Ok((resolved, reader.resolved))
+}
+
+/// The nearest valid name, where one is near, and all that there are.
+fn hint(name: &str, valid: &[&str], all: &str) -> String {
+    let nearest = valid.iter().max_by(|a, b| jaro_winkler(name, a).total_cmp(&jaro_winkler(name, b)));
+    let near = nearest.filter(|nearest| jaro_winkler(name, nearest) > NEAR);
+    let asked = near.map_or_else(String::new, |nearest| format!("did you mean '{nearest}'? "));
+    format!("{asked}{all} {}", valid.join(", "))
 }
 
 fn text_of(given: &[(String, OptionValue)], table: &[(&str, &str)], option: &str) -> Option<String> {

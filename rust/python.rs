@@ -44,9 +44,9 @@ impl From<GivenValue> for OptionValue {
 fn given_options(options: &Bound<'_, PyDict>) -> PyResult<Vec<(String, OptionValue)>> {
     let pair = |(name, value): (Bound<PyAny>, Bound<PyAny>)| {
         let name: String = name.extract()?;
-        let value: GivenValue = value.extract().map_err(|_| {
-            PyValueError::new_err(format!("option {name}: expected a number, a name or a flag"))
-        })?;
+        let value: GivenValue = value
+            .extract()
+            .map_err(|_| PyValueError::new_err(format!("option {name}: expected a number, a name or a flag")))?;
         Ok((name, value.into()))
     };
     options.iter().map(pair).collect()
@@ -147,11 +147,8 @@ impl PyForest {
         status: u8,
         policy_version: u32,
     ) -> PyResult<u32> {
-        let tokens = Tokens {
-            token_ids: token_ids.as_slice()?,
-            sampled: sampled.as_slice()?,
-            logprobs: logprobs.as_slice()?,
-        };
+        let tokens =
+            Tokens { token_ids: token_ids.as_slice()?, sampled: sampled.as_slice()?, logprobs: logprobs.as_slice()? };
         Ok(self.growing()?.add_node(parent, tokens, status, policy_version)?)
     }
 

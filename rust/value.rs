@@ -99,7 +99,8 @@ fn smoothed(forest: &Forest, sums: &LeafSums, anchors: &[u32], kappa: f64) -> Ve
     for node in 0..forest.num_nodes() {
         let parent = forest.parent[node];
         if parent != NO_PARENT {
-            value[node] = (sums.sum[node] + kappa * value[parent as usize]) / (f64::from(sums.num_leaves[node]) + kappa);
+            value[node] =
+                (sums.sum[node] + kappa * value[parent as usize]) / (f64::from(sums.num_leaves[node]) + kappa);
         }
     }
     value
@@ -108,10 +109,17 @@ fn smoothed(forest: &Forest, sums: &LeafSums, anchors: &[u32], kappa: f64) -> Ve
 /// The mean of the children's values, each with `weight(child)` = (numerator, denominator).
 fn from_children(forest: &Forest, sums: &LeafSums, anchors: &[u32], weight: impl Fn(usize) -> (f64, f64)) -> Vec<f64> {
     let mut total = vec![(0.0, 0.0); forest.num_nodes()];
-    fold_up(forest, sums, anchors, &mut total, |total, node, value| {
-        let (up, down) = weight(node);
-        *total = (total.0 + up * value, total.1 + down);
-    }, |total| total.0 / total.1)
+    fold_up(
+        forest,
+        sums,
+        anchors,
+        &mut total,
+        |total, node, value| {
+            let (up, down) = weight(node);
+            *total = (total.0 + up * value, total.1 + down);
+        },
+        |total| total.0 / total.1,
+    )
 }
 
 fn maxima(forest: &Forest, sums: &LeafSums, anchors: &[u32]) -> Vec<f64> {

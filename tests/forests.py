@@ -1,0 +1,71 @@
+"""Random forests for hypothesis, and the way from the reference's dicts to the core's columns."""
+
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from treegrpo_cli._core import NO_PARENT, Forest
+from treegrpo_cli.types import NodeStatus
+
+from tests.reference import Node, Tree
+
+REWARDS = st.one_of(st.sampled_from([0.0, 1.0, 0.5]), st.floats(0, 1, width=32))
+
+
+def make_node(children: list[Node] | None = None, reward: float | None = None, entropy: float = 0.5) -> Node:
+    return {"children": children or [], "reward": reward, "entropy": entropy, "tokens": []}
+
+
+@st.composite
+def trees(draw: st.DrawFn, rewards: st.SearchStrategy[float] = REWARDS, max_nodes: int = 14) -> list[Tree]:
+    """One to five trees of one to three prompts: random shapes, some leaves unscored, only children likely."""
+    forest = []
+    for _ in range(draw(st.integers(1, 5))):
+        nodes = [make_node()]
+        for _ in range(draw(st.integers(0, max_nodes))):
+            parent = nodes[draw(st.integers(max(0, len(nodes) - 4), len(nodes) - 1))]
+            parent["children"].append(make_node(entropy=draw(st.floats(0, 3, width=32))))
+            nodes.append(parent["children"][-1])
+        for number, node in enumerate(nodes):
+            node["tokens"] = [
+                (draw(st.integers(0, 9)), number > 0 and draw(st.booleans()), -draw(st.integers(0, 8)) / 4)
+                for _ in range(draw(st.integers(0, 3)))
+            ]
+            node["tokens"] = [(token, sampled, logprob if sampled else 0.0) for token, sampled, logprob in node["tokens"]]
+            if number and not node["children"] and draw(st.integers(0, 4)):
+                node["reward"] = draw(rewards)
+        forest.append({"prompt": draw(st.integers(0, 2)), "root": nodes[0]})
+    return forest
+
+
+def columns_of(forest: list[Tree], shuffle: Any = None) -> tuple[dict[str, Any], list[Node]]:
+    """The core's columns of these trees, and the node of each row; `shuffle` interleaves the trees at random."""
+    waiting = [(tree["root"], NO_PARENT, number) for number, tree in enumerate(forest)]
+    parent, tree_of, nodes = [], [], []
+    while waiting:
+        place = shuffle.randrange(len(waiting)) if shuffle else 0
+        node, above, number = waiting.pop(place)
+        waiting += [(child, len(nodes), number) for child in node["children"]]
+        parent.append(above)
+        tree_of.append(number)
+        nodes.append(node)
+    tokens = [token for node in nodes for token in node["tokens"]]
+    is_open = [bool(node["children"]) or above == NO_PARENT for node, above in zip(nodes, parent, strict=True)]
+    columns = {
+        "prompt": np.array([tree["prompt"] for tree in forest], dtype=np.uint32),
+        "parent": np.array(parent, dtype=np.uint32),
+        "tree": np.array(tree_of, dtype=np.uint32),
+        "status": np.array([NodeStatus.OPEN if inner else NodeStatus.DONE for inner in is_open], dtype=np.uint8),
+        "reward": np.array([np.nan if node["reward"] is None else node["reward"] for node in nodes], dtype=np.float64),
+        "entropy": np.array([node["entropy"] for node in nodes], dtype=np.float64),
+        "token_start": np.cumsum([0] + [len(node["tokens"]) for node in nodes], dtype=np.uint64),
+        "token_ids": np.array([token for token, _, _ in tokens], dtype=np.uint32),
+        "sampled": np.array([sampled for _, sampled, _ in tokens], dtype=np.bool_),
+        "logprobs": np.array([logprob for _, _, logprob in tokens], dtype=np.float32),
+    }
+    return columns, nodes
+
+
+def forest_of(forest: list[Tree], shuffle: Any = None) -> tuple[Forest, list[Node]]:
+    columns, nodes = columns_of(forest, shuffle)
+    return Forest.from_columns(**columns), nodes

@@ -1,0 +1,240 @@
+"""Tree-GRPO the naive way: dicts, recursion and Python floats, written from the definitions and kept for ever.
+
+A tree is a dict: `prompt`, and `root`, a node. A node is a dict: `children` (list of nodes), `reward` (float or
+None), `entropy` (float or None), `tokens` (list of (token_id, sampled, logprob)). `score` returns, for each
+node by `id()`, what the tree file shows: depth, num_leaves, value, advantage; and A(l) of each scored leaf.
+"""
+
+import math
+from typing import Any
+
+Node = dict[str, Any]
+Tree = dict[str, Any]
+FLAT = 1e-8
+
+
+def walk(node: Node) -> list[Node]:
+    """A node and all nodes below it."""
+    return [node] + [below for child in node["children"] for below in walk(child)]
+
+
+def scored_leaves(node: Node) -> list[Node]:
+    """L(n)."""
+    return [below for below in walk(node) if below["reward"] is not None]
+
+
+def mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def std(values: list[float], ddof: int) -> float:
+    return math.sqrt(math.fsum((x - mean(values)) ** 2 for x in values) / (len(values) - ddof))
+
+
+def normalise(
+    values: list[float],
+    center: str = "mean",
+    scale: str | float = "std",
+    ddof: int = 1,
+    eps: float = 1e-6,
+    singleton: str = "zero",
+) -> list[float]:
+    """N(x) of one group."""
+    if scale == "bernoulli" and not all(0 <= x <= 1 for x in values):
+        raise ValueError("bernoulli")
+    k = len(values)
+    if k < 2:
+        return list(values) if singleton == "raw" else [0.0] * k
+    if max(values) - min(values) <= FLAT:
+        return [0.0] * k
+    mu = mean(values)
+    if center == "loo":
+        centred = [x - (mu * k - x) / (k - 1) for x in values]
+    else:
+        centred = [x - mu for x in values]
+    if scale == "none":
+        divisor = 1.0
+    elif scale == "std":
+        divisor = std(values, ddof) + eps
+    elif scale == "bernoulli":
+        divisor = math.sqrt(mu * (1 - mu))
+    else:
+        divisor = float(scale)
+    return [x / divisor for x in centred]
+
+
+def siblings_below(node: Node, trees: list[Tree], roots: str) -> list[Node]:
+    """C(n); the first turns of all the prompt's trees where n is a root and roots are shared."""
+    if roots == "shared" and any(node is tree["root"] for tree in trees):
+        return [child for tree in trees for child in tree["root"]["children"]]
+    return node["children"]
+
+
+def leaves_below(node: Node, trees: list[Tree], roots: str) -> list[Node]:
+    if roots == "shared" and any(node is tree["root"] for tree in trees):
+        return [leaf for tree in trees for leaf in scored_leaves(tree["root"])]
+    return scored_leaves(node)
+
+
+def value_of(node: Node, trees: list[Tree], options: dict[str, Any], above: float | None = None) -> float | None:
+    """V(n) by the rule `options["value"]`; `above` is V(p(n)), which only `smoothed` needs."""
+    rule, roots = options["value"], options["roots"]
+    leaves = [leaf["reward"] for leaf in leaves_below(node, trees, roots)]
+    if not leaves:
+        return None
+    if rule == "leaf-mean" or (rule == "smoothed" and above is None):
+        return mean(leaves)
+    if rule == "smoothed":
+        return (math.fsum(leaves) + options["kappa"] * above) / (len(leaves) + options["kappa"])
+    if node["reward"] is not None:
+        return float(node["reward"])
+    children = [child for child in siblings_below(node, trees, roots) if scored_leaves(child)]
+    values = [value_of(child, trees, options) for child in children]
+    if rule == "child-mean":
+        return mean(values)  # type: ignore[arg-type]
+    if rule == "max":
+        return max(values)  # type: ignore[type-var]
+    weights = [math.exp(child["entropy"] / options["tau"]) for child in children]
+    return math.fsum(w * v for w, v in zip(weights, values, strict=True)) / math.fsum(weights)  # type: ignore[operator]
+
+
+def values_of(trees: list[Tree], options: dict[str, Any]) -> dict[int, float | None]:
+    """V of every node; null where no scored leaf is below it, roots included."""
+    values: dict[int, float | None] = {}
+
+    def visit(node: Node, above: float | None) -> None:
+        own = value_of(node, trees, options, above)
+        values[id(node)] = own if scored_leaves(node) else None
+        for child in node["children"]:
+            visit(child, own)
+
+    for tree in trees:
+        visit(tree["root"], None)
+    return values
+
+
+def normalised(leaves: list[Node], x: dict[int, float], norm: dict[str, Any]) -> dict[int, float]:
+    result = normalise([x[id(leaf)] for leaf in leaves], **norm)
+    return {id(leaf): a for leaf, a in zip(leaves, result, strict=True)}
+
+
+def leaf_advantages(trees: list[Tree], estimator: str, options: dict[str, Any]) -> dict[int, float]:
+    """A(l) of `grpo` and `tree-grpo` for one prompt's trees."""
+    norm = {name: options[name] for name in ("center", "scale", "ddof", "eps", "singleton")}
+    leaves = [leaf for tree in trees for leaf in scored_leaves(tree["root"])]
+    rewards = {id(leaf): leaf["reward"] for leaf in leaves}
+    if estimator == "grpo":
+        return normalised(leaves, rewards, norm)
+
+    def per_tree(x: dict[int, float]) -> dict[int, float]:
+        result: dict[int, float] = {}
+        for tree in trees:
+            result |= normalised(scored_leaves(tree["root"]), x, norm)
+        return result
+
+    if options["variant"] == "intra_only":
+        return per_tree(rewards)
+    if options["variant"] == "two_norm":
+        return per_tree(normalised(leaves, rewards, norm))
+    inter, intra = normalised(leaves, rewards, norm), per_tree(rewards)
+    return {key: options["inter"] * inter[key] + options["intra"] * intra[key] for key in inter}
+
+
+def node_advantages(trees: list[Tree], estimator: str, options: dict[str, Any]) -> dict[int, float]:
+    """A(n) of `parent` and `sibling`, for nodes below the roots that have a value."""
+    values = values_of(trees, options)
+    advantages: dict[int, float] = {}
+
+    def family(parent: Node, children: list[Node], above: float) -> None:
+        valued = [child for child in children if values[id(child)] is not None]
+        own = [values[id(child)] for child in valued]
+        if estimator == "sibling":
+            norm = {name: options[name] for name in ("center", "scale", "ddof", "eps")}
+            result = normalise(own, **norm)  # type: ignore[arg-type]
+        else:
+            result = [x - above for x in own]  # type: ignore[operator]
+            if options["scale"] == "std":
+                flat = len(own) < 2 or max(own) - min(own) <= FLAT  # type: ignore[type-var, operator]
+                divisor = math.inf if flat else std(own, options["ddof"]) + options["eps"]  # type: ignore[arg-type]
+                result = [x / divisor for x in result]
+        advantages.update({id(child): a for child, a in zip(valued, result, strict=True)})
+
+    for tree in trees:
+        for node in walk(tree["root"]):
+            if node is tree["root"] and options["roots"] == "shared":
+                continue
+            if values[id(node)] is not None:
+                family(node, node["children"], values[id(node)])  # type: ignore[arg-type]
+    if options["roots"] == "shared":
+        turns = [child for tree in trees for child in tree["root"]["children"]]
+        scored = [tree["root"] for tree in trees if values[id(tree["root"])] is not None]
+        if scored:
+            family(scored[0], turns, values[id(scored[0])])  # type: ignore[arg-type]
+    return advantages
+
+
+def score(trees: list[Tree], estimator: str, options: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """Score trees of any number of prompts; `options` are all of the estimator's."""
+    result: dict[int, dict[str, Any]] = {}
+    for prompt in dict.fromkeys(tree["prompt"] for tree in trees):
+        group = [tree for tree in trees if tree["prompt"] == prompt]
+        leaf_level = estimator in ("grpo", "tree-grpo")
+        if leaf_level:
+            of_leaf = leaf_advantages(group, estimator, options)
+            values = values_of(group, {"value": "leaf-mean", "roots": "tree"})
+            advantages = {
+                id(node): mean([of_leaf[id(leaf)] for leaf in scored_leaves(node)])
+                for tree in group
+                for node in walk(tree["root"])
+                if scored_leaves(node)
+            }
+        else:
+            of_leaf = {}
+            values, advantages = values_of(group, options), node_advantages(group, estimator, options)
+        for tree in group:
+            _show(tree["root"], 0, values, advantages, of_leaf, result)
+            root = result[id(tree["root"])]
+            root["advantage"] = 0.0 if root["num_leaves"] else None
+    return result
+
+
+def _show(
+    node: Node,
+    depth: int,
+    values: dict[int, float | None],
+    advantages: dict[int, float],
+    of_leaf: dict[int, float],
+    result: dict[int, dict[str, Any]],
+) -> None:
+    result[id(node)] = {
+        "depth": depth,
+        "num_leaves": len(scored_leaves(node)),
+        "value": values[id(node)],
+        "advantage": advantages.get(id(node)),
+        "leaf_advantage": of_leaf.get(id(node)),
+    }
+    for child in node["children"]:
+        _show(child, depth + 1, values, advantages, of_leaf, result)
+
+
+def chain_rows(
+    trees: list[Tree], scores: dict[int, dict[str, Any]], leaf_level: bool, prefix_weight: float
+) -> dict[int, list[tuple[int, bool, float, float, float]]]:
+    """Leaf -> its row: (token_id, sampled, logprob, advantage, weight) for each token from root to leaf."""
+    rows: dict[int, list[tuple[int, bool, float, float, float]]] = {}
+
+    def visit(node: Node, path: list[Node]) -> None:
+        path = [*path, node]
+        if node["reward"] is not None:
+            rows[id(node)] = [
+                (*token, scores[id(node)]["leaf_advantage"] if leaf_level else scores[id(step)]["advantage"], weight)
+                for step in path
+                for weight in [scores[id(step)]["num_leaves"] ** (prefix_weight - 1)]
+                for token in step["tokens"]
+            ]
+        for child in node["children"]:
+            visit(child, path)
+
+    for tree in trees:
+        visit(tree["root"], [])
+    return rows

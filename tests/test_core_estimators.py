@@ -1,0 +1,409 @@
+"""The core's values, advantages and rows agree with the slow reference and with the published vectors."""
+
+import math
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from treegrpo_cli._core import Forest, estimator_options, resolve_options
+
+from tests import reference
+from tests.forests import forest_of, make_node, trees
+from tests.reference import Node, Tree
+
+NORMALISER = st.fixed_dictionaries(
+    {
+        "center": st.sampled_from(["mean", "loo"]),
+        "scale": st.sampled_from(["none", "std", "bernoulli", 0.5]),
+        "ddof": st.sampled_from([0, 1]),
+        "eps": st.sampled_from([0.0, 1e-6, 0.1]),
+    }
+)
+SINGLETON = st.sampled_from(["zero", "raw"])
+VALUE = st.one_of(
+    st.sampled_from([{"value": rule} for rule in ("leaf-mean", "child-mean", "max")]),
+    st.builds(lambda kappa: {"value": "smoothed", "kappa": kappa}, st.sampled_from([0.0, 0.5, 3.0])),
+    st.builds(lambda tau: {"value": "child-softmax", "tau": tau}, st.sampled_from([0.3, 1.0])),
+)
+ROOTS = st.sampled_from(["shared", "tree"])
+
+
+@st.composite
+def scorings(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    """An estimator with all its options."""
+    estimator = draw(st.sampled_from(["grpo", "tree-grpo", "parent", "sibling"]))
+    if estimator == "grpo":
+        return estimator, draw(NORMALISER) | {"singleton": draw(SINGLETON)}
+    if estimator == "tree-grpo":
+        options = draw(NORMALISER) | {"singleton": draw(SINGLETON), "variant": draw(st.sampled_from(["sum", "intra_only"]))}
+        if options["scale"] != "bernoulli":  # normalised rewards are no probabilities
+            options["variant"] = draw(st.sampled_from(["sum", "intra_only", "two_norm"]))
+        return estimator, options | {"inter": draw(st.sampled_from([0.0, 1.0, 0.3])), "intra": draw(st.sampled_from([1.0, 2.0]))}
+    common = {"roots": draw(ROOTS)} | draw(VALUE)
+    if estimator == "sibling":
+        return estimator, common | draw(NORMALISER)
+    return estimator, common | {
+        "scale": draw(st.sampled_from(["none", "std"])),
+        "ddof": draw(st.sampled_from([0, 1])),
+        "eps": draw(st.sampled_from([0.0, 1e-6])),
+    }
+
+
+def close(value: float | None, rel: float = 1e-6, abs: float = 1e-7) -> Any:  # noqa: A002 - pytest's names
+    """`pytest.approx`, for null too."""
+    return None if value is None else pytest.approx(value, rel=rel, abs=abs)
+
+
+def null(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def spread_is_clear(forest: list[Tree]) -> bool:
+    """No two rewards so close that rounding decides whether a group is flat."""
+    rewards = sorted({leaf["reward"] for tree in forest for leaf in reference.scored_leaves(tree["root"])})
+    return all(b - a > 1e-4 for a, b in zip(rewards, rewards[1:], strict=False))
+
+
+@settings(max_examples=600, deadline=None)
+@given(forest=trees(), scoring=scorings(), seed=st.integers(0, 9))
+def test_every_estimator_agrees_with_the_reference(forest: list[Tree], scoring: tuple[str, dict[str, Any]], seed: int) -> None:
+    assume(spread_is_clear(forest))
+    estimator, options = scoring
+    core, nodes = forest_of(forest, random.Random(seed))
+    expected = reference.score(forest, estimator, options)
+    scores = core.score(estimator, options)
+    assert scores.options == options
+    for row, node in enumerate(nodes):
+        ours = expected[id(node)]
+        assert (scores.depth[row], scores.num_leaves[row]) == (ours["depth"], ours["num_leaves"])
+        assert null(scores.value[row]) == close(ours["value"], rel=1e-9, abs=1e-9)
+        assert null(scores.advantage[row]) == close(ours["advantage"])
+        if scores.leaf_advantage is not None:
+            assert null(scores.leaf_advantage[row]) == close(ours["leaf_advantage"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(forest=trees(), seed=st.integers(0, 9), estimator=st.sampled_from(["grpo", "parent"]), p=st.sampled_from([0.0, 0.5, 1.0]))
+def test_rows_agree_with_the_reference(forest: list[Tree], seed: int, estimator: str, p: float) -> None:
+    assume(spread_is_clear(forest))
+    options = estimator_options(estimator)
+    core, nodes = forest_of(forest, random.Random(seed))
+    scores = core.score(estimator, options)
+    rows = core.chain_rows(scores, p)
+    expected = reference.chain_rows(forest, reference.score(forest, estimator, options), scores.leaf_level, p)
+    scored = [row for row, node in enumerate(nodes) if node["reward"] is not None]
+    assert rows.leaf.tolist() == scored
+    prompts = {id(node): tree["prompt"] for tree in forest for node in reference.walk(tree["root"])}
+    assert rows.group.tolist() == [prompts[id(nodes[leaf])] for leaf in scored]
+    for number, leaf in enumerate(scored):
+        span = slice(int(rows.row_start[number]), int(rows.row_start[number + 1]))
+        ours = expected[id(nodes[leaf])]
+        assert rows.input_ids[span].tolist() == [token for token, *_ in ours]
+        assert rows.loss_mask[span].tolist() == [sampled for _, sampled, *_ in ours]
+        assert rows.logprobs[span].tolist() == [logprob for _, _, logprob, *_ in ours]
+        assert rows.advantages[span].tolist() == pytest.approx([a for *_, a, _ in ours], rel=1e-5, abs=1e-6)
+        assert rows.weights[span].tolist() == pytest.approx([w for *_, w in ours], rel=1e-6)
+
+
+def test_reference_vector_forest_is_the_published_one() -> None:
+    assert [leaf["reward"] for leaf in reference.scored_leaves(published()["root"])] == [1, 0, 1, 1, 0, 0]
+
+
+NAMES = ["r", "A", "B", "C", "A1", "A2", "B1", "B1a", "B1b", "B1c"]
+
+
+def published() -> Tree:
+    """root -> A, B, C; A -> A1 (1), A2 (0); B -> B1 -> B1a (1), B1b (1), B1c (0); C a leaf (0)."""
+    a = make_node([make_node(reward=1.0), make_node(reward=0.0)])
+    b = make_node([make_node([make_node(reward=1.0), make_node(reward=1.0), make_node(reward=0.0)])])
+    return {"prompt": 0, "root": make_node([a, b, make_node(reward=0.0)])}
+
+
+def second() -> Tree:
+    """root -> D (0), E (1)."""
+    return {"prompt": 0, "root": make_node([make_node(reward=0.0), make_node(reward=1.0)])}
+
+
+def shown(forest: list[Tree], estimator: str, column: str = "advantage", **options: Any) -> dict[str, float]:
+    core, nodes = forest_of(forest)
+    column_of = getattr(core.score(estimator, {"eps": 0.0, **options}), column)
+    names: dict[int, str] = {}
+    root = forest[0]["root"]
+    first, middle, last = root["children"]
+    below = [*first["children"], middle["children"][0], *middle["children"][0]["children"]]
+    for name, node in zip(NAMES, [root, first, middle, last, *below], strict=True):
+        names[id(node)] = name
+    if len(forest) > 1:
+        for name, node in zip("sDE", [forest[1]["root"], *forest[1]["root"]["children"]], strict=True):
+            names[id(node)] = name
+    return {names[id(node)]: float(column_of[row]) for row, node in enumerate(nodes)}
+
+
+def check(actual: dict[str, float], **expected: float) -> None:
+    assert {name: actual[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_published_values() -> None:
+    check(shown([published()], "parent", "value"), r=0.5, A=0.5, B=0.666667, B1=0.666667, C=0)
+    check(shown([published()], "parent", "value", value="child-mean"), r=0.388889, A=0.5, B=0.666667, B1=0.666667, C=0)
+
+
+def test_published_grpo() -> None:
+    check(shown([published()], "grpo"), A1=0.912871, A2=-0.912871, B1a=0.912871, B1b=0.912871, B1c=-0.912871, C=-0.912871)
+
+
+def test_published_parent() -> None:
+    below = {"B1": 0, "A1": 0.5, "A2": -0.5, "B1a": 0.333333, "B1b": 0.333333, "B1c": -0.666667}
+    check(shown([published()], "parent"), A=0, B=0.166667, C=-0.5, **below)
+    check(shown([published()], "parent", value="child-mean"), A=0.111111, B=0.277778, C=-0.388889, **below)
+
+
+def test_published_sibling() -> None:
+    check(
+        shown([published()], "sibling", center="loo", value="child-mean"),
+        **{"A": 0.166667, "B": 0.416667, "C": -0.583333, "B1": 0, "A1": 1, "A2": -1, "B1a": 0.5, "B1b": 0.5, "B1c": -1},
+    )
+    check(
+        shown([published()], "sibling", scale="std", ddof=0),
+        **{"A": 0.392232, "B": 0.980581, "C": -1.372813, "A1": 1, "A2": -1, "B1a": 0.707107, "B1c": -1.414214},
+    )
+    check(
+        shown([published()], "sibling", scale="std", ddof=1),
+        **{"A": 0.320256, "B": 0.800641, "C": -1.120897, "B1a": 0.577350, "B1c": -1.154701},
+    )
+    check(
+        shown([published()], "sibling", scale="bernoulli"),
+        **{"A": 0.227921, "B": 0.569803, "C": -0.797724, "A1": 1, "B1a": 0.707107, "B1c": -1.414214},
+    )
+
+
+def test_published_tree_grpo_of_two_trees() -> None:
+    two = [published(), second()]
+    check(shown(two, "tree-grpo"), A1=1.848285, B1c=-1.848285, D=-1.642521, E=1.642521)
+    check(shown(two, "tree-grpo", eps=1e-6), A1=1.848282, B1c=-1.848282, D=-1.642518, E=1.642518)
+
+
+def test_published_shared_roots() -> None:
+    two = [published(), second()]
+    check(shown(two, "parent", "value"), r=0.5, s=0.5)
+    check(shown(two, "parent"), A=0, B=0.166667, C=-0.5, D=-0.5, E=0.5)
+    check(shown(two, "sibling"), A=0.066667, B=0.233333, C=-0.433333, D=-0.433333, E=0.566667)
+
+
+def scored_nodes(forest: list[Tree]) -> list[tuple[Node, list[Node]]]:
+    """Nodes with a value and their children with one."""
+    nodes = [node for tree in forest for node in reference.walk(tree["root"]) if reference.scored_leaves(node)]
+    return [(node, [child for child in node["children"] if reference.scored_leaves(child)]) for node in nodes]
+
+
+def by_node(forest: list[Tree], estimator: str, column: str = "advantage", **options: Any) -> dict[int, float]:
+    core, nodes = forest_of(forest)
+    values = getattr(core.score(estimator, options), column)
+    return {id(node): float(values[row]) for row, node in enumerate(nodes)}
+
+
+@settings(max_examples=150, deadline=None)
+@given(forest=trees())
+def test_parent_advantages_of_a_path_add_up_to_the_leafs_surprise(forest: list[Tree]) -> None:
+    advantage, value = by_node(forest, "parent"), by_node(forest, "parent", "value")
+
+    def visit(node: Node, root: Node, total: float) -> None:
+        total += advantage[id(node)]
+        if node["reward"] is not None:
+            assert total == pytest.approx(node["reward"] - value[id(root)], abs=1e-9)
+        for child in node["children"]:
+            visit(child, root, total)
+
+    for tree in forest:
+        visit(tree["root"], tree["root"], 0.0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(forest=trees())
+def test_parent_advantages_of_children_cancel(forest: list[Tree]) -> None:
+    child_mean = by_node(forest, "parent", value="child-mean", roots="tree")
+    leaf_mean = by_node(forest, "parent", roots="tree")
+    for _, children in scored_nodes(forest):
+        assert sum(child_mean[id(child)] for child in children) == pytest.approx(0, abs=1e-9)
+        weighted = sum(len(reference.scored_leaves(child)) * leaf_mean[id(child)] for child in children)
+        assert weighted == pytest.approx(0, abs=1e-9)
+
+
+@settings(max_examples=150, deadline=None)
+@given(forest=trees())
+def test_leave_one_out_among_siblings_stretches_the_parent_difference(forest: list[Tree]) -> None:
+    sibling = by_node(forest, "sibling", center="loo", value="child-mean", roots="tree")
+    parent = by_node(forest, "parent", value="child-mean", roots="tree")
+    for _, children in scored_nodes(forest):
+        k = len(children)
+        for child in children:
+            expected = k / (k - 1) * parent[id(child)] if k > 1 else 0.0
+            assert sibling[id(child)] == pytest.approx(expected, abs=1e-7)
+
+
+def changed(forest: list[Tree], change: Any) -> list[Tree]:
+    def copy(node: Node) -> Node:
+        reward = None if node["reward"] is None else change(node["reward"])
+        return {**node, "reward": reward, "children": [copy(child) for child in node["children"]]}
+
+    return [{"prompt": tree["prompt"], "root": copy(tree["root"])} for tree in forest]
+
+
+@settings(max_examples=150, deadline=None)
+@given(forest=trees(), scoring=scorings(), constant=st.sampled_from([-3.0, 0.25, 10.0]))
+def test_a_constant_added_to_every_reward_changes_nothing(
+    forest: list[Tree], scoring: tuple[str, dict[str, Any]], constant: float
+) -> None:
+    estimator, options = scoring
+    assume(spread_is_clear(forest) and options["scale"] != "bernoulli" and options.get("singleton") != "raw")
+    before, _ = forest_of(forest)
+    after, _ = forest_of(changed(forest, lambda reward: reward + constant))
+    np.testing.assert_allclose(
+        before.score(estimator, options).advantage, after.score(estimator, options).advantage, rtol=1e-6, atol=1e-7
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(forest=trees(), estimator=st.sampled_from(["grpo", "tree-grpo", "sibling"]), factor=st.sampled_from([0.5, 4.0]))
+def test_std_forms_do_not_change_under_positive_scaling(forest: list[Tree], estimator: str, factor: float) -> None:
+    assume(spread_is_clear(forest))
+    options = {"scale": "std", "eps": 0.0}
+    before, _ = forest_of(forest)
+    after, _ = forest_of(changed(forest, lambda reward: reward * factor))
+    np.testing.assert_allclose(
+        before.score(estimator, options).advantage, after.score(estimator, options).advantage, rtol=1e-6, atol=1e-7
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(forest=trees(), scoring=scorings())
+def test_the_order_of_children_does_not_matter(forest: list[Tree], scoring: tuple[str, dict[str, Any]]) -> None:
+    assume(spread_is_clear(forest))
+    estimator, options = scoring
+    straight, nodes = forest_of(forest)
+    before = dict(zip(map(id, nodes), straight.score(estimator, options).advantage, strict=True))
+    for tree in forest:
+        for node in reference.walk(tree["root"]):
+            node["children"].reverse()
+    turned, nodes = forest_of(forest)
+    for node, advantage in zip(nodes, turned.score(estimator, options).advantage, strict=True):
+        assert null(advantage) == close(null(before[id(node)]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(forest=trees(), estimator=st.sampled_from(["parent", "sibling"]), value=st.sampled_from(["leaf-mean", "child-mean"]), data=st.data())
+def test_an_inserted_only_child_changes_no_other_advantage(
+    forest: list[Tree], estimator: str, value: str, data: st.DataObject
+) -> None:
+    inner = [node for tree in forest for node in reference.walk(tree["root"])[1:] if node["children"]]
+    assume(inner)
+    before = by_node(forest, estimator, value=value)
+    node = data.draw(st.sampled_from(inner))
+    node["children"] = [make_node(node["children"])]
+    after = by_node(forest, estimator, value=value)
+    for key, advantage in before.items():
+        assert null(after[key]) == close(null(advantage))
+    link = node["children"][0]
+    assert null(after[id(link)]) == close(0.0 if reference.scored_leaves(link) else None)
+
+
+def test_a_leaf_without_a_reward_is_left_out_of_its_group() -> None:
+    tree = {"prompt": 0, "root": make_node([make_node(reward=1.0), make_node(), make_node(reward=0.0)])}
+    advantage = by_node([tree], "sibling")
+    assert [null(advantage[id(child)]) for child in tree["root"]["children"]] == [0.5, None, -0.5]
+
+
+def test_a_group_whose_spread_is_rounding_gets_exactly_zero() -> None:
+    tree = {"prompt": 0, "root": make_node([make_node(reward=0.1 + 0.2), make_node(reward=0.3)])}
+    for estimator in ("grpo", "tree-grpo", "sibling"):
+        scores = by_node([tree], estimator, scale="std", eps=0.0)
+        assert set(scores.values()) == {0.0}
+
+
+def test_a_single_leaf_gets_zero_or_its_raw_reward() -> None:
+    tree = {"prompt": 0, "root": make_node([make_node(reward=0.7)])}
+    [leaf] = tree["root"]["children"]
+    assert by_node([tree], "grpo")[id(leaf)] == 0.0
+    assert by_node([tree], "grpo", singleton="raw")[id(leaf)] == 0.7
+
+
+def test_zero_is_never_negative_zero() -> None:
+    tree = {"prompt": 0, "root": make_node([make_node([make_node(reward=0.0)]), make_node(reward=1.0)])}
+    for estimator in ("parent", "sibling", "grpo", "tree-grpo"):
+        for advantage in by_node([tree], estimator, scale="std").values():
+            assert math.copysign(1, advantage) == 1 or advantage != 0
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "tree-grpo", "sibling"])
+def test_bernoulli_refuses_a_reward_outside_zero_and_one_and_names_it(estimator: str) -> None:
+    tree = {"prompt": 0, "root": make_node([make_node(reward=1.5), make_node(reward=0.0)])}
+    core, _ = forest_of([second(), tree])
+    with pytest.raises(ValueError, match=r"tree 1, node 4: scale bernoulli needs values in \[0, 1\], got 1.5"):
+        core.score(estimator, {"scale": "bernoulli"})
+
+
+def test_child_softmax_is_refused_where_nodes_have_no_entropy() -> None:
+    columns = {"prompt": [0], "parent": [2**32 - 1, 0], "tree": [0, 0], "status": [0, 1], "reward": [np.nan, 1.0]}
+    kinds = {"prompt": np.uint32, "parent": np.uint32, "tree": np.uint32, "status": np.uint8, "reward": np.float64}
+    core = Forest.from_columns(**{name: np.array(column, dtype=kinds[name]) for name, column in columns.items()})
+    with pytest.raises(ValueError, match="entropy of node 1"):
+        core.score("parent", {"value": "child-softmax"})
+
+
+DEFAULTS = {
+    "grpo": {"center": "mean", "scale": "std", "ddof": 1, "eps": 1e-6, "singleton": "zero"},
+    "tree-grpo": {
+        **{"center": "mean", "scale": "std", "ddof": 1, "eps": 1e-6, "singleton": "zero"},
+        **{"variant": "sum", "inter": 1.0, "intra": 1.0},
+    },
+    "parent": {"roots": "shared", "value": "leaf-mean", "scale": "none", "ddof": 0, "eps": 1e-6},
+    "sibling": {"roots": "shared", "value": "leaf-mean", "center": "mean", "scale": "none", "ddof": 1, "eps": 1e-6},
+}
+
+
+@pytest.mark.parametrize("estimator", DEFAULTS)
+def test_defaults_are_the_documented_ones(estimator: str) -> None:
+    assert estimator_options(estimator) == DEFAULTS[estimator]
+    assert list(estimator_options(estimator)) == list(DEFAULTS[estimator])
+
+
+def test_text_from_a_command_line_reads_as_numbers() -> None:
+    options = resolve_options("grpo", {"eps": "0.5", "ddof": "0", "scale": "2"})
+    assert (options["eps"], options["ddof"], options["scale"]) == (0.5, 0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "options", "message"),
+    [
+        ("gppo", {}, "unknown estimator 'gppo'; did you mean 'grpo'? valid: grpo, tree-grpo, parent, sibling"),
+        ("xyz", {}, "unknown estimator 'xyz'; valid: grpo, tree-grpo, parent, sibling"),
+        ("grpo", {"roots": "tree"}, "grpo has no option 'roots'; it has center, scale, ddof, eps, singleton"),
+        ("grpo", {"epz": 1}, "grpo has no option 'epz'; did you mean 'eps'? it has center"),
+        ("parent", {"kappa": 1}, "parent has no option 'kappa'"),
+        ("grpo", {"eps": math.nan}, "option eps: got NaN, expected a finite number, 0 or more"),
+        ("grpo", {"eps": -1}, "option eps: got -1"),
+        ("grpo", {"eps": math.inf}, "option eps: got inf"),
+        ("grpo", {"eps": "small"}, "option eps: got 'small'"),
+        ("grpo", {"eps": True}, "option eps: got true"),
+        ("grpo", {"ddof": 2}, "option ddof: got 2, expected 0 or 1"),
+        ("grpo", {"scale": 0}, "option scale: got 0"),
+        ("grpo", {"scale": "-1"}, "option scale: got '-1'"),
+        ("grpo", {"scale": "nan"}, "option scale: got 'nan'"),
+        ("grpo", {"center": "median"}, "option center: got 'median', expected mean, loo"),
+        ("tree-grpo", {"variant": 3}, "option variant: got 3, expected sum, intra_only, two_norm"),
+        ("tree-grpo", {"inter": -1}, "option inter: got -1"),
+        ("parent", {"scale": "bernoulli"}, "option scale: got 'bernoulli', expected none, std"),
+        ("parent", {"value": "mean"}, "option value: got 'mean'"),
+        ("parent", {"value": "smoothed", "kappa": -1}, "option kappa: got -1"),
+        ("sibling", {"value": "child-softmax", "tau": 0}, "option tau: got 0"),
+        ("sibling", {"roots": "both"}, "option roots: got 'both', expected shared, tree"),
+        ("grpo", {"eps": [1]}, "option eps: expected a number, a name or a flag"),
+    ],
+)
+def test_a_wrong_option_is_named(estimator: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is compared as a whole
+        resolve_options(estimator, options)
+    assert message in str(caught.value)
