@@ -1,6 +1,6 @@
 """A world of one's own: guess a number, higher or lower.
 
-    treegrpo rollout --config my.toml environment.name=examples/own_environment.py:GuessTheNumber
+    treegrpo rollout my.toml environment.name=examples/own_environment.py:GuessTheNumber
 
 The class keeps its state in itself, as one would write it anyway. Trees need to continue any turn again, so
 treegrpo steps copies of it (`fork()` if the class has one, else a deep copy, else a replay from the root).
@@ -12,9 +12,8 @@ from treegrpo_cli.envs import tool_schema
 from treegrpo_cli.types import Action, Message, StepResult, Task
 
 
-def guess(number: int) -> str:
+def guess(number: int) -> None:
     """Guess the number, and hear whether the secret one is higher or lower."""
-    raise NotImplementedError("the game answers for it; this declares the tool's name and arguments")
 
 
 class GuessTheNumber:

@@ -1,6 +1,6 @@
 """A tool of one's own: an annotated function is enough.
 
-    treegrpo rollout --config my.toml environment.name=examples/own_tool.py:days_between
+    treegrpo rollout my.toml environment.name=examples/own_tool.py:days_between
 
 The policy learns of it from its name, its annotations and its docstring. Several tools:
 `environment.name=tools` and `environment.options.tools=["a.py:f", "b.py:g"]`. A call whose arguments do not

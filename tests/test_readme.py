@@ -1,0 +1,86 @@
+"""The README's files, commands and examples, run as they stand in a folder of their own."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"(?:<!-- file: (\S+) -->\n)?```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+FILES = [(name, text) for name, _, text in BLOCKS if name]
+SNIPPETS = [text for _, language, text in BLOCKS if language == "python"]
+COMMANDS = [
+    line.partition("  #")[0].strip()
+    for _, language, text in BLOCKS
+    if language == "sh"
+    for line in text.splitlines()
+    if line.strip()
+]
+MAKE = [command for command in COMMANDS if command.startswith("make ")]
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the README's files, a model under the name they use, and the examples."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name, text in FILES:
+        (folder / name).write_text(text, encoding="utf-8")
+    shutil.copytree(tiny_model_dir, folder / "model")
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    return folder
+
+
+def test_the_readme_has_files_commands_and_examples() -> None:
+    assert [name for name, _ in FILES] == ["settings.toml", "questions.jsonl", "corpus.jsonl"]
+    assert len(SNIPPETS) == 2
+    assert MAKE == ["make demo", "make test"]
+    assert len(COMMANDS) >= 12
+
+
+def test_commands_and_examples_run_in_the_order_in_which_they_stand(folder: Path) -> None:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for command in COMMANDS:
+        if command in MAKE:
+            continue
+        program, *arguments = shlex.split(command)
+        assert program == "treegrpo"
+        if arguments[0] in ("rollout", "train") and "--dry-run" not in arguments:
+            arguments.append("sampler.engine=transformers")  # the engines agree; this one starts at once
+        done = subprocess.run(
+            [sys.executable, "-m", "treegrpo_cli", *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+    for snippet in SNIPPETS:
+        subprocess.run([sys.executable, "-c", snippet], cwd=folder, check=True, timeout=60)
+    assert (folder / "runs" / "mine" / "checkpoint-2" / "model.safetensors").exists()
+
+
+def test_links_and_paths_of_the_readme_exist() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    local = [link for link in links if "://" not in link]
+    assert len(local) > 8
+    assert [link for link in local if not (ROOT / link).exists()] == []
+
+
+def test_settings_that_the_readme_names_exist() -> None:
+    from treegrpo_cli.config import Config
+
+    sections = Config().model_dump()
+    named = re.findall(
+        r"`(model|data|environment|reward|rollout|sampler|advantage|loss|optimizer|train)\.(\w+)", README
+    )
+    assert len(named) > 8
+    unknown = [f"{section}.{key}" for section, key in named if key not in sections[section]]
+    assert [name for name in unknown if name not in ("rollout.py", "trainer.py")] == []
