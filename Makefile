@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
-DEMO := runs/demo
+DEMO := runs/geography
 
 # vLLM's build for this machine: gpu, cpu, or none of them (core: rollouts then run on transformers).
 ENGINE ?= $(shell if [ "$$(uname -s)" != Linux ]; then echo core; elif nvidia-smi -L >/dev/null 2>&1; then echo gpu; else echo cpu; fi)
@@ -19,7 +19,13 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 .PHONY: demo test setup pin clean
 
 demo: setup
-	$(BIN)/python examples/geography/demo.py $(DEMO)
+	rm -rf $(DEMO) $(DEMO)-tree
+	$(BIN)/python examples/geography/make.py $(DEMO)
+	$(BIN)/treegrpo train examples/geography/tree.toml
+	@echo "the same checkpoint with the retriever off:"
+	$(BIN)/treegrpo rollout examples/geography/tree.toml --greedy --quiet \
+		--model "$$(ls -d $(DEMO)-tree/checkpoint-*)" environment.options.topk=0
+	$(BIN)/python examples/telling_tree.py "$$(ls $(DEMO)-tree/trees/* | tail -n 1)"
 
 test: setup
 	cargo fmt --check
@@ -30,7 +36,7 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest treegrpo_cli._core
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 setup: $(VENV)/.packages $(VENV)/.extension
 
