@@ -195,15 +195,19 @@ def test_the_warm_up_sees_the_tokens_of_a_rollout(world: Path) -> None:
     assert [weight == 1 for weight in weights] == sampled
 
 
-def test_turns_and_observations_fit_the_limits_of_the_settings(world: Path) -> None:
+def test_episodes_fit_the_limits_of_the_settings(world: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(world / "model")
-    script, rng = Script(FACTS, FAULTLESS), random.Random(0)
-    config = load_config(EXAMPLE / "tree.toml")
+    environment = SearchEnvironment(corpus=str(world / "corpus.jsonl"), instructions="")
+    script, rng, encoder = Script(FACTS, FAULTLESS), random.Random(0), Encoder(tokenizer, environment)
+    limits = load_config(EXAMPLE / "sparse.toml").rollout
     for question in rng.sample(QUESTIONS, 300):
-        for text, passages in script.play(question, rng).turns:
-            assert len(tokenizer.encode(text)) <= config.rollout.max_turn_tokens
+        episode = script.play(question, rng)
+        assert len(episode.turns) <= limits.max_turns
+        assert len(encoder.encode(episode)[0]) <= limits.max_context_tokens
+        for text, passages in episode.turns:
+            assert len(tokenizer.encode(text)) <= limits.max_turn_tokens
             shown = f"<information>{show(list(passages or ()))}</information>"
-            assert len(tokenizer.encode(shown)) <= config.rollout.max_observation_tokens
+            assert len(tokenizer.encode(shown)) <= limits.max_observation_tokens
 
 
 def test_a_new_head_copies_what_it_reads() -> None:
@@ -239,13 +243,22 @@ def test_a_seed_makes_the_same_world_byte_for_byte(world: Path, tmp_path: Path) 
 
 
 def test_chains_differ_from_trees_in_their_shape_alone() -> None:
-    trees = load_config(EXAMPLE / "tree.toml")
-    chains = load_config(EXAMPLE / "chains.toml")
+    trees, chains = load_config(EXAMPLE / "tree.toml"), load_config(EXAMPLE / "chains.toml")
     shape = {"num_trees": trees.rollout.num_trees * trees.rollout.num_leaves, "num_rounds": 0}
-    expected = trees.model_copy(
-        update={"output_dir": chains.output_dir, "rollout": trees.rollout.model_copy(update=shape)}
+    rollout = trees.rollout.model_copy(update=shape)
+    assert chains == trees.model_copy(update={"output_dir": chains.output_dir, "rollout": rollout})
+
+
+def test_the_sparse_setting_differs_in_its_questions_and_a_turn_more_alone() -> None:
+    trees, sparse = load_config(EXAMPLE / "tree.toml"), load_config(EXAMPLE / "sparse.toml")
+    assert sparse == trees.model_copy(
+        update={
+            "output_dir": sparse.output_dir,
+            "data": sparse.data,
+            "rollout": trees.rollout.model_copy(update={"max_turns": trees.rollout.max_turns + 1}),
+        }
     )
-    assert chains == expected
+    assert sparse.data.train == trees.data.train.replace("train.jsonl", "sparse/train.jsonl")
 
 
 def test_the_examples_in_docstrings_hold() -> None:

@@ -36,9 +36,9 @@ class Faults:
 
     early_answer: float = 0.5
     """Stop before the last search."""
-    wrong_answer: float = 0.15
+    wrong_answer: float = 0.1
     """Answer with another name that was shown."""
-    wrong_subject: float = 0.1
+    wrong_subject: float = 0.05
     """Search for another name that was shown."""
     wrong_relation: float = 0.1
     """Search for another relation."""

@@ -35,11 +35,11 @@ Encoded = tuple[list[int], list[float]]
 class WarmUp:
     """Settings of the supervised training."""
 
-    num_steps: int = 300
+    num_steps: int = 350
     episodes_per_step: int = 16
-    matrix_learning_rate: float = 0.05
+    matrix_learning_rate: float = 0.08
     """Of Muon, which trains the layers' matrices."""
-    learning_rate: float = 6e-3
+    learning_rate: float = 1e-2
     """Of AdamW, which trains the rest."""
     ramp: float = 0.1
     """Share of the steps in which the rates rise; then they fall as a cosine."""
