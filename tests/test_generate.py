@@ -248,6 +248,25 @@ def test_a_signal_stops_cleanly_and_says_how_to_go_on(
     assert journal.exists()
 
 
+def test_kill_9_loses_only_trees_in_progress(tiny_model_dir: Path, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, tiny_model_dir)
+    rows = [{"question": f"capital number {number}", "answer": "Lisbon"} for number in range(30)]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output, journal = tmp_path / "t.jsonl", tmp_path / "t.jsonl.journal"
+    process = start(tmp_path, settings, "sampler.max_num_seqs=2")
+    deadline = time.monotonic() + 60
+    while not (journal.exists() and journal.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate(timeout=60)
+    before = output.read_bytes().count(b"\n") + journal.read_bytes().count(b"\n")
+    assert 0 < before < 60
+    config = make_config({**settings, "sampler": {**settings["sampler"], "max_num_seqs": 2}})
+    generate(config, output, QUIET, resume=True)
+    generate(config, tmp_path / "whole.jsonl", QUIET)
+    assert_same_trees(trees_in(output), trees_in(tmp_path / "whole.jsonl"))
+
+
 def test_a_full_disk_is_one_line_and_loses_nothing(tiny_model_dir: Path, tmp_path: Path) -> None:
     settings = settings_for(tmp_path, tiny_model_dir)
 
