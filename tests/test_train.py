@@ -148,6 +148,14 @@ def test_an_output_directory_that_holds_a_run_is_refused_and_untouched(whole: di
     assert (Path(whole["output_dir"]) / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_run_that_could_not_start_is_not_in_the_way_of_the_next_try(tiny_model_dir: Path, tmp_path: Path) -> None:
+    settings = small_run(tmp_path, tiny_model_dir, train={"num_steps": 1, "eval_steps": 0})
+    with pytest.raises(UserError, match=r"model.path"):
+        run({**settings, "model": {"path": str(tmp_path / "mising")}})
+    run(settings)
+    assert len(metrics_of(settings)) == 1
+
+
 def test_resume_with_other_settings_is_refused_with_the_key(whole: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"optimizer.learning_rate = 0.001, --resume was asked with 0.5"):
         run({**whole, "optimizer": {"learning_rate": 0.5}}, resume=True)

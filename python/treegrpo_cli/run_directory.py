@@ -25,7 +25,7 @@ class RunDirectory:
     """The folder of one run. Two runs never share one: a folder that holds a run is refused unless it is resumed."""
 
     def __init__(self, config: Config, *, resume: bool) -> None:
-        self.path = Path(config.output_dir)
+        self.path, self._config = Path(config.output_dir), config
         saved = self.path / "config.toml"
         if resume:
             if not saved.exists():
@@ -33,11 +33,25 @@ class RunDirectory:
             _check_same_run(load_config(saved), config, saved)
         elif saved.exists():
             raise FileError(self.path, "holds another run; --resume goes on with it, or give another output_dir")
+        self._is_claimed = False
         try:
             (self.path / "trees").mkdir(parents=True, exist_ok=True)
-            write_whole(saved, dump_config(config).encode())
         except OSError as error:
             raise FileError(self.path, error.strerror or str(error)) from None
+
+    def claim(self) -> None:
+        """Write `config.toml`: from now on the folder holds this run.
+
+        Called when the first result is there to be kept, so that a run that could not start, for a wrong
+        path say, does not stand in the way of the next try.
+        """
+        if self._is_claimed:
+            return
+        try:
+            write_whole(self.path / "config.toml", dump_config(self._config).encode())
+        except OSError as error:
+            raise FileError(self.path / "config.toml", error.strerror or str(error)) from None
+        self._is_claimed = True
 
     def trees(self, step: int) -> Path:
         """The tree file of a step, counted from 1."""

@@ -99,6 +99,7 @@ class Session:
 
     def finish_step(self, metrics: dict[str, float], groups: Sequence[Sequence[TreeRecord]]) -> None:
         """Write trees and metrics of the step just trained; evaluate and save where that is due."""
+        self.directory.claim()
         train = self.config.train
         if train.save_trees:
             with TreeWriter(self.directory.trees(self.step)) as writer:
@@ -125,6 +126,7 @@ class Session:
         start = time.monotonic()
         with self.reporter.bar("evaluating", len(self.eval_tasks)) as bar:
             mean = self.stop.run(self.runner, evaluate(self.evaluator, self.eval_tasks, bar))
+        self.directory.claim()
         name = self.config.reward.eval_function
         self.log.log(
             self.step,
@@ -141,6 +143,7 @@ class Session:
 
     def save(self) -> None:
         """Write a checkpoint of this step, and remove the oldest beyond `train.max_checkpoints`."""
+        self.directory.claim()
         save_checkpoint(self.config.output_dir, self.trainer, self.state)
         remove_old_checkpoints(self.config.output_dir, self.config.train.max_checkpoints)
 
