@@ -96,7 +96,7 @@ def why_no_vllm(device: str) -> str | None:
     remedy = (
         "uv pip install -r requirements/cpu.txt --override requirements/overrides.txt"
         if device == "cpu"
-        else "pip install 'treegrpo-cli[vllm]'"
+        else "pip install 'treegrpo[vllm]'"
     )
     if find_spec("vllm") is None:
         return f"vLLM is not installed ({remedy})"
