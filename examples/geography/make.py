@@ -7,7 +7,6 @@ train.jsonl     questions of one to three searches about Europe, Asia and Oceani
 dev.jsonl       the same about the Americas: to choose settings on
 eval.jsonl      the same about Africa: held out
 sparse/         train, dev and eval of three and four searches, where a poor policy is seldom rewarded
-empty.jsonl     a corpus in which nothing is found: what a policy knows without its searches
 model/          the policy after its warm-up: Qwen3, 0.4 M weights, and its tokenizer
 """
 
@@ -35,7 +34,6 @@ def make_world(directory: Path, facts: Sequence[Fact], seed: int) -> None:
     """Write the corpus and the questions."""
     corpus = [f"{title(f.subject)}\n{sentence(f.relation, f.subject, f.object)}" for f in facts]
     _write(directory / "corpus.jsonl", ({"id": str(i), "contents": text} for i, text in enumerate(corpus)))
-    _write(directory / "empty.jsonl", [{"id": "0", "contents": "Nothing\nNothing."}])
     for split, num in NUM_QUESTIONS.items():
         for folder, lengths in ((directory, MAIN), (directory / "sparse", SPARSE)):
             questions = sample_questions(facts, split, lengths, num, seed)
