@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from treegrpo_cli._core import derive_seed
 from treegrpo_cli.config import Config
@@ -48,12 +49,13 @@ def draw_prompts(tasks: Sequence[Task], config: Config, step: int) -> Iterator[P
     first = step * config.train.prompts_per_step
     for number in range(first, first + config.train.prompts_per_step):
         epoch, place = divmod(number, len(tasks))
-        yield Prompt(number, f"{number:08d}", tasks[epoch_order(len(tasks), config, epoch)[place]])
+        row = epoch_order(len(tasks), config.seed, epoch)[place] if config.data.shuffle else place
+        yield Prompt(number, f"{number:08d}", tasks[row])
 
 
-def epoch_order(num_tasks: int, config: Config, epoch: int) -> list[int]:
+@lru_cache(maxsize=2)
+def epoch_order(num_tasks: int, seed: int, epoch: int) -> Sequence[int]:
     """The order in which a pass over the data draws its rows."""
     order = list(range(num_tasks))
-    if config.data.shuffle:
-        random.Random(derive_seed([config.seed, epoch])).shuffle(order)  # noqa: S311 - no secret
+    random.Random(derive_seed([seed, epoch])).shuffle(order)  # noqa: S311 - no secret
     return order
