@@ -91,15 +91,11 @@ def load_facts() -> list[Fact]:
 
 def _countries(table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the countries to speak of, by code, their names without a leading article."""
-    named = {
-        code: {**country, "name": country["name"].removeprefix("The ")} for code, country in table.items()
-    }
+    named = {code: {**country, "name": country["name"].removeprefix("The ")} for code, country in table.items()}
     return {
         code: {**country, "table": table}
         for code, country in named.items()
-        if code not in LEFT_OUT
-        and country["population"] >= MIN_COUNTRY_POPULATION
-        and _is_plain(country["name"])
+        if code not in LEFT_OUT and country["population"] >= MIN_COUNTRY_POPULATION and _is_plain(country["name"])
     }
 
 
@@ -121,33 +117,21 @@ def _extreme_neighbour(country: dict[str, Any], sign: int) -> str | None:
     """Return the code of the least (sign 1) or most (-1) populous neighbour; None where it is not clear."""
     table = country["table"]
     codes = [code for code in country["neighbours"].split(",") if code in table and code != "CS"]
-    if (
-        len(codes) < 2
-        or UNSURE_POPULATION & set(codes)
-        or any(country["iso"] in pair for pair in UNSURE_BORDER)
-    ):
+    if len(codes) < 2 or UNSURE_POPULATION & set(codes) or any(country["iso"] in pair for pair in UNSURE_BORDER):
         return None
     first, second = sorted(codes, key=lambda c: sign * table[c]["population"])[:2]
     low, high = sorted((table[first]["population"], table[second]["population"]))
     return str(first) if high >= POPULATION_MARGIN * low else None
 
 
-def _city_facts(
-    cities: Iterable[dict[str, Any]], countries: dict[str, Any], taken: set[str]
-) -> Iterator[Fact]:
+def _city_facts(cities: Iterable[dict[str, Any]], countries: dict[str, Any], taken: set[str]) -> Iterator[Fact]:
     """Yield the largest cities that are no capitals, those of one word that no other city is called."""
     cities = list(cities)
     counts = Counter(_ascii(city["name"]) for city in cities)
     left = dict.fromkeys(countries, CITIES_A_COUNTRY)
     for city in sorted(cities, key=lambda city: (-city["population"], city["geonameid"])):
         name, code = _ascii(city["name"]), city["countrycode"]
-        if (
-            left.get(code, 0)
-            and counts[name] == 1
-            and _is_plain(name)
-            and " " not in name
-            and name not in taken
-        ):
+        if left.get(code, 0) and counts[name] == 1 and _is_plain(name) and " " not in name and name not in taken:
             left[code] -= 1
             yield Fact("country", name, countries[code]["name"], countries[code]["continentcode"])
 

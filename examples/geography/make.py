@@ -24,6 +24,7 @@ from facts import Fact, load_facts, sentence, title
 from policy import make_model, make_tokenizer
 from questions import HELD_OUT_COMPOSITIONS, MAIN, SPARSE, SPLITS, all_questions, sample_questions
 from scripts import Script
+from transformers.utils import logging
 from treegrpo_cli.envs.search import SearchEnvironment
 from warmup import Encoder, WarmUp, warm_up
 
@@ -51,9 +52,7 @@ def make_policy(directory: Path, facts: Sequence[Fact], seed: int, settings: War
     losses = warm_up(model, Encoder(tokenizer, environment), Script(facts), questions, settings, seed)
     for step, loss in enumerate(losses, start=1):
         if step % 50 == 0 or step == settings.num_steps:
-            print(
-                f"warm-up step {step}/{settings.num_steps}  loss {loss:.2f}  {time.monotonic() - start:.0f} s"
-            )
+            print(f"warm-up step {step}/{settings.num_steps}  loss {loss:.2f}  {time.monotonic() - start:.0f} s")
     model.save_pretrained(directory / "model")
     tokenizer.save_pretrained(directory / "model")
 
@@ -70,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=WarmUp().num_steps, help="of the warm-up")
     options = parser.parse_args(arguments)
+    logging.disable_progress_bar()
     facts = load_facts()
     make_world(options.directory, facts, options.seed)
     make_policy(options.directory, facts, options.seed, WarmUp(num_steps=options.steps))

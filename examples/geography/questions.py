@@ -21,9 +21,7 @@ SPLITS = {"train": ("EU", "AS", "OC"), "dev": ("NA", "SA"), "eval": ("AF",)}
 """Split -> continents."""
 MAIN, SPARSE = (1, 2, 3), (3, 4)
 """Searches that a question needs: in the main setting, and in the one where rewards are sparse."""
-HELD_OUT_COMPOSITIONS: frozenset[Composition] = frozenset(
-    {(MOST, "dialling code"), ("country", LEAST, "capital")}
-)
+HELD_OUT_COMPOSITIONS: frozenset[Composition] = frozenset({(MOST, "dialling code"), ("country", LEAST, "capital")})
 
 _VALUES = ("capital", "currency", "dialling code")
 _NEIGHBOURS = (MOST, LEAST)
@@ -86,9 +84,7 @@ def all_questions(facts: Iterable[Fact], continents: Sequence[str]) -> Iterator[
     for composition in compositions():
         for first in [fact for fact in index.values() if fact.relation == composition[0]]:
             question = _follow(index, composition, first)
-            if question and all(
-                f.object in continent_of for f in question.facts if f.object_type == "country"
-            ):
+            if question and all(f.object in continent_of for f in question.facts if f.object_type == "country"):
                 yield question
 
 
@@ -103,9 +99,7 @@ def _follow(index: dict[tuple[str, str], Fact], composition: Composition, first:
     return Question(tuple(chain)) if len(set(names)) == len(names) else None
 
 
-def sample_questions(
-    facts: Sequence[Fact], split: str, lengths: Sequence[int], num: int, seed: int
-) -> list[Question]:
+def sample_questions(facts: Sequence[Fact], split: str, lengths: Sequence[int], num: int, seed: int) -> list[Question]:
     """Return `num` distinct questions of a split, in equal parts of each length where there are."""
     rng = random.Random(f"{split} {seed}")  # noqa: S311 - no secret
     by_length: dict[int, list[Question]] = defaultdict(list)

@@ -98,9 +98,7 @@ class Script:
 class _Agent:
     """The scripted agent: what it has found and was shown last, by the true names, and what it wrote."""
 
-    def __init__(
-        self, script: Script, question: Question, rng: random.Random, names: Mapping[Name, str]
-    ) -> None:
+    def __init__(self, script: Script, question: Question, rng: random.Random, names: Mapping[Name, str]) -> None:
         self._script, self._rng, self._names = script, rng, names
         first = question.facts[0]
         self._found: Name = (first.subject_type, first.subject)
@@ -142,9 +140,7 @@ class _Agent:
 
     def _passage(self, fact: Fact) -> Passage:
         subject, object = (fact.subject_type, fact.subject), (fact.object_type, fact.object)
-        return Passage(
-            title(self._say(subject)), sentence(fact.relation, self._say(subject), self._say(object))
-        )
+        return Passage(title(self._say(subject)), sentence(fact.relation, self._say(subject), self._say(object)))
 
 
 def _names_by_type(facts: Sequence[Fact]) -> dict[str, list[str]]:
