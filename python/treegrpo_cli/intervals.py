@@ -35,7 +35,7 @@ def mean_with_interval(values: Sequence[float]) -> Mean:
         shrink = 1 + Z_95**2 / count
         centre = (mean + Z_95**2 / (2 * count)) / shrink
         half = Z_95 / shrink * math.sqrt(max(mean * (1 - mean), 0.0) / count + (Z_95 / (2 * count)) ** 2)
-        return Mean(mean, max(0.0, centre - half), min(1.0, centre + half), count)
+        return Mean(mean, 0.0 if mean == 0 else centre - half, 1.0 if mean == 1 else centre + half, count)
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / max(count - 1, 1))
     half = Z_95 * spread / math.sqrt(count)
     return Mean(mean, mean - half, mean + half, count)
