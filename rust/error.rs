@@ -33,8 +33,8 @@ pub enum Error {
     Offsets { node: u32 },
     #[error("the forest is frozen: its columns have been lent")]
     Frozen,
-    #[error("the scores are of another forest: {got} nodes, expected {expected}")]
-    ForeignScores { got: usize, expected: usize },
+    #[error("the scores are of another forest, or of this one before a reward was set")]
+    ForeignScores,
     #[error("unknown estimator '{name}'; {hint}")]
     UnknownEstimator { name: String, hint: String },
     #[error("{estimator} has no option '{name}'; {hint}")]

@@ -3,6 +3,7 @@
 use crate::advantage::Scores;
 use crate::error::{Error, Result};
 use crate::forest::Forest;
+use crate::value::leaf_sums;
 
 /// Rows of the tokens from root to leaf, flat: row b is `row_start[b]..row_start[b + 1]`.
 ///
@@ -24,12 +25,15 @@ pub struct ChainRows {
 
 /// Builds the rows of all scored leaves, in the order of their node ids.
 pub fn chain_rows(forest: &Forest, scores: &Scores, prefix_weight: f64) -> Result<ChainRows> {
-    let (got, expected) = (scores.advantage.len(), forest.num_nodes());
-    if got != expected {
-        return Err(Error::ForeignScores { got, expected });
+    if !(prefix_weight.is_finite() && prefix_weight >= 0.0) {
+        let (got, expected) = (prefix_weight.to_string(), "a finite number, 0 or more".to_owned());
+        return Err(Error::OptionValue { name: "prefix_weight".to_owned(), got, expected });
+    }
+    if leaf_sums(&forest.parent, &forest.reward).num_leaves != scores.num_leaves {
+        return Err(Error::ForeignScores);
     }
     let mut rows = ChainRows { row_start: vec![0], ..ChainRows::default() };
-    for leaf in (0..expected as u32).filter(|&node| !forest.reward[node as usize].is_nan()) {
+    for leaf in (0..forest.num_nodes() as u32).filter(|&node| !forest.reward[node as usize].is_nan()) {
         for node in forest.path(leaf)? {
             push_node(&mut rows, forest, scores, prefix_weight, node as usize, leaf as usize);
         }
