@@ -31,7 +31,9 @@ def trees(draw: st.DrawFn, rewards: st.SearchStrategy[float] = REWARDS, max_node
                 (draw(st.integers(0, 9)), number > 0 and draw(st.booleans()), -draw(st.integers(0, 8)) / 4)
                 for _ in range(draw(st.integers(0, 3)))
             ]
-            node["tokens"] = [(token, sampled, logprob if sampled else 0.0) for token, sampled, logprob in node["tokens"]]
+            node["tokens"] = [
+                (token, sampled, logprob if sampled else 0.0) for token, sampled, logprob in node["tokens"]
+            ]
             if number and not node["children"] and draw(st.integers(0, 4)):
                 node["reward"] = draw(rewards)
         forest.append({"prompt": draw(st.integers(0, 2)), "root": nodes[0]})

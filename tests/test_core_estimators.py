@@ -2,6 +2,7 @@
 
 import math
 import random
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,10 +39,16 @@ def scorings(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     if estimator == "grpo":
         return estimator, draw(NORMALISER) | {"singleton": draw(SINGLETON)}
     if estimator == "tree-grpo":
-        options = draw(NORMALISER) | {"singleton": draw(SINGLETON), "variant": draw(st.sampled_from(["sum", "intra_only"]))}
+        options = draw(NORMALISER) | {
+            "singleton": draw(SINGLETON),
+            "variant": draw(st.sampled_from(["sum", "intra_only"])),
+        }
         if options["scale"] != "bernoulli":  # normalised rewards are no probabilities
             options["variant"] = draw(st.sampled_from(["sum", "intra_only", "two_norm"]))
-        return estimator, options | {"inter": draw(st.sampled_from([0.0, 1.0, 0.3])), "intra": draw(st.sampled_from([1.0, 2.0]))}
+        return estimator, options | {
+            "inter": draw(st.sampled_from([0.0, 1.0, 0.3])),
+            "intra": draw(st.sampled_from([1.0, 2.0])),
+        }
     common = {"roots": draw(ROOTS)} | draw(VALUE)
     if estimator == "sibling":
         return estimator, common | draw(NORMALISER)
@@ -52,7 +59,7 @@ def scorings(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     }
 
 
-def close(value: float | None, rel: float = 1e-6, abs: float = 1e-7) -> Any:  # noqa: A002 - pytest's names
+def close(value: float | None, rel: float = 1e-6, abs: float = 1e-7) -> Any:
     """`pytest.approx`, for null too."""
     return None if value is None else pytest.approx(value, rel=rel, abs=abs)
 
@@ -64,12 +71,14 @@ def null(value: float) -> float | None:
 def spread_is_clear(forest: list[Tree]) -> bool:
     """No two rewards so close that rounding decides whether a group is flat."""
     rewards = sorted({leaf["reward"] for tree in forest for leaf in reference.scored_leaves(tree["root"])})
-    return all(b - a > 1e-4 for a, b in zip(rewards, rewards[1:], strict=False))
+    return all(b - a > 1e-4 for a, b in pairwise(rewards))
 
 
 @settings(max_examples=600, deadline=None)
 @given(forest=trees(), scoring=scorings(), seed=st.integers(0, 9))
-def test_every_estimator_agrees_with_the_reference(forest: list[Tree], scoring: tuple[str, dict[str, Any]], seed: int) -> None:
+def test_every_estimator_agrees_with_the_reference(
+    forest: list[Tree], scoring: tuple[str, dict[str, Any]], seed: int
+) -> None:
     assume(spread_is_clear(forest))
     estimator, options = scoring
     core, nodes = forest_of(forest, random.Random(seed))
@@ -86,7 +95,12 @@ def test_every_estimator_agrees_with_the_reference(forest: list[Tree], scoring: 
 
 
 @settings(max_examples=200, deadline=None)
-@given(forest=trees(), seed=st.integers(0, 9), estimator=st.sampled_from(["grpo", "parent"]), p=st.sampled_from([0.0, 0.5, 1.0]))
+@given(
+    forest=trees(),
+    seed=st.integers(0, 9),
+    estimator=st.sampled_from(["grpo", "parent"]),
+    p=st.sampled_from([0.0, 0.5, 1.0]),
+)
 def test_rows_agree_with_the_reference(forest: list[Tree], seed: int, estimator: str, p: float) -> None:
     assume(spread_is_clear(forest))
     options = estimator_options(estimator)
@@ -152,7 +166,9 @@ def test_published_values() -> None:
 
 
 def test_published_grpo() -> None:
-    check(shown([published()], "grpo"), A1=0.912871, A2=-0.912871, B1a=0.912871, B1b=0.912871, B1c=-0.912871, C=-0.912871)
+    check(
+        shown([published()], "grpo"), A1=0.912871, A2=-0.912871, B1a=0.912871, B1b=0.912871, B1c=-0.912871, C=-0.912871
+    )
 
 
 def test_published_parent() -> None:
@@ -294,7 +310,12 @@ def test_the_order_of_children_does_not_matter(forest: list[Tree], scoring: tupl
 
 
 @settings(max_examples=100, deadline=None)
-@given(forest=trees(), estimator=st.sampled_from(["parent", "sibling"]), value=st.sampled_from(["leaf-mean", "child-mean"]), data=st.data())
+@given(
+    forest=trees(),
+    estimator=st.sampled_from(["parent", "sibling"]),
+    value=st.sampled_from(["leaf-mean", "child-mean"]),
+    data=st.data(),
+)
 def test_an_inserted_only_child_changes_no_other_advantage(
     forest: list[Tree], estimator: str, value: str, data: st.DataObject
 ) -> None:

@@ -1,0 +1,373 @@
+"""The forest keeps its invariants, whoever fills it: row by row while it grows, or a whole batch at once."""
+
+import gc
+import math
+import sys
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from treegrpo_cli._core import NO_PARENT, Forest
+from treegrpo_cli.types import NodeStatus
+
+OPEN, DONE = NodeStatus.OPEN, NodeStatus.DONE
+KINDS = {
+    "prompt": np.uint32,
+    "parent": np.uint32,
+    "tree": np.uint32,
+    "status": np.uint8,
+    "reward": np.float64,
+    "policy_version": np.uint32,
+    "token_start": np.uint64,
+    "token_ids": np.uint32,
+    "sampled": np.bool_,
+    "logprobs": np.float32,
+    "entropy": np.float64,
+}
+
+
+def columns(**changed: Any) -> dict[str, Any]:
+    """Two trees of one prompt: 0 -> 2 -> (3, 4) and 1 -> 5; leaves 3, 4 and 5 are scored."""
+    plain = {
+        "prompt": [7, 7],
+        "parent": [NO_PARENT, NO_PARENT, 0, 2, 2, 1],
+        "tree": [0, 1, 0, 0, 0, 1],
+        "status": [OPEN, OPEN, OPEN, DONE, DONE, DONE],
+        "reward": [math.nan, math.nan, math.nan, 1.0, 0.0, 0.5],
+        "policy_version": [0, 0, 3, 3, 4, 3],
+        "token_start": [0, 2, 4, 6, 7, 7, 9],
+        "token_ids": [1, 2, 1, 2, 10, 11, 12, 20, 21],
+        "sampled": [False, False, False, False, True, False, True, True, True],
+        "logprobs": [0.0, 0.0, 0.0, 0.0, -0.5, 0.0, -0.25, -1.0, -2.0],
+        **changed,
+    }
+    return {name: np.array(column, dtype=KINDS[name]) for name, column in plain.items()}
+
+
+def batch(**changed: Any) -> Forest:
+    return Forest.from_columns(**columns(**changed))
+
+
+def ids(*token_ids: int) -> Any:
+    return np.array(token_ids, dtype=np.uint32)
+
+
+def add(forest: Forest, parent: int, status: int, *token_ids: int) -> int:
+    count = len(token_ids)
+    return forest.add_node(parent, ids(*token_ids), np.ones(count, bool), np.zeros(count, np.float32), status, 0)
+
+
+def grown() -> Forest:
+    """0 -> 1 (open) -> 2 (done)."""
+    forest = Forest()
+    add(forest, add(forest, forest.add_tree(3, ids(5, 6)), OPEN, 8), DONE, 9)
+    return forest
+
+
+def test_a_parent_precedes_its_child() -> None:
+    with pytest.raises(ValueError, match="node 2: parent 3 does not precede it"):
+        batch(parent=[NO_PARENT, NO_PARENT, 3, 0, 2, 1])
+    with pytest.raises(ValueError, match="node 2: parent 2 does not precede it"):
+        batch(parent=[NO_PARENT, NO_PARENT, 2, 2, 2, 1])
+    with pytest.raises(ValueError, match="no node 3: the forest has 3"):
+        add(grown(), 3, DONE)
+
+
+def test_a_node_shares_its_parents_tree() -> None:
+    with pytest.raises(ValueError, match="node 5 is in tree 1, its parent 2 in tree 0"):
+        batch(parent=[NO_PARENT, NO_PARENT, 0, 2, 2, 2])
+    forest = Forest()
+    forest.add_tree(0, ids())
+    second = forest.add_tree(0, ids())
+    child = add(forest, second, DONE)
+    assert forest.columns()["tree"][child] == 1
+
+
+def test_token_columns_have_equal_length() -> None:
+    for column in ("sampled", "logprobs"):
+        with pytest.raises(ValueError, match=f"{column} has 8 entries, expected 9"):
+            batch(**{column: [0] * 8})
+    with pytest.raises(ValueError, match="sampled has 1 entries, expected 2"):
+        grown().add_node(1, ids(1, 2), np.ones(1, bool), np.zeros(2, np.float32), DONE, 0)
+    with pytest.raises(ValueError, match="logprobs has 3 entries, expected 2"):
+        grown().add_node(1, ids(1, 2), np.ones(2, bool), np.zeros(3, np.float32), DONE, 0)
+
+
+@pytest.mark.parametrize("column", ["tree", "status", "reward", "policy_version", "token_start"])
+def test_node_columns_have_equal_length(column: str) -> None:
+    given = columns()
+    given[column] = given[column][:-1]
+    with pytest.raises(ValueError, match=rf"{column} has \d entries, expected \d"):
+        Forest.from_columns(**given)
+
+
+def test_offsets_never_decrease_and_cover_all_tokens() -> None:
+    with pytest.raises(ValueError, match="token offsets decrease at node 2"):
+        batch(token_start=[0, 2, 4, 3, 7, 7, 9])
+    with pytest.raises(ValueError, match=r"token_start\[0\] has 1 entries, expected 0"):
+        batch(token_start=[1, 2, 4, 6, 7, 7, 9])
+    with pytest.raises(ValueError, match="token_ids has 9 entries, expected 10"):
+        batch(token_start=[0, 2, 4, 6, 7, 7, 10])
+    with pytest.raises(ValueError, match="token_ids has 9 entries, expected 8"):
+        batch(token_start=[0, 2, 4, 6, 7, 7, 8])
+
+
+def test_only_a_childless_node_has_a_reward() -> None:
+    with pytest.raises(ValueError, match="tree 0, node 2: only a closed leaf has a reward, and this node has children"):
+        batch(reward=[math.nan, math.nan, 1.0, 1.0, 0.0, 0.5])
+    with pytest.raises(ValueError, match="node has children"):
+        grown().set_reward(1, 1.0)
+
+
+def test_only_a_closed_node_has_a_reward() -> None:
+    with pytest.raises(ValueError, match=r"tree 0, node 4: .* this node is open"):
+        batch(status=[OPEN, OPEN, OPEN, DONE, OPEN, DONE])
+    forest = grown()
+    with pytest.raises(ValueError, match="this node is open"):
+        forest.set_reward(add(forest, 1, OPEN), 1.0)
+
+
+def test_a_reward_is_set_once() -> None:
+    forest = grown()
+    forest.set_reward(2, 0.5)
+    with pytest.raises(ValueError, match=r"tree 0, node 2: .* has one already"):
+        forest.set_reward(2, 0.5)
+    assert forest.columns()["reward"][2] == 0.5
+
+
+@pytest.mark.parametrize("reward", [math.inf, -math.inf])
+def test_a_reward_is_finite(reward: float) -> None:
+    with pytest.raises(ValueError, match=r"tree 1, node 5: reward -?inf is not finite"):
+        batch(reward=[math.nan, math.nan, math.nan, 1.0, 0.0, reward])
+    with pytest.raises(ValueError, match=r"tree 0, node 2: reward -?inf is not finite"):
+        grown().set_reward(2, reward)
+    with pytest.raises(ValueError, match="reward NaN is not finite"):
+        grown().set_reward(2, math.nan)
+
+
+@pytest.mark.parametrize("status", [NodeStatus.ERROR, NodeStatus.PRUNED])
+def test_no_reward_stands_beside_error_or_pruned(status: NodeStatus) -> None:
+    with pytest.raises(ValueError, match=r"tree 1, node 5: .* pruned or failed"):
+        batch(status=[OPEN, OPEN, OPEN, DONE, DONE, status])
+    forest = grown()
+    with pytest.raises(ValueError, match="pruned or failed"):
+        forest.set_reward(add(forest, 1, status), 1.0)
+
+
+@pytest.mark.parametrize("status", [NodeStatus.TRUNCATED_TURNS, NodeStatus.TRUNCATED_TOKENS])
+def test_a_truncated_leaf_may_have_a_reward(status: NodeStatus) -> None:
+    forest = grown()
+    leaf = add(forest, 1, status)
+    forest.set_reward(leaf, 0.0)
+    assert forest.columns()["reward"][leaf] == 0.0
+
+
+def test_a_root_has_no_reward() -> None:
+    with pytest.raises(ValueError, match=r"tree 1, node 1: .* this is a root"):
+        batch(reward=[math.nan, 1.0, math.nan, 1.0, 0.0, 0.5])
+    forest = Forest()
+    with pytest.raises(ValueError, match="this is a root"):
+        forest.set_reward(forest.add_tree(0, ids(1)), 1.0)
+
+
+@pytest.mark.parametrize("status", [status for status in NodeStatus if status != OPEN])
+def test_no_row_stands_below_a_closed_node(status: NodeStatus) -> None:
+    with pytest.raises(ValueError, match="node 2 is closed: nothing can be added below it"):
+        batch(status=[OPEN, OPEN, status, DONE, DONE, DONE])
+    forest = grown()
+    closed = add(forest, 1, status)
+    with pytest.raises(ValueError, match="node 3 is closed"):
+        add(forest, closed, DONE)
+
+
+def test_a_tree_has_one_root() -> None:
+    with pytest.raises(ValueError, match="node 1: tree 0 has a second root, its first is node 0"):
+        batch(tree=[0, 0, 0, 0, 0, 1])
+
+
+def test_a_tree_has_a_root() -> None:
+    with pytest.raises(ValueError, match="tree 2 has no root"):
+        batch(prompt=[7, 7, 8])
+
+
+def test_a_node_is_of_a_tree_that_there_is() -> None:
+    with pytest.raises(ValueError, match="no tree 2: the forest has 2"):
+        batch(tree=[0, 2, 0, 0, 0, 2])
+    with pytest.raises(ValueError, match="no tree 1: the forest has 1"):
+        grown().leaves(1)
+
+
+def test_a_status_is_one_of_six_codes() -> None:
+    with pytest.raises(ValueError, match="node 4 has status code 6, expected 0 to 5"):
+        batch(status=[OPEN, OPEN, OPEN, DONE, 6, DONE])
+    with pytest.raises(ValueError, match="node 3 has status code 200"):
+        add(grown(), 1, 200)
+
+
+def test_a_refused_row_leaves_the_forest_as_it_was() -> None:
+    forest = grown()
+    for parent, status in ((2, DONE), (1, 6), (9, DONE)):
+        with pytest.raises(ValueError, match="node"):
+            add(forest, parent, status, 1, 2)
+    assert (forest.num_nodes, forest.num_tokens) == (3, 4)
+    assert forest.leaves(0).tolist() == [2]
+
+
+def test_rows_added_one_by_one_and_at_once_are_the_same() -> None:
+    given = columns()
+    forest = Forest()
+    starts = given["token_start"]
+    for node, (parent, tree) in enumerate(zip(given["parent"], given["tree"], strict=True)):
+        span = slice(starts[node], starts[node + 1])
+        token_ids, sampled, logprobs = (given[name][span] for name in ("token_ids", "sampled", "logprobs"))
+        if parent == NO_PARENT:
+            assert forest.add_tree(given["prompt"][tree], token_ids) == node
+        else:
+            version, status = given["policy_version"][node], given["status"][node]
+            assert forest.add_node(parent, token_ids, sampled, logprobs, status, version) == node
+        if not math.isnan(given["reward"][node]):
+            forest.set_reward(node, given["reward"][node])
+    whole = batch().columns()
+    for name, column in forest.columns().items():
+        np.testing.assert_array_equal(column, whole[name])
+    assert (forest.num_trees, forest.num_nodes, forest.num_tokens) == (2, 6, 9)
+
+
+def test_columns_that_follow_from_others_are_filled_in() -> None:
+    shown = batch().columns()
+    assert shown["root"].tolist() == [0, 1]
+    assert shown["depth"].tolist() == [0, 0, 1, 2, 2, 1]
+    assert batch().gen_tokens().tolist() == [0, 0, 1, 1, 0, 2]
+
+
+def test_a_path_leads_from_the_root_and_a_context_is_its_tokens() -> None:
+    forest = batch()
+    assert forest.path(3).tolist() == [0, 2, 3]
+    assert forest.context(3).tolist() == [1, 2, 10, 11, 12]
+    assert forest.context(5).tolist() == [1, 2, 20, 21]
+    assert forest.context(1).tolist() == [1, 2]
+    assert forest.leaves(0).tolist() == [3, 4]
+    with pytest.raises(ValueError, match="no node 6: the forest has 6"):
+        forest.context(6)
+
+
+def test_lending_the_columns_freezes_the_forest() -> None:
+    forest = grown()
+    forest.columns()
+    for change in (lambda: add(forest, 1, DONE), lambda: forest.add_tree(0, ids()), lambda: forest.set_reward(2, 1.0)):
+        with pytest.raises(ValueError, match="the forest is frozen"):
+            change()
+    assert forest.path(2).tolist() == [0, 1, 2]
+
+
+def test_views_of_columns_are_read_only() -> None:
+    forest = batch()
+    scores = forest.score("grpo", {})
+    views = [*forest.columns().values(), scores.value, scores.advantage, scores.leaf_advantage, scores.num_leaves]
+    for view in views:
+        assert view is not None
+        with pytest.raises(ValueError, match="read-only"):
+            view[0] = 1
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            view.flags.writeable = True
+
+
+def test_views_of_columns_are_not_copies() -> None:
+    forest = batch()
+    first, second = forest.columns(), forest.columns()
+    assert all(np.shares_memory(first[name], second[name]) for name in first)
+    scores = forest.score("parent", {})
+    assert np.shares_memory(scores.value, scores.value)
+
+
+def test_a_view_keeps_its_forest_alive() -> None:
+    forest = batch()
+    reward, value = forest.columns()["reward"], forest.score("parent", {}).value
+    del forest
+    gc.collect()
+    assert reward.tolist()[3:] == [1.0, 0.0, 0.5]
+    assert value.tolist() == [0.5, 0.5, 0.5, 1.0, 0.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("column", "dtype"), [("parent", np.int64), ("reward", np.float32), ("status", np.int8), ("logprobs", np.float64)]
+)
+def test_a_column_of_the_wrong_dtype_is_refused(column: str, dtype: Any) -> None:
+    given = columns()
+    with pytest.raises(TypeError, match=column):
+        Forest.from_columns(**{**given, column: given[column].astype(dtype)})
+
+
+def test_a_column_with_gaps_is_refused() -> None:
+    given = columns()
+    with pytest.raises(TypeError, match="not contiguous"):
+        Forest.from_columns(**{**given, "reward": np.repeat(given["reward"], 2)[::2]})
+
+
+def test_scores_of_another_forest_are_refused() -> None:
+    with pytest.raises(ValueError, match="the scores are of another forest"):
+        batch().chain_rows(grown().score("grpo", {}))
+
+
+def chain(length: int) -> Forest:
+    """One path of `length` nodes, a token each; its end is scored 1."""
+    nodes = np.arange(length, dtype=np.uint32)
+    reward = np.full(length, math.nan)
+    reward[-1] = 1.0
+    return Forest.from_columns(
+        prompt=np.zeros(1, np.uint32),
+        parent=nodes - np.uint32(1),
+        tree=np.zeros(length, np.uint32),
+        status=np.append(np.zeros(length - 1, np.uint8), np.uint8(DONE)),
+        reward=reward,
+        token_start=np.arange(length + 1, dtype=np.uint64),
+        token_ids=nodes,
+        sampled=nodes > 0,
+        logprobs=np.zeros(length, np.float32),
+    )
+
+
+def test_a_chain_of_a_million_nodes_needs_no_recursion() -> None:
+    length = 1_000_000
+    forest = chain(length)
+    assert (forest.path(length - 1) == np.arange(length)).all()
+    assert (forest.context(length - 1) == np.arange(length)).all()
+    for estimator in ("grpo", "tree-grpo", "parent", "sibling"):
+        scores = forest.score(estimator, {})
+        assert (scores.value == 1).all()
+        assert (scores.advantage == 0).all()
+        assert (scores.num_leaves == 1).all()
+        rows = forest.chain_rows(scores)
+        assert (rows.row_start.tolist(), rows.leaf.tolist()) == ([0, length], [length - 1])
+        assert (rows.input_ids == np.arange(length)).all()
+    assert scores.depth[-1] == length - 1
+    for value in ("child-mean", "max", "smoothed"):
+        assert (forest.score("parent", {"value": value}).value == 1).all()
+    del forest
+    gc.collect()
+
+
+def test_scoring_lets_other_threads_run() -> None:
+    forest, turns, done = chain(1_000_000), [0], threading.Event()
+
+    def count() -> None:
+        while not done.is_set():
+            turns[0] += 1
+            time.sleep(0)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # no thread is made to wait: the counter runs where scoring lets go of the interpreter
+    counter = threading.Thread(target=count)
+    counter.start()
+    try:
+        before = turns[0]
+        for _ in range(20):
+            forest.score("sibling", {"value": "child-mean"})
+        after = turns[0]
+    finally:
+        sys.setswitchinterval(interval)
+        done.set()
+        counter.join()
+    assert after > before
