@@ -43,6 +43,7 @@ def train(world: Path, output: Path, setting: str, arm: str, seed: int, steps: i
         f"train.num_steps={steps}",
         f"train.eval_steps={eval_steps}",
         "train.save_trees=false",
+        "optimizer.schedule=constant",  # so that a point on the way is no unfinished run
         *ARMS[arm],
     ]
     if output.exists():
