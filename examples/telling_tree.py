@@ -1,6 +1,6 @@
 """Tree file -> its most telling tree, drawn: the one with most turns among those whose leaves disagree most.
 
-python examples/telling_tree.py runs/geography-tree/trees/step-00060.jsonl.zst
+python examples/telling_tree.py runs/geography-tree/trees/step-00050.jsonl.zst
 """
 
 import sys
