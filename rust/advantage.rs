@@ -25,28 +25,29 @@ pub struct Scores {
 pub fn score(forest: &Forest, estimator: &str, options: &[(String, OptionValue)]) -> Result<Scores> {
     let (kind, options) = resolve(estimator, options)?;
     let sums = leaf_sums(&forest.parent, &forest.reward);
-    let (value, advantage, leaf_advantage) = match kind {
+    let of = match kind {
         Estimator::Grpo { norm } => leaf_level(forest, &sums, grpo(forest, norm)?)?,
         Estimator::TreeGrpo { norm, variant, inter, intra } => {
             leaf_level(forest, &sums, tree_grpo(forest, norm, variant, inter, intra)?)?
         }
-        Estimator::Parent { shared_roots, value, norm } => {
-            let (value, advantage) = parent(forest, &sums, shared_roots, value, norm)?;
-            (value, advantage, None)
-        }
-        Estimator::Sibling { shared_roots, value, norm } => {
-            let (value, advantage) = sibling(forest, &sums, shared_roots, value, norm)?;
-            (value, advantage, None)
-        }
+        Estimator::Parent { shared_roots, value, norm } => parent(forest, &sums, shared_roots, value, norm)?,
+        Estimator::Sibling { shared_roots, value, norm } => sibling(forest, &sums, shared_roots, value, norm)?,
     };
     Ok(Scores {
         estimator: estimator.to_owned(),
         options,
         num_leaves: sums.num_leaves,
-        value,
-        advantage,
-        leaf_advantage,
+        value: of.value,
+        advantage: of.advantage,
+        leaf_advantage: of.leaf_advantage,
     })
+}
+
+/// What an estimator gives each node; see [`Scores`].
+struct NodeColumns {
+    value: Vec<f64>,
+    advantage: Vec<f64>,
+    leaf_advantage: Option<Vec<f64>>,
 }
 
 /// Members of each group, as positions `order[start[g]..start[g + 1]]` of the items with key g; `NO_PARENT` has none.
@@ -173,16 +174,14 @@ fn tree_grpo(forest: &Forest, norm: Normaliser, variant: Variant, inter: f64, in
     }
 }
 
-type NodeScores = (Vec<f64>, Vec<f64>);
-
 /// Leaf-level advantages as they are shown: leaf-mean values, and the mean A(l) below each node.
-fn leaf_level(forest: &Forest, sums: &LeafSums, leaf: Vec<f64>) -> Result<(Vec<f64>, Vec<f64>, Option<Vec<f64>>)> {
+fn leaf_level(forest: &Forest, sums: &LeafSums, leaf: Vec<f64>) -> Result<NodeColumns> {
     let value = values(forest, sums, ValueRule::LeafMean, &anchors(forest, false))?;
     let below = leaf_sums(&forest.parent, &leaf);
     let mean = |(sum, &num): (&f64, &u32)| if num == 0 { f64::NAN } else { sum / f64::from(num) };
     let mut advantage: Vec<f64> = below.sum.iter().zip(&sums.num_leaves).map(mean).collect();
     clear_roots(forest, sums, &mut advantage);
-    Ok((value, advantage, Some(leaf)))
+    Ok(NodeColumns { value, advantage, leaf_advantage: Some(leaf) })
 }
 
 fn clear_roots(forest: &Forest, sums: &LeafSums, advantage: &mut [f64]) {
@@ -199,7 +198,7 @@ fn sibling_groups(forest: &Forest, sums: &LeafSums, keys: &[u32]) -> Groups {
 }
 
 /// A(n) = V(n) − V(p(n)), optionally over the spread of the siblings' values.
-fn parent(forest: &Forest, sums: &LeafSums, shared: bool, rule: ValueRule, norm: Normaliser) -> Result<NodeScores> {
+fn parent(forest: &Forest, sums: &LeafSums, shared: bool, rule: ValueRule, norm: Normaliser) -> Result<NodeColumns> {
     let anchors = anchors(forest, shared);
     let value = values(forest, sums, rule, &anchors)?;
     let difference = |(&value_of, &parent): (&f64, &u32)| match value.get(parent as usize) {
@@ -212,7 +211,7 @@ fn parent(forest: &Forest, sums: &LeafSums, shared: bool, rule: ValueRule, norm:
         divide_by_spread(&groups, &value, norm, &mut advantage);
     }
     clear_roots(forest, sums, &mut advantage);
-    Ok((value, advantage))
+    Ok(NodeColumns { value, advantage, leaf_advantage: None })
 }
 
 fn divide_by_spread(groups: &Groups, value: &[f64], norm: Normaliser, advantage: &mut [f64]) {
@@ -230,12 +229,126 @@ fn divide_by_spread(groups: &Groups, value: &[f64], norm: Normaliser, advantage:
 }
 
 /// A(n) = N over the siblings of V.
-fn sibling(forest: &Forest, sums: &LeafSums, shared: bool, rule: ValueRule, norm: Normaliser) -> Result<NodeScores> {
+fn sibling(forest: &Forest, sums: &LeafSums, shared: bool, rule: ValueRule, norm: Normaliser) -> Result<NodeColumns> {
     let anchors = anchors(forest, shared);
     let value = values(forest, sums, rule, &anchors)?;
     let groups = sibling_groups(forest, sums, &sibling_keys(forest, &anchors));
     let mut advantage = value.clone();
     normalise_groups(forest, &groups, norm, &mut advantage)?;
     clear_roots(forest, sums, &mut advantage);
-    Ok((value, advantage))
+    Ok(NodeColumns { value, advantage, leaf_advantage: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forest::tests::{chain, planted, published};
+
+    fn text(name: &str, value: &str) -> (String, OptionValue) {
+        (name.to_owned(), OptionValue::Text(value.to_owned()))
+    }
+
+    /// Advantages of the published trees, with eps 0.
+    fn advantages(two: bool, estimator: &str, options: &[(&str, &str)]) -> Vec<f64> {
+        let mut given = vec![text("eps", "0")];
+        given.extend(options.iter().map(|(name, value)| text(name, value)));
+        score(&published(two), estimator, &given).unwrap().advantage
+    }
+
+    fn close(actual: &[f64], expected: &[f64]) -> bool {
+        actual.len() == expected.len() && actual.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6)
+    }
+
+    const STD: Normaliser =
+        Normaliser { center: Center::Mean, scale: Scale::Std, ddof: 1, eps: 0.0, singleton_raw: false };
+
+    fn normalised(values: &[f64], norm: Normaliser) -> std::result::Result<Vec<f64>, usize> {
+        let mut values = values.to_vec();
+        normalise(&mut values, norm).map(|()| values)
+    }
+
+    #[test]
+    fn published_leaf_level_advantages() {
+        let grpo = advantages(false, "grpo", &[]);
+        assert!(close(&grpo[3..6], &[-0.912871, 0.912871, -0.912871]));
+        let none = advantages(false, "grpo", &[("scale", "none")]);
+        assert!(close(&none, &[0.0, 0.0, 1.0 / 6.0, -0.5, 0.5, -0.5, 1.0 / 6.0, 0.5, 0.5, -0.5]));
+        let two = advantages(true, "tree-grpo", &[]);
+        assert!(close(&two[9..], &[-1.848285, 0.0, -1.642521, 1.642521]));
+        let eps = advantages(true, "tree-grpo", &[("eps", "1e-6")]);
+        assert!(close(&eps[9..], &[-1.848282, 0.0, -1.642518, 1.642518]));
+    }
+
+    #[test]
+    fn published_parent_advantages() {
+        let below = [0.5, -0.5, 0.0, 0.333333, 0.333333, -0.666667];
+        let leaf_mean = advantages(false, "parent", &[]);
+        assert!(close(&leaf_mean, &[&[0.0, 0.0, 0.166667, -0.5], &below[..]].concat()));
+        let child_mean = advantages(false, "parent", &[("value", "child-mean")]);
+        assert!(close(&child_mean, &[&[0.0, 0.111111, 0.277778, -0.388889], &below[..]].concat()));
+        let shared = advantages(true, "parent", &[]);
+        assert!(close(&shared[..4], &[0.0, 0.0, 0.166667, -0.5]) && close(&shared[10..], &[0.0, -0.5, 0.5]));
+    }
+
+    #[test]
+    fn published_sibling_advantages() {
+        let top = |options: &[(&str, &str)]| advantages(false, "sibling", options)[1..4].to_vec();
+        assert!(close(&top(&[("center", "loo")]), &[0.166667, 0.416667, -0.583333]));
+        assert!(close(&top(&[("scale", "std"), ("ddof", "0")]), &[0.392232, 0.980581, -1.372813]));
+        assert!(close(&top(&[("scale", "std")]), &[0.320256, 0.800641, -1.120897]));
+        assert!(close(&top(&[("scale", "bernoulli")]), &[0.227921, 0.569803, -0.797724]));
+        let shared = advantages(true, "sibling", &[]);
+        assert!(close(&shared[1..4], &[0.066667, 0.233333, -0.433333]));
+        assert!(close(&shared[11..], &[-0.433333, 0.566667]));
+    }
+
+    #[test]
+    fn a_group_of_one_is_zero_or_raw() {
+        assert_eq!(normalised(&[], STD), Ok(vec![]));
+        assert_eq!(normalised(&[0.7], STD), Ok(vec![0.0]));
+        assert_eq!(normalised(&[0.7], Normaliser { singleton_raw: true, ..STD }), Ok(vec![0.7]));
+    }
+
+    #[test]
+    fn a_spread_that_is_rounding_is_exactly_zero() {
+        assert_eq!(normalised(&[0.1 + 0.2, 0.3], STD), Ok(vec![0.0, 0.0]));
+        assert_eq!(normalised(&[1.0, 1.0 + FLAT / 2.0, 1.0], STD), Ok(vec![0.0; 3]));
+    }
+
+    #[test]
+    fn leave_one_out_and_constants_stretch() {
+        let plain = Normaliser { scale: Scale::None, ..STD };
+        let loo = Normaliser { center: Center::LeaveOneOut, ..plain };
+        assert_eq!(normalised(&[0.0, 0.0, 3.0], loo), Ok(vec![-1.5, -1.5, 3.0]));
+        let constant = Normaliser { scale: Scale::Constant(4.0), ..plain };
+        assert_eq!(normalised(&[0.0, 2.0], constant), Ok(vec![-0.25, 0.25]));
+    }
+
+    #[test]
+    fn bernoulli_takes_probabilities_only() {
+        let norm = Normaliser { scale: Scale::Bernoulli, ..STD };
+        assert_eq!(normalised(&[0.0, 1.0], norm), Ok(vec![-1.0, 1.0]));
+        assert_eq!(normalised(&[0.0, 1.5], norm), Err(1));
+        assert_eq!(normalised(&[-0.1], norm), Err(0));
+    }
+
+    #[test]
+    fn a_node_without_scored_leaves_has_no_advantage() {
+        let nan = f64::NAN;
+        let forest = planted(&[0, 0], &[NO_PARENT, 0, 0, 2, NO_PARENT], &[0, 0, 0, 0, 1], &[nan, 1.0, nan, nan, nan]);
+        let forest = forest.unwrap();
+        for estimator in crate::options::ESTIMATORS {
+            let advantage = score(&forest, estimator, &[]).unwrap().advantage;
+            assert_eq!(advantage[..2], [0.0, 0.0]);
+            assert!(advantage[2..].iter().all(|advantage| advantage.is_nan()));
+        }
+    }
+
+    #[test]
+    fn a_chain_of_a_million_nodes_needs_no_recursion() {
+        let forest = chain(1_000_000);
+        for estimator in crate::options::ESTIMATORS {
+            assert!(score(&forest, estimator, &[]).unwrap().advantage.iter().all(|&advantage| advantage == 0.0));
+        }
+    }
 }

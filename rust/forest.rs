@@ -319,3 +319,130 @@ fn check_length(column: &'static str, got: usize, expected: usize) -> Result<()>
 fn or_filled<T: Copy>(column: Option<&[T]>, len: usize, value: T) -> Vec<T> {
     column.map_or_else(|| vec![value; len], <[T]>::to_vec)
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    const NONE: f64 = f64::NAN;
+
+    /// A forest without tokens whose inner nodes are open and whose scored nodes are done.
+    pub(crate) fn planted(prompt: &[u32], parent: &[u32], tree: &[u32], reward: &[f64]) -> Result<Forest> {
+        let status: Vec<u8> = reward.iter().map(|r| if r.is_nan() { OPEN } else { DONE }).collect();
+        Forest::from_columns(Columns { prompt, parent, tree, status: &status, reward, ..Columns::default() })
+    }
+
+    /// The tree of the published vectors: r → A, B, C · A → A1 (1), A2 (0) · B → B1 → B1a (1), B1b (1), B1c (0) · C (0).
+    /// Ids in this order: r, A, B, C, A1, A2, B1, B1a, B1b, B1c; `two` plants a second one, s → D (0), E (1).
+    pub(crate) fn published(two: bool) -> Forest {
+        let parent = [NO_PARENT, 0, 0, 0, 1, 1, 2, 6, 6, 6, NO_PARENT, 10, 10];
+        let tree = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1];
+        let reward = [NONE, NONE, NONE, 0.0, 1.0, 0.0, NONE, 1.0, 1.0, 0.0, NONE, 0.0, 1.0];
+        let (prompt, nodes): (&[u32], _) = if two { (&[0, 0], 13) } else { (&[0], 10) };
+        planted(prompt, &parent[..nodes], &tree[..nodes], &reward[..nodes]).unwrap()
+    }
+
+    /// One path of `length` nodes whose end is scored 1.
+    pub(crate) fn chain(length: u32) -> Forest {
+        let parent: Vec<u32> = (0..length).map(|node| node.checked_sub(1).unwrap_or(NO_PARENT)).collect();
+        let mut reward = vec![NONE; length as usize];
+        reward[length as usize - 1] = 1.0;
+        planted(&[0], &parent, &vec![0; length as usize], &reward).unwrap()
+    }
+
+    fn turn(token_ids: &[u32]) -> Tokens<'_> {
+        const SAMPLED: [bool; 4] = [true; 4];
+        const LOGPROBS: [f32; 4] = [-0.5; 4];
+        Tokens { token_ids, sampled: &SAMPLED[..token_ids.len()], logprobs: &LOGPROBS[..token_ids.len()] }
+    }
+
+    /// 0 → 1 (open) → 2 (done).
+    fn grown() -> Forest {
+        let mut forest = Forest::new();
+        assert_eq!(forest.add_tree(7, &[1, 2]), Ok(0));
+        assert_eq!(forest.add_node(0, turn(&[3]), OPEN, 1), Ok(1));
+        assert_eq!(forest.add_node(1, turn(&[4, 5]), DONE, 2), Ok(2));
+        forest
+    }
+
+    #[test]
+    fn a_path_leads_from_the_root_and_a_context_is_its_tokens() {
+        let mut forest = grown();
+        forest.add_node(0, turn(&[]), ERROR, 1).unwrap();
+        assert_eq!(forest.path(2), Ok(vec![0, 1, 2]));
+        assert_eq!(forest.context(2), Ok(vec![1, 2, 3, 4, 5]));
+        assert_eq!(forest.leaves(0), Ok(vec![2, 3]));
+        assert_eq!(forest.gen_tokens(), [0, 1, 2, 0]);
+        assert_eq!(forest.depth, [0, 1, 2, 1]);
+        assert_eq!(forest.path(4), Err(Error::NoNode { node: 4, num_nodes: 4 }));
+        assert_eq!(forest.leaves(1), Err(Error::NoTree { tree: 1, num_trees: 1 }));
+    }
+
+    #[test]
+    fn a_row_that_breaks_an_invariant_is_refused_and_changes_nothing() {
+        let mut forest = grown();
+        assert_eq!(forest.add_node(2, turn(&[]), DONE, 0), Err(Error::ClosedParent { parent: 2 }));
+        assert_eq!(forest.add_node(9, turn(&[]), DONE, 0), Err(Error::NoNode { node: 9, num_nodes: 3 }));
+        assert_eq!(forest.add_node(1, turn(&[]), 6, 0), Err(Error::Status { node: 3, status: 6 }));
+        let uneven = Tokens { token_ids: &[1], sampled: &[], logprobs: &[0.0] };
+        let length = Error::Length { column: "sampled", got: 0, expected: 1 };
+        assert_eq!(forest.add_node(1, uneven, DONE, 0), Err(length));
+        assert_eq!((forest.num_nodes(), forest.num_tokens()), (3, 5));
+    }
+
+    #[test]
+    fn only_a_closed_leaf_is_rewarded_and_once() {
+        let mut forest = grown();
+        for node in [0, 1] {
+            assert!(matches!(forest.set_reward(node, 1.0), Err(Error::RewardRefused { .. })));
+        }
+        assert!(matches!(forest.set_reward(2, f64::INFINITY), Err(Error::RewardNotFinite { .. })));
+        assert_eq!(forest.set_reward(2, 0.5), Ok(()));
+        assert!(matches!(forest.set_reward(2, 0.5), Err(Error::RewardRefused { .. })));
+        for status in [PRUNED, ERROR] {
+            let failed = forest.add_node(1, turn(&[]), status, 0).unwrap();
+            assert!(matches!(forest.set_reward(failed, 1.0), Err(Error::RewardRefused { .. })));
+        }
+    }
+
+    #[test]
+    fn every_node_hangs_below_the_one_root_of_its_tree() {
+        let linked = |prompt: &[u32], parent: &[u32], tree: &[u32]| {
+            planted(prompt, parent, tree, &vec![NONE; parent.len()]).map(|forest| forest.root)
+        };
+        assert_eq!(linked(&[0, 0], &[NO_PARENT, NO_PARENT, 0], &[1, 0, 1]), Ok(vec![1, 0]));
+        assert_eq!(linked(&[0], &[1, NO_PARENT], &[0, 0]), Err(Error::ParentOrder { node: 0, parent: 1 }));
+        assert_eq!(linked(&[0], &[NO_PARENT; 2], &[0, 0]), Err(Error::SecondRoot { node: 1, tree: 0, root: 0 }));
+        assert_eq!(linked(&[0, 0], &[NO_PARENT], &[0]), Err(Error::NoRoot { tree: 1 }));
+        assert_eq!(linked(&[0], &[NO_PARENT], &[1]), Err(Error::NoTree { tree: 1, num_trees: 1 }));
+        let foreign = Error::ForeignParent { node: 2, tree: 1, parent: 0, parent_tree: 0 };
+        assert_eq!(linked(&[0, 0], &[NO_PARENT, NO_PARENT, 0], &[0, 1, 1]), Err(foreign));
+    }
+
+    #[test]
+    fn offsets_never_decrease_and_cover_all_tokens() {
+        let with = |token_start: &[u64]| {
+            let columns = Columns {
+                prompt: &[0],
+                parent: &[NO_PARENT, 0],
+                tree: &[0, 0],
+                status: &[OPEN, DONE],
+                reward: &[NONE, 1.0],
+                token_start: Some(token_start),
+                token_ids: Some(&[5, 6]),
+                ..Columns::default()
+            };
+            Forest::from_columns(columns).map(|forest| forest.num_tokens())
+        };
+        assert_eq!(with(&[0, 1, 2]), Ok(2));
+        assert_eq!(with(&[0, 2, 1]), Err(Error::Offsets { node: 1 }));
+        assert_eq!(with(&[0, 1, 3]), Err(Error::Length { column: "token_ids", got: 2, expected: 3 }));
+        assert_eq!(with(&[1, 1, 2]), Err(Error::Length { column: "token_start[0]", got: 1, expected: 0 }));
+    }
+
+    #[test]
+    fn the_path_of_a_million_nodes_needs_no_recursion() {
+        let forest = chain(1_000_000);
+        assert!(forest.path(999_999).unwrap().into_iter().eq(0..1_000_000));
+    }
+}

@@ -1,4 +1,39 @@
-//! The tree core of treegrpo.
+//! The tree core of treegrpo: rollouts that branch at turns become advantages and training rows.
+//!
+//! Read it downhill: [`forest`] holds the tables, [`value`] carries rewards up, [`advantage`] compares them,
+//! [`pack`] lays out the training batch; [`select`] draws which nodes grow and which leaves stay,
+//! [`options`] names every estimator's settings and [`error`] everything that can be wrong.
+//! The module that binds all this to Python stands behind the feature `python`.
+//!
+//! ```
+//! use treegrpo::advantage::score;
+//! use treegrpo::forest::{DONE, Forest, OPEN, Tokens};
+//! use treegrpo::pack::chain_rows;
+//!
+//! // A prompt, one shared turn, and two ends of it: one right, one wrong.
+//! let mut forest = Forest::new();
+//! let root = forest.add_tree(0, &[1, 2])?;
+//! let turn = |token_ids| Tokens { token_ids, sampled: &[true], logprobs: &[-0.7] };
+//! let shared = forest.add_node(root, turn(&[3]), OPEN, 0)?;
+//! let right = forest.add_node(shared, turn(&[4]), DONE, 0)?;
+//! let wrong = forest.add_node(shared, turn(&[5]), DONE, 0)?;
+//! forest.set_reward(right, 1.0)?;
+//! forest.set_reward(wrong, 0.0)?;
+//! assert_eq!(forest.context(right)?, [1, 2, 3, 4]);
+//!
+//! // Half of what is below the shared turn is right; each end gains or loses the other half.
+//! let scores = score(&forest, "parent", &[])?;
+//! assert_eq!(scores.value, [0.5, 0.5, 1.0, 0.0]);
+//! assert_eq!(scores.advantage, [0.0, 0.0, 0.5, -0.5]);
+//!
+//! // One training row an end; only sampled tokens count.
+//! let rows = chain_rows(&forest, &scores, 1.0)?;
+//! assert_eq!(rows.input_ids, [1, 2, 3, 4, 1, 2, 3, 5]);
+//! assert_eq!(rows.loss_mask[..4], [false, false, true, true]);
+//! assert_eq!(rows.advantages[..4], [0.0, 0.0, 0.0, 0.5]);
+//! # Ok::<(), treegrpo::error::Error>(())
+//! ```
+
 pub mod advantage;
 pub mod error;
 pub mod forest;

@@ -299,3 +299,49 @@ fn as_number(value: &OptionValue) -> Option<f64> {
         OptionValue::Flag(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(name: &str, value: OptionValue) -> Vec<(String, OptionValue)> {
+        vec![(name.to_owned(), value)]
+    }
+
+    #[test]
+    fn every_estimator_resolves_to_its_defaults() {
+        for name in ESTIMATORS {
+            let (_, resolved) = resolve(name, &[]).unwrap();
+            assert_eq!(resolve(name, &resolved).unwrap().1, resolved);
+        }
+        let norm = Normaliser { center: Center::Mean, scale: Scale::Std, ddof: 1, eps: 1e-6, singleton_raw: false };
+        assert_eq!(resolve("grpo", &[]).unwrap().0, Estimator::Grpo { norm });
+    }
+
+    #[test]
+    fn a_slip_of_the_hand_is_shown_the_nearest_name() {
+        let message = resolve("tre-grpo", &[]).unwrap_err().to_string();
+        assert!(message.contains("did you mean 'tree-grpo'?"), "{message}");
+        let message = resolve("grpo", &given("epz", OptionValue::Integer(1))).unwrap_err().to_string();
+        assert!(message.contains("did you mean 'eps'?"), "{message}");
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_refused() {
+        for eps in [f64::NAN, -1.0, f64::INFINITY] {
+            let refused = resolve("grpo", &given("eps", OptionValue::Number(eps)));
+            assert!(matches!(refused, Err(Error::OptionValue { .. })));
+        }
+        assert!(resolve("grpo", &given("ddof", OptionValue::Integer(2))).is_err());
+        assert!(resolve("grpo", &given("scale", OptionValue::Flag(true))).is_err());
+    }
+
+    #[test]
+    fn kappa_counts_beside_smoothed_only() {
+        let mut options = given("kappa", OptionValue::Integer(3));
+        assert!(matches!(resolve("parent", &options), Err(Error::UnknownOption { .. })));
+        options.extend(given("value", OptionValue::Text("smoothed".to_owned())));
+        let (estimator, _) = resolve("parent", &options).unwrap();
+        assert!(matches!(estimator, Estimator::Parent { value: ValueRule::Smoothed { kappa: 3.0 }, .. }));
+    }
+}

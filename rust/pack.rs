@@ -56,3 +56,57 @@ fn push_node(rows: &mut ChainRows, forest: &Forest, scores: &Scores, prefix_weig
     rows.weights.resize(end, weight as f32);
     rows.policy_version.resize(end, forest.policy_version[node]);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::advantage::score;
+    use crate::forest::tests::published;
+    use crate::forest::{DONE, OPEN, Tokens};
+
+    /// 0 → 1 → (2 scored 1, 3 scored 0), two tokens a turn of which the second is an observation.
+    fn forked() -> Forest {
+        let turn = |token_ids| Tokens { token_ids, sampled: &[true, false], logprobs: &[-0.5, 0.0] };
+        let mut forest = Forest::new();
+        forest.add_tree(9, &[1]).unwrap();
+        forest.add_node(0, turn(&[2, 3]), OPEN, 1).unwrap();
+        for (token_ids, reward) in [(&[4, 5], 1.0), (&[6, 7], 0.0)] {
+            let leaf = forest.add_node(1, turn(token_ids), DONE, 2).unwrap();
+            forest.set_reward(leaf, reward).unwrap();
+        }
+        forest
+    }
+
+    #[test]
+    fn a_row_is_the_path_of_a_scored_leaf() {
+        let forest = forked();
+        let rows = chain_rows(&forest, &score(&forest, "parent", &[]).unwrap(), 0.0).unwrap();
+        assert_eq!(rows.row_start, [0, 5, 10]);
+        assert_eq!(rows.input_ids, [1, 2, 3, 4, 5, 1, 2, 3, 6, 7]);
+        assert_eq!(rows.loss_mask[..5], [false, true, false, true, false]);
+        assert_eq!(rows.logprobs[..5], [0.0, -0.5, 0.0, -0.5, 0.0]);
+        assert_eq!(rows.advantages, [0.0, 0.0, 0.0, 0.5, 0.5, 0.0, 0.0, 0.0, -0.5, -0.5]);
+        assert_eq!(rows.weights[..5], [0.5, 0.5, 0.5, 1.0, 1.0]);
+        assert_eq!(rows.policy_version[..5], [0, 1, 1, 2, 2]);
+        assert_eq!((rows.group, rows.leaf), (vec![9, 9], vec![2, 3]));
+    }
+
+    #[test]
+    fn a_shared_node_carries_each_leafs_own_advantage() {
+        let forest = forked();
+        let options = [("scale".to_owned(), crate::options::OptionValue::Text("none".to_owned()))];
+        let rows = chain_rows(&forest, &score(&forest, "grpo", &options).unwrap(), 1.0).unwrap();
+        assert_eq!(rows.advantages, [[0.5; 5], [-0.5; 5]].concat());
+        assert_eq!(rows.weights, [1.0; 10]);
+    }
+
+    #[test]
+    fn scores_of_another_forest_and_weights_without_meaning_are_refused() {
+        let forest = forked();
+        let scores = score(&forest, "grpo", &[]).unwrap();
+        assert_eq!(chain_rows(&published(false), &scores, 1.0).unwrap_err(), Error::ForeignScores);
+        for weight in [f64::NAN, -1.0, f64::INFINITY] {
+            assert!(matches!(chain_rows(&forest, &scores, weight), Err(Error::OptionValue { .. })));
+        }
+    }
+}

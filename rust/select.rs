@@ -80,3 +80,56 @@ fn sample(population: u32, count: u32, rng: &mut KeyedRng) -> Vec<u32> {
     positions.truncate(count as usize);
     positions
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_generator_is_splitmix64() {
+        let mut rng = KeyedRng(1_234_567);
+        assert_eq!(rng.next_u64(), 6_457_827_717_110_365_317);
+        assert_eq!(rng.next_u64(), 3_203_168_211_198_807_973);
+    }
+
+    #[test]
+    fn draws_never_change() {
+        assert_eq!(derive_seed(&[1, 2, 3, 0, 1, 2]), 4_514_634_843_848_295_342);
+        assert_eq!(select_uniform(10, 6, true, &[1, 2, 3]), Ok(vec![1, 8, 7, 3, 8, 1]));
+        assert_eq!(select_uniform(10, 6, false, &[1, 2, 3]), Ok(vec![1, 9, 7, 6, 8, 3]));
+        assert_eq!(keep_leaves(10, 6, &[1, 2, 3]), Ok(vec![1, 2, 3, 4, 7, 8]));
+    }
+
+    #[test]
+    fn keys_of_another_order_or_length_give_other_draws() {
+        let keys: [&[i64]; 5] = [&[], &[0], &[0, 0], &[0, 1], &[1, 0]];
+        let seeds: std::collections::HashSet<u64> = keys.iter().map(|key| derive_seed(key)).collect();
+        assert_eq!(seeds.len(), keys.len());
+    }
+
+    #[test]
+    fn without_replacement_few_candidates_all_come() {
+        let mut drawn = select_uniform(3, 9, false, &[5]).unwrap();
+        drawn.sort_unstable();
+        assert_eq!(drawn, [0, 1, 2]);
+    }
+
+    #[test]
+    fn what_is_not_there_cannot_be_chosen() {
+        assert_eq!(select_uniform(0, 1, true, &[]), Err(Error::TooFew { asked: 1, available: 0 }));
+        assert_eq!(select_uniform(0, 0, true, &[]), Ok(vec![]));
+        assert_eq!(keep_leaves(2, 3, &[]), Err(Error::TooFew { asked: 3, available: 2 }));
+    }
+
+    #[test]
+    fn each_pair_of_leaves_is_kept_about_as_often() {
+        let mut counts = [0_u32; 16];
+        for prompt in 0..6000 {
+            let kept = keep_leaves(4, 2, &[0, prompt]).unwrap();
+            counts[(kept[0] * 4 + kept[1]) as usize] += 1;
+        }
+        let pairs: Vec<u32> = counts.into_iter().filter(|&count| count > 0).collect();
+        assert_eq!(pairs.len(), 6);
+        assert!(pairs.iter().all(|count| (850..1150).contains(count)), "{pairs:?}");
+    }
+}

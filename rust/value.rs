@@ -79,14 +79,15 @@ pub fn values(forest: &Forest, sums: &LeafSums, rule: ValueRule, anchors: &[u32]
 
 fn leaf_means(forest: &Forest, sums: &LeafSums, anchors: &[u32]) -> Vec<f64> {
     let mut value: Vec<f64> = sums.sum.iter().zip(&sums.num_leaves).map(|(sum, &num)| sum / f64::from(num)).collect();
-    let mut total = vec![(0.0, 0.0); if anchors == forest.root { 0 } else { forest.num_nodes() }];
-    if !total.is_empty() {
+    if anchors != forest.root {
+        let mut total = vec![(0.0, 0.0); forest.num_trees()];
+        let at = |anchor: u32| forest.tree[anchor as usize] as usize;
         for (&root, &anchor) in forest.root.iter().zip(anchors) {
-            total[anchor as usize].0 += sums.sum[root as usize];
-            total[anchor as usize].1 += f64::from(sums.num_leaves[root as usize]);
+            total[at(anchor)].0 += sums.sum[root as usize];
+            total[at(anchor)].1 += f64::from(sums.num_leaves[root as usize]);
         }
         for (&root, &anchor) in forest.root.iter().zip(anchors) {
-            let (sum, num) = total[anchor as usize];
+            let (sum, num) = total[at(anchor)];
             value[root as usize] = sum / num;
         }
     }
@@ -170,4 +171,89 @@ fn softmax_weights(forest: &Forest, sums: &LeafSums, anchors: &[u32], tau: f64) 
         weight[node] = ((forest.entropy[node] - largest[keys[node] as usize]) / tau).exp();
     }
     Ok(weight)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forest::tests::{chain, planted, published};
+
+    fn shown(forest: &Forest, rule: ValueRule, shared_roots: bool) -> Vec<f64> {
+        let sums = leaf_sums(&forest.parent, &forest.reward);
+        values(forest, &sums, rule, &anchors(forest, shared_roots)).unwrap()
+    }
+
+    fn close(actual: &[f64], expected: &[f64]) -> bool {
+        actual.len() == expected.len() && actual.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6)
+    }
+
+    #[test]
+    fn leaf_sums_count_scored_leaves_only() {
+        let nan = f64::NAN;
+        let sums = leaf_sums(&[NO_PARENT, 0, 1, 1, 0], &[nan, nan, 0.25, nan, 0.5]);
+        assert_eq!(sums.sum, [0.75, 0.25, 0.25, 0.0, 0.5]);
+        assert_eq!(sums.num_leaves, [2, 1, 1, 0, 1]);
+    }
+
+    #[test]
+    fn published_values() {
+        let forest = published(false);
+        let leaves = [0.0, 1.0, 0.0, 2.0 / 3.0, 1.0, 1.0, 0.0];
+        let leaf_mean = shown(&forest, ValueRule::LeafMean, true);
+        assert!(close(&leaf_mean, &[&[0.5, 0.5, 2.0 / 3.0], &leaves[..]].concat()));
+        let child_mean = shown(&forest, ValueRule::ChildMean, true);
+        assert!(close(&child_mean, &[&[7.0 / 18.0, 0.5, 2.0 / 3.0], &leaves[..]].concat()));
+        assert_eq!(shown(&forest, ValueRule::Max, true), [1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0]);
+    }
+
+    #[test]
+    fn smoothing_pulls_a_child_towards_its_parent() {
+        let value = shown(&published(false), ValueRule::Smoothed { kappa: 1.0 }, true);
+        assert!(close(&value[..4], &[0.5, 0.5, 0.625, 0.25]));
+    }
+
+    #[test]
+    fn shared_roots_show_the_value_of_the_prompt() {
+        let nan = f64::NAN;
+        let parent = [NO_PARENT, 0, NO_PARENT, 2, 2];
+        let forest = planted(&[4, 4], &parent, &[0, 0, 1, 1, 1], &[nan, 1.0, nan, 0.0, 0.0]).unwrap();
+        for rule in [ValueRule::LeafMean, ValueRule::ChildMean] {
+            let shared = shown(&forest, rule, true);
+            assert!(close(&[shared[0], shared[2]], &[1.0 / 3.0; 2]));
+            let apart = shown(&forest, rule, false);
+            assert_eq!((apart[0], apart[2]), (1.0, 0.0));
+        }
+    }
+
+    #[test]
+    fn a_node_without_scored_leaves_has_no_value() {
+        let nan = f64::NAN;
+        let forest = planted(&[0], &[NO_PARENT, 0, 0, 2], &[0; 4], &[nan, 1.0, nan, nan]).unwrap();
+        for rule in [ValueRule::LeafMean, ValueRule::ChildMean, ValueRule::Max, ValueRule::Smoothed { kappa: 2.0 }] {
+            let value = shown(&forest, rule, true);
+            assert_eq!(value[..2], [1.0, 1.0]);
+            assert!(value[2].is_nan() && value[3].is_nan());
+        }
+    }
+
+    #[test]
+    fn softmax_weights_need_an_entropy_and_follow_it() {
+        let mut forest = published(false);
+        let rule = ValueRule::ChildSoftmax { tau: 0.5 };
+        let sums = leaf_sums(&forest.parent, &forest.reward);
+        let refused = values(&forest, &sums, rule, &anchors(&forest, true));
+        assert_eq!(refused, Err(Error::NoEntropy { node: 1 }));
+        forest.entropy = vec![0.0; forest.num_nodes()];
+        assert_eq!(shown(&forest, rule, true), shown(&forest, ValueRule::ChildMean, true));
+        forest.entropy[4] = 0.5 * 3_f64.ln();
+        assert!(close(&shown(&forest, rule, true)[1..2], &[0.75]));
+    }
+
+    #[test]
+    fn a_chain_of_a_million_nodes_needs_no_recursion() {
+        let forest = chain(1_000_000);
+        for rule in [ValueRule::LeafMean, ValueRule::ChildMean, ValueRule::Max] {
+            assert!(shown(&forest, rule, true).iter().all(|&value| value == 1.0));
+        }
+    }
 }

@@ -48,10 +48,7 @@ def normalise(
     if max(values) - min(values) <= FLAT:
         return [0.0] * k
     mu = mean(values)
-    if center == "loo":
-        centred = [x - (mu * k - x) / (k - 1) for x in values]
-    else:
-        centred = [x - mu for x in values]
+    centred = [x - ((mu * k - x) / (k - 1) if center == "loo" else mu) for x in values]
     if scale == "none":
         divisor = 1.0
     elif scale == "std":
