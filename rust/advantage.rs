@@ -24,19 +24,21 @@ pub struct Scores {
 /// Scores a whole forest; a group is the trees of one prompt.
 pub fn score(forest: &Forest, estimator: &str, options: &[(String, OptionValue)]) -> Result<Scores> {
     let (kind, options) = resolve(estimator, options)?;
-    let sums = leaf_sums(&forest.parent, &forest.reward);
+    let LeafSums { sum, num_leaves } = leaf_sums(&forest.parent, &forest.reward);
     let of = match kind {
-        Estimator::Grpo { norm } => leaf_level(forest, &sums, grpo(forest, norm)?)?,
+        Estimator::Grpo { norm } => leaf_level(forest, sum, &num_leaves, grpo(forest, norm)?)?,
         Estimator::TreeGrpo { norm, variant, inter, intra } => {
-            leaf_level(forest, &sums, tree_grpo(forest, norm, variant, inter, intra)?)?
+            leaf_level(forest, sum, &num_leaves, tree_grpo(forest, norm, variant, inter, intra)?)?
         }
-        Estimator::Parent { shared_roots, value, norm } => parent(forest, &sums, shared_roots, value, norm)?,
-        Estimator::Sibling { shared_roots, value, norm } => sibling(forest, &sums, shared_roots, value, norm)?,
+        Estimator::Parent { shared_roots, value, norm } => parent(forest, sum, &num_leaves, shared_roots, value, norm)?,
+        Estimator::Sibling { shared_roots, value, norm } => {
+            sibling(forest, sum, &num_leaves, shared_roots, value, norm)?
+        }
     };
     Ok(Scores {
         estimator: estimator.to_owned(),
         options,
-        num_leaves: sums.num_leaves,
+        num_leaves,
         value: of.value,
         advantage: of.advantage,
         leaf_advantage: of.leaf_advantage,
@@ -175,42 +177,49 @@ fn tree_grpo(forest: &Forest, norm: Normaliser, variant: Variant, inter: f64, in
 }
 
 /// Leaf-level advantages as they are shown: leaf-mean values, and the mean A(l) below each node.
-fn leaf_level(forest: &Forest, sums: &LeafSums, leaf: Vec<f64>) -> Result<NodeColumns> {
-    let value = values(forest, sums, ValueRule::LeafMean, &anchors(forest, false))?;
+fn leaf_level(forest: &Forest, sum: Vec<f64>, num_leaves: &[u32], leaf: Vec<f64>) -> Result<NodeColumns> {
+    let value = values(forest, sum, num_leaves, ValueRule::LeafMean, &anchors(forest, false))?;
     let below = leaf_sums(&forest.parent, &leaf);
-    let mean = |(sum, &num): (&f64, &u32)| if num == 0 { f64::NAN } else { sum / f64::from(num) };
-    let mut advantage: Vec<f64> = below.sum.iter().zip(&sums.num_leaves).map(mean).collect();
-    clear_roots(forest, sums, &mut advantage);
+    let mean = |(sum, &num): (f64, &u32)| if num == 0 { f64::NAN } else { sum / f64::from(num) };
+    let mut advantage: Vec<f64> = below.sum.into_iter().zip(num_leaves).map(mean).collect();
+    clear_roots(forest, num_leaves, &mut advantage);
     Ok(NodeColumns { value, advantage, leaf_advantage: Some(leaf) })
 }
 
-fn clear_roots(forest: &Forest, sums: &LeafSums, advantage: &mut [f64]) {
+fn clear_roots(forest: &Forest, num_leaves: &[u32], advantage: &mut [f64]) {
     for &root in &forest.root {
-        advantage[root as usize] = if sums.num_leaves[root as usize] == 0 { f64::NAN } else { 0.0 };
+        advantage[root as usize] = if num_leaves[root as usize] == 0 { f64::NAN } else { 0.0 };
     }
 }
 
 /// Nodes with a value, grouped with their siblings.
-fn sibling_groups(forest: &Forest, sums: &LeafSums, keys: &[u32]) -> Groups {
-    let valued = |&node: &u32| keys[node as usize] != NO_PARENT && sums.num_leaves[node as usize] > 0;
+fn sibling_groups(forest: &Forest, num_leaves: &[u32], keys: &[u32]) -> Groups {
+    let valued = |&node: &u32| keys[node as usize] != NO_PARENT && num_leaves[node as usize] > 0;
     let nodes: Vec<u32> = (0..forest.num_nodes() as u32).filter(valued).collect();
     Groups::new(forest.num_nodes(), &nodes, |node| keys[node as usize])
 }
 
 /// A(n) = V(n) − V(p(n)), optionally over the spread of the siblings' values.
-fn parent(forest: &Forest, sums: &LeafSums, shared: bool, rule: ValueRule, norm: Normaliser) -> Result<NodeColumns> {
+fn parent(
+    forest: &Forest,
+    sum: Vec<f64>,
+    num_leaves: &[u32],
+    shared: bool,
+    rule: ValueRule,
+    norm: Normaliser,
+) -> Result<NodeColumns> {
     let anchors = anchors(forest, shared);
-    let value = values(forest, sums, rule, &anchors)?;
+    let value = values(forest, sum, num_leaves, rule, &anchors)?;
     let difference = |(&value_of, &parent): (&f64, &u32)| match value.get(parent as usize) {
         Some(above) => value_of - above,
         None => 0.0,
     };
     let mut advantage: Vec<f64> = value.iter().zip(&forest.parent).map(difference).collect();
     if norm.scale == Scale::Std {
-        let groups = sibling_groups(forest, sums, &sibling_keys(forest, &anchors));
+        let groups = sibling_groups(forest, num_leaves, &sibling_keys(forest, &anchors));
         divide_by_spread(&groups, &value, norm, &mut advantage);
     }
-    clear_roots(forest, sums, &mut advantage);
+    clear_roots(forest, num_leaves, &mut advantage);
     Ok(NodeColumns { value, advantage, leaf_advantage: None })
 }
 
@@ -229,13 +238,20 @@ fn divide_by_spread(groups: &Groups, value: &[f64], norm: Normaliser, advantage:
 }
 
 /// A(n) = N over the siblings of V.
-fn sibling(forest: &Forest, sums: &LeafSums, shared: bool, rule: ValueRule, norm: Normaliser) -> Result<NodeColumns> {
+fn sibling(
+    forest: &Forest,
+    sum: Vec<f64>,
+    num_leaves: &[u32],
+    shared: bool,
+    rule: ValueRule,
+    norm: Normaliser,
+) -> Result<NodeColumns> {
     let anchors = anchors(forest, shared);
-    let value = values(forest, sums, rule, &anchors)?;
-    let groups = sibling_groups(forest, sums, &sibling_keys(forest, &anchors));
+    let value = values(forest, sum, num_leaves, rule, &anchors)?;
+    let groups = sibling_groups(forest, num_leaves, &sibling_keys(forest, &anchors));
     let mut advantage = value.clone();
     normalise_groups(forest, &groups, norm, &mut advantage)?;
-    clear_roots(forest, sums, &mut advantage);
+    clear_roots(forest, num_leaves, &mut advantage);
     Ok(NodeColumns { value, advantage, leaf_advantage: None })
 }
 

@@ -197,8 +197,10 @@ impl PyForest {
 
     fn score(&self, py: Python<'_>, estimator: &str, options: &Bound<'_, PyDict>) -> PyResult<PyScores> {
         let options = given_options(options)?;
-        let scores = py.detach(|| score(&self.forest, estimator, &options))?;
-        Ok(PyScores { depth: self.forest.depth.clone(), scores })
+        py.detach(|| {
+            let scores = score(&self.forest, estimator, &options)?;
+            Ok(PyScores { depth: self.forest.depth.clone(), scores })
+        })
     }
 
     #[pyo3(signature = (scores, prefix_weight=1.0))]

@@ -58,18 +58,26 @@ pub fn sibling_keys(forest: &Forest, anchors: &[u32]) -> Vec<u32> {
 }
 
 /// Per node: its value, NaN where no scored leaf is below it. Every shared root shows the prompt's value.
-pub fn values(forest: &Forest, sums: &LeafSums, rule: ValueRule, anchors: &[u32]) -> Result<Vec<f64>> {
+///
+/// `sum` and `num_leaves` are those of [`leaf_sums`]; the values take the room of the sums.
+pub fn values(
+    forest: &Forest,
+    sum: Vec<f64>,
+    num_leaves: &[u32],
+    rule: ValueRule,
+    anchors: &[u32],
+) -> Result<Vec<f64>> {
     let mut value = match rule {
-        ValueRule::LeafMean => leaf_means(forest, sums, anchors),
-        ValueRule::Smoothed { kappa } => smoothed(forest, sums, anchors, kappa),
-        ValueRule::ChildMean => from_children(forest, sums, anchors, |_| (1.0, 1.0)),
-        ValueRule::Max => maxima(forest, sums, anchors),
+        ValueRule::LeafMean => leaf_means(forest, sum, num_leaves, anchors),
+        ValueRule::Smoothed { kappa } => smoothed(forest, sum, num_leaves, anchors, kappa),
+        ValueRule::ChildMean => from_children(forest, num_leaves, anchors, |_| (1.0, 1.0)),
+        ValueRule::Max => maxima(forest, num_leaves, anchors),
         ValueRule::ChildSoftmax { tau } => {
-            let weight = softmax_weights(forest, sums, anchors, tau)?;
-            from_children(forest, sums, anchors, |node| (weight[node], weight[node]))
+            let weight = softmax_weights(forest, num_leaves, anchors, tau)?;
+            from_children(forest, num_leaves, anchors, |node| (weight[node], weight[node]))
         }
     };
-    for (value, &num_leaves) in value.iter_mut().zip(&sums.num_leaves) {
+    for (value, &num_leaves) in value.iter_mut().zip(num_leaves) {
         if num_leaves == 0 {
             *value = f64::NAN;
         }
@@ -77,42 +85,50 @@ pub fn values(forest: &Forest, sums: &LeafSums, rule: ValueRule, anchors: &[u32]
     Ok(value)
 }
 
-fn leaf_means(forest: &Forest, sums: &LeafSums, anchors: &[u32]) -> Vec<f64> {
-    let mut value: Vec<f64> = sums.sum.iter().zip(&sums.num_leaves).map(|(sum, &num)| sum / f64::from(num)).collect();
-    if anchors != forest.root {
-        let mut total = vec![(0.0, 0.0); forest.num_trees()];
-        let at = |anchor: u32| forest.tree[anchor as usize] as usize;
-        for (&root, &anchor) in forest.root.iter().zip(anchors) {
-            total[at(anchor)].0 += sums.sum[root as usize];
-            total[at(anchor)].1 += f64::from(sums.num_leaves[root as usize]);
-        }
-        for (&root, &anchor) in forest.root.iter().zip(anchors) {
-            let (sum, num) = total[at(anchor)];
-            value[root as usize] = sum / num;
-        }
+fn leaf_means(forest: &Forest, sum: Vec<f64>, num_leaves: &[u32], anchors: &[u32]) -> Vec<f64> {
+    let roots = root_means(forest, &sum, num_leaves, anchors);
+    let mut value: Vec<f64> = sum.into_iter().zip(num_leaves).map(|(sum, &num)| sum / f64::from(num)).collect();
+    for (&root, mean) in forest.root.iter().zip(roots) {
+        value[root as usize] = mean;
     }
     value
 }
 
+/// Per tree: the mean over all leaves of the trees whose roots are one.
+fn root_means(forest: &Forest, sum: &[f64], num_leaves: &[u32], anchors: &[u32]) -> Vec<f64> {
+    let mut total = vec![(0.0, 0.0); forest.num_trees()];
+    let at = |anchor: u32| forest.tree[anchor as usize] as usize;
+    for (&root, &anchor) in forest.root.iter().zip(anchors) {
+        total[at(anchor)].0 += sum[root as usize];
+        total[at(anchor)].1 += f64::from(num_leaves[root as usize]);
+    }
+    anchors.iter().map(|&anchor| total[at(anchor)].0 / total[at(anchor)].1).collect()
+}
+
 /// V(n) = (ΣR + κ·V(p)) / (|L| + κ), from the roots down.
-fn smoothed(forest: &Forest, sums: &LeafSums, anchors: &[u32], kappa: f64) -> Vec<f64> {
-    let mut value = leaf_means(forest, sums, anchors);
-    for node in 0..forest.num_nodes() {
-        let parent = forest.parent[node];
-        if parent != NO_PARENT {
-            value[node] =
-                (sums.sum[node] + kappa * value[parent as usize]) / (f64::from(sums.num_leaves[node]) + kappa);
-        }
+fn smoothed(forest: &Forest, sum: Vec<f64>, num_leaves: &[u32], anchors: &[u32], kappa: f64) -> Vec<f64> {
+    let roots = root_means(forest, &sum, num_leaves, anchors);
+    let mut value = sum;
+    for (node, &parent) in forest.parent.iter().enumerate() {
+        value[node] = match value.get(parent as usize) {
+            Some(above) => (value[node] + kappa * above) / (f64::from(num_leaves[node]) + kappa),
+            None => roots[forest.tree[node] as usize],
+        };
     }
     value
 }
 
 /// The mean of the children's values, each with `weight(child)` = (numerator, denominator).
-fn from_children(forest: &Forest, sums: &LeafSums, anchors: &[u32], weight: impl Fn(usize) -> (f64, f64)) -> Vec<f64> {
+fn from_children(
+    forest: &Forest,
+    num_leaves: &[u32],
+    anchors: &[u32],
+    weight: impl Fn(usize) -> (f64, f64),
+) -> Vec<f64> {
     let mut total = vec![(0.0, 0.0); forest.num_nodes()];
     fold_up(
         forest,
-        sums,
+        num_leaves,
         anchors,
         &mut total,
         |total, node, value| {
@@ -123,15 +139,15 @@ fn from_children(forest: &Forest, sums: &LeafSums, anchors: &[u32], weight: impl
     )
 }
 
-fn maxima(forest: &Forest, sums: &LeafSums, anchors: &[u32]) -> Vec<f64> {
+fn maxima(forest: &Forest, num_leaves: &[u32], anchors: &[u32]) -> Vec<f64> {
     let mut best = vec![f64::NEG_INFINITY; forest.num_nodes()];
-    fold_up(forest, sums, anchors, &mut best, |best, _, value| *best = best.max(value), |best| *best)
+    fold_up(forest, num_leaves, anchors, &mut best, |best, _, value| *best = best.max(value), |best| *best)
 }
 
 /// Folds the values of children into their parent's `state`, backwards; shared roots fold into one.
 fn fold_up<S>(
     forest: &Forest,
-    sums: &LeafSums,
+    num_leaves: &[u32],
     anchors: &[u32],
     state: &mut [S],
     mut add: impl FnMut(&mut S, usize, f64),
@@ -139,7 +155,7 @@ fn fold_up<S>(
 ) -> Vec<f64> {
     let mut value = forest.reward.clone();
     for node in (0..forest.num_nodes()).rev() {
-        if forest.parent[node] == NO_PARENT || sums.num_leaves[node] == 0 {
+        if forest.parent[node] == NO_PARENT || num_leaves[node] == 0 {
             continue;
         }
         if value[node].is_nan() {
@@ -155,9 +171,9 @@ fn fold_up<S>(
 }
 
 /// exp((entropy − the largest among the siblings) / τ), per node.
-fn softmax_weights(forest: &Forest, sums: &LeafSums, anchors: &[u32], tau: f64) -> Result<Vec<f64>> {
+fn softmax_weights(forest: &Forest, num_leaves: &[u32], anchors: &[u32], tau: f64) -> Result<Vec<f64>> {
     let keys = sibling_keys(forest, anchors);
-    let scored = |node: &usize| keys[*node] != NO_PARENT && sums.num_leaves[*node] > 0;
+    let scored = |node: &usize| keys[*node] != NO_PARENT && num_leaves[*node] > 0;
     let mut largest = vec![f64::NEG_INFINITY; forest.num_nodes()];
     for node in (0..forest.num_nodes()).filter(scored) {
         if forest.entropy[node].is_nan() {
@@ -180,7 +196,7 @@ mod tests {
 
     fn shown(forest: &Forest, rule: ValueRule, shared_roots: bool) -> Vec<f64> {
         let sums = leaf_sums(&forest.parent, &forest.reward);
-        values(forest, &sums, rule, &anchors(forest, shared_roots)).unwrap()
+        values(forest, sums.sum, &sums.num_leaves, rule, &anchors(forest, shared_roots)).unwrap()
     }
 
     fn close(actual: &[f64], expected: &[f64]) -> bool {
@@ -241,7 +257,7 @@ mod tests {
         let mut forest = published(false);
         let rule = ValueRule::ChildSoftmax { tau: 0.5 };
         let sums = leaf_sums(&forest.parent, &forest.reward);
-        let refused = values(&forest, &sums, rule, &anchors(&forest, true));
+        let refused = values(&forest, sums.sum, &sums.num_leaves, rule, &anchors(&forest, true));
         assert_eq!(refused, Err(Error::NoEntropy { node: 1 }));
         forest.entropy = vec![0.0; forest.num_nodes()];
         assert_eq!(shown(&forest, rule, true), shown(&forest, ValueRule::ChildMean, true));
