@@ -86,14 +86,17 @@ impl Forest {
         }
     }
 
+    /// Trees planted, T.
     pub fn num_trees(&self) -> usize {
         self.prompt.len()
     }
 
+    /// Nodes of all trees, N.
     pub fn num_nodes(&self) -> usize {
         self.parent.len()
     }
 
+    /// Tokens of all nodes, U.
     pub fn num_tokens(&self) -> usize {
         self.token_ids.len()
     }

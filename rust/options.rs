@@ -14,12 +14,14 @@ pub enum OptionValue {
     Flag(bool),
 }
 
+/// What a group's values are measured from: their mean, or for each the mean of the others.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Center {
     Mean,
     LeaveOneOut,
 }
 
+/// What a group's centred values are divided by.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Scale {
     None,
@@ -39,6 +41,7 @@ pub struct Normaliser {
     pub singleton_raw: bool,
 }
 
+/// Which terms `tree-grpo` has: both, that of the tree, or the tree's of the normalised group's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Variant {
     Sum,

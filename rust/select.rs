@@ -22,6 +22,7 @@ impl KeyedRng {
         Self(key.iter().fold(start, |state, &part| mix(state.wrapping_add(GAMMA) ^ mix(part as u64))))
     }
 
+    /// 64 uniform bits.
     pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(GAMMA);
         mix(self.0)
