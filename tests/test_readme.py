@@ -67,6 +67,19 @@ def test_commands_and_examples_run_in_the_order_in_which_they_stand(folder: Path
     assert (folder / "runs" / "mine" / "checkpoint-2" / "model.safetensors").exists()
 
 
+def test_the_tree_that_the_readme_shows_is_the_one_that_is_drawn() -> None:
+    command = ["inspect-tree", "examples/trees.jsonl", "--prompt-id", "00000784", "--tree-id", "0"]
+    drawn = subprocess.run(
+        [sys.executable, "-m", "treegrpo_cli", *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert f"```text\n{drawn.stdout.strip()}\n```" in README
+
+
 def test_links_and_paths_of_the_readme_exist() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README)
     local = [link for link in links if "://" not in link]
