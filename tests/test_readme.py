@@ -72,6 +72,7 @@ def test_the_tree_that_the_readme_shows_is_the_one_that_is_drawn() -> None:
     drawn = subprocess.run(
         [sys.executable, "-m", "treegrpo_cli", *command],
         cwd=ROOT,
+        env={**os.environ, "COLUMNS": "80"},
         capture_output=True,
         text=True,
         timeout=60,
