@@ -80,9 +80,7 @@ def test_transformers_loads_a_checkpoint_with_the_same_logits(tmp_path: Path, ti
     assert not list(path.rglob("*.pt"))
 
 
-def test_a_checkpoint_of_adapters_holds_the_merged_model_and_the_adapter(
-    model_dir: Path, tmp_path: Path
-) -> None:
+def test_a_checkpoint_of_adapters_holds_the_merged_model_and_the_adapter(model_dir: Path, tmp_path: Path) -> None:
     from peft import PeftModel
 
     trainer = Trainer(make_config(model_dir, model={"lora_rank": 4}, optimizer={"learning_rate": 1e-2}))
@@ -143,9 +141,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_whole(model_dir: Path, tmp_pa
 
 @pytest.mark.parametrize("damage", ["model.safetensors", "training_state.tensors", "training_state.json"])
 @pytest.mark.parametrize("how", ["missing", "cut"])
-def test_a_damaged_checkpoint_is_refused_in_one_line(
-    model_dir: Path, tmp_path: Path, damage: str, how: str
-) -> None:
+def test_a_damaged_checkpoint_is_refused_in_one_line(model_dir: Path, tmp_path: Path, damage: str, how: str) -> None:
     trainer = Trainer(make_config(model_dir))
     path = save_checkpoint(tmp_path, trainer, {})
     content = (path / damage).read_bytes()

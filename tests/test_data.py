@@ -40,9 +40,7 @@ def test_a_verl_row_keeps_its_messages_and_takes_the_ground_truth_of_its_reward_
 def test_a_trl_prompt_is_text_or_messages(tmp_path: Path) -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi?"}]
     text, chat = load_tasks(
-        write_lines(
-            tmp_path / "a.jsonl", {"prompt": "Hello?", "solution": "x"}, {"prompt": messages, "answer": 4}
-        )
+        write_lines(tmp_path / "a.jsonl", {"prompt": "Hello?", "solution": "x"}, {"prompt": messages, "answer": 4})
     )
     assert (text.question, text.messages, text.ground_truth) == ("Hello?", None, "x")
     assert (chat.question, chat.messages, chat.ground_truth) == ("Hi?", tuple(messages), 4)
@@ -62,9 +60,7 @@ def test_text_parts_of_a_message_are_joined(tmp_path: Path) -> None:
 @pytest.mark.parametrize("as_lines", [True, False])
 def test_json_is_a_list_or_lines(tmp_path: Path, as_lines: bool) -> None:
     path = tmp_path / "a.json"
-    path.write_text(
-        json.dumps(PLAIN) + "\n" + json.dumps(VERL) if as_lines else json.dumps([PLAIN, VERL], indent=1)
-    )
+    path.write_text(json.dumps(PLAIN) + "\n" + json.dumps(VERL) if as_lines else json.dumps([PLAIN, VERL], indent=1))
     assert [task.data_source for task in load_tasks(str(path))] == ["", "hotpotqa"]
 
 
@@ -90,9 +86,7 @@ def test_a_saved_dataset_and_its_splits_are_read_without_network(tmp_path: Path)
     assert load_tasks(str(tmp_path / "one"))[0].columns == PLAIN
 
 
-def test_a_directory_of_files_loads_as_a_dataset_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_directory_of_files_loads_as_a_dataset_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

@@ -65,9 +65,7 @@ QWEN3_LIKE = """\
 def dialect(name: str, *tools: dict[str, Any], template: str | None = CHAT_TEMPLATE, limit: int = 500) -> Any:
     tokenizer = make_tiny_tokenizer()
     tokenizer.chat_template = template
-    config = Config.model_validate(
-        {"environment": {"dialect": name}, "rollout": {"max_observation_tokens": limit}}
-    )
+    config = Config.model_validate({"environment": {"dialect": name}, "rollout": {"max_observation_tokens": limit}})
     return make_dialect(config, tokenizer, tools or (SEARCH,))
 
 
@@ -157,9 +155,7 @@ CALL = ToolCall("search", {"query": "x"})
         ("", ()),
     ],
 )
-def test_chat_calls_are_read_in_the_formats_of_hermes_and_llama(
-    text: str, calls: tuple[ToolCall, ...]
-) -> None:
+def test_chat_calls_are_read_in_the_formats_of_hermes_and_llama(text: str, calls: tuple[ToolCall, ...]) -> None:
     assert dialect("chat").parse(text) == Action(text, calls)
 
 
@@ -245,9 +241,7 @@ def test_thoughts_that_a_template_would_drop_stay_in_the_context() -> None:
     chat = dialect("chat", template=QWEN3_LIKE)
     turn = encode("<think>plan</think>look<|im_end|>")
     context = chat.prompt_ids(QUESTION) + turn + chat.observation_ids([tool("a")], turn)
-    assert "assistant\n<think>plan</think>look<|im_end|>\n<|im_start|>user\n<tool_response>" in decode(
-        context
-    )
+    assert "assistant\n<think>plan</think>look<|im_end|>\n<|im_start|>user\n<tool_response>" in decode(context)
 
 
 def test_the_chat_prompt_shows_the_tools() -> None:
@@ -256,9 +250,7 @@ def test_the_chat_prompt_shows_the_tools() -> None:
 
 FIXED_RESULT = CHAT_TEMPLATE.replace("message.content + '\\n</tool_response>", "'\\n</tool_response>")
 RESULT_FIRST = "{%- for m in messages | reverse %}{{- m.role + m.content }}{%- endfor %}{{- tools | tojson }}"
-NO_ASSISTANT = (
-    "{%- for m in messages if m.role != 'assistant' %}{{- m.content }}{%- endfor %}{{- tools | tojson }}"
-)
+NO_ASSISTANT = "{%- for m in messages if m.role != 'assistant' %}{{- m.content }}{%- endfor %}{{- tools | tojson }}"
 NO_TOOLS = "{%- for m in messages %}{{- m.role + m.content }}{%- endfor %}"
 NO_TOOL_ROLE = (
     "{{- tools | tojson }}{%- for m in messages %}{%- if m.role == 'tool' %}"
@@ -278,9 +270,7 @@ NO_TOOL_ROLE = (
         ("{% if %}", "cannot write these messages"),
     ],
 )
-def test_a_template_that_cannot_be_used_is_refused_before_the_first_rollout(
-    template: str | None, message: str
-) -> None:
+def test_a_template_that_cannot_be_used_is_refused_before_the_first_rollout(template: str | None, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         dialect("chat", template=template)
 
@@ -299,17 +289,13 @@ def test_a_long_result_is_cut_and_keeps_what_closes_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["inline", "chat"])
 def test_several_long_results_share_the_room(name: str) -> None:
-    cut = decode(
-        dialect(name, limit=150).observation_ids([tool("x" * 300), tool("short"), tool("z" * 300)], [5])
-    )
+    cut = decode(dialect(name, limit=150).observation_ids([tool("x" * 300), tool("short"), tool("z" * 300)], [5]))
     assert "short" in cut
     assert cut.count("x" * 10) == cut.count("z" * 10) > 0
     assert cut.count("</information>" if name == "inline" else "</tool_response>") == 3
 
 
-DIALECTS = {
-    (name, limit): dialect(name, limit=limit) for name in ("inline", "chat") for limit in (40, 80, 120)
-}
+DIALECTS = {(name, limit): dialect(name, limit=limit) for name in ("inline", "chat") for limit in (40, 80, 120)}
 
 
 @settings(max_examples=60, deadline=None)

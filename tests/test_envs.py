@@ -133,9 +133,7 @@ def test_a_tool_that_hangs_for_ever_does_not_keep_the_process_alive(tmp_path: Pa
         "action = Action('', (ToolCall('hang', {'x': ''}),))\n"
         "asyncio.run(step_with_retries(load_environment(config), ToolState(), action, config))\n"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60, check=False
-    )
+    ran = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 1
     assert ran.stderr.strip().endswith("ToolError: no answer within 0.1 s")
 
@@ -290,13 +288,9 @@ def test_the_calculator_computes_arithmetic_and_nothing_else(expression: str, va
 def test_calculator_tasks_are_those_of_their_seed_and_have_whole_answers() -> None:
     tasks = make_tasks(50, seed=3)
     assert tasks == make_tasks(50, seed=3) != make_tasks(50, seed=4)
-    assert all(
-        str(task.ground_truth).isdecimal() and task.columns["answer"] == task.ground_truth for task in tasks
-    )
+    assert all(str(task.ground_truth).isdecimal() and task.columns["answer"] == task.ground_truth for task in tasks)
     product = next(task for task in tasks if task.question.startswith("What is (") and "* " in task.question)
-    a, b, c = (
-        int(n) for n in product.question[9:-1].replace("(", "").replace(")", "").replace("+", "*").split("*")
-    )
+    a, b, c = (int(n) for n in product.question[9:-1].replace("(", "").replace(")", "").replace("+", "*").split("*"))
     assert product.ground_truth == str((a + b) * c)
 
 
@@ -426,9 +420,9 @@ def test_a_stateful_world_is_made_pure_in_its_path(tmp_path: Path, body: str, me
 
 
 def test_a_replay_that_answers_differently_is_a_tool_error(tmp_path: Path) -> None:
-    body = UNCOPYABLE.replace(
-        "class Own:", "import itertools\nclock = itertools.count()\nclass Own:"
-    ).replace("str(self.count)", "str(next(clock))")
+    body = UNCOPYABLE.replace("class Own:", "import itertools\nclock = itertools.count()\nclass Own:").replace(
+        "str(self.count)", "str(next(clock))"
+    )
     environment = load_environment(config(write_module(tmp_path, body)))
     state, _ = reset(environment)
     state, _ = step(environment, state, Action("a"))
@@ -482,9 +476,7 @@ class Own:
         (":x", {}, r"environment\.name: ':x' is not of the form"),
     ],
 )
-def test_a_wrong_name_or_option_is_named_with_its_key(
-    name: str, options: dict[str, Any], message: str
-) -> None:
+def test_a_wrong_name_or_option_is_named_with_its_key(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_environment(config(name, options=options))
 
@@ -549,8 +541,4 @@ def test_the_example_tool_runs_as_it_stands() -> None:
     asked = called("days_between", first="1969-07-20", second="1969-08-01")
     wrong = called("days_between", first="yesterday", second="1969-08-01")
     assert play(environment, TASK, asked, wrong, ANSWER)[0] == "12"
-    assert (
-        step(environment, ToolState(), wrong)[1]
-        .observation[0]["content"]
-        .startswith("Error: Invalid isoformat")
-    )
+    assert step(environment, ToolState(), wrong)[1].observation[0]["content"].startswith("Error: Invalid isoformat")

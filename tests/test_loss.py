@@ -78,9 +78,7 @@ def test_value_and_gradient_equal_the_formula_token_by_token(seed: int, dual_cli
 
 def test_a_token_at_ratio_one_has_the_plain_policy_gradient() -> None:
     policy = torch.tensor([-1.0, -2.0], requires_grad=True)
-    terms = token_terms(
-        policy, policy.detach(), torch.tensor([2.0, -3.0]), torch.ones(2), clip_low=0.2, clip_high=0.2
-    )
+    terms = token_terms(policy, policy.detach(), torch.tensor([2.0, -3.0]), torch.ones(2), clip_low=0.2, clip_high=0.2)
     (grad,) = torch.autograd.grad(terms.objective.sum(), policy)
     assert terms.objective.tolist() == [2.0, -3.0]
     assert grad.tolist() == [2.0, -3.0]
@@ -89,9 +87,7 @@ def test_a_token_at_ratio_one_has_the_plain_policy_gradient() -> None:
 def test_a_token_counts_as_clipped_only_on_the_side_that_its_advantage_stops() -> None:
     ratio = torch.tensor([0.5, 0.5, 1.5, 1.5, 1.5, 1.0])
     advantages = torch.tensor([-1.0, 1.0, 1.0, -1.0, 0.0, 1.0])
-    terms = token_terms(
-        ratio.log(), torch.zeros(6), advantages, torch.ones(6), clip_low=CLIP_LOW, clip_high=CLIP_HIGH
-    )
+    terms = token_terms(ratio.log(), torch.zeros(6), advantages, torch.ones(6), clip_low=CLIP_LOW, clip_high=CLIP_HIGH)
     assert terms.clipped_low.tolist() == [True, False, False, False, False, False]
     assert terms.clipped_high.tolist() == [False, False, True, False, False, False]
 

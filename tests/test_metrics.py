@@ -67,9 +67,7 @@ def test_a_logger_that_is_not_installed_says_how_to_install_it(
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_a_run_logger_gets_config_and_every_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_run_logger_gets_config_and_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     calls: list[tuple[object, ...]] = []
     package = ModuleType(name)
     package.init = lambda **kwargs: calls.append(("init", kwargs))  # type: ignore[attr-defined]

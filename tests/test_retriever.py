@@ -62,9 +62,7 @@ def test_scores_are_those_of_the_formula() -> None:
     assert [p.title for p in found] == ["Peru", "Lima", "Sol", "Quito"]
     by_title = {title: number for number, (title, _) in enumerate(PASSAGES)}
     for passage in found:
-        assert passage.score == pytest.approx(
-            expected_score("currency of peru", by_title[passage.title]), rel=1e-5
-        )
+        assert passage.score == pytest.approx(expected_score("currency of peru", by_title[passage.title]), rel=1e-5)
 
 
 def test_equal_scores_keep_the_order_of_the_corpus() -> None:
@@ -108,9 +106,7 @@ def write_corpus(path: Path) -> str:
 def test_a_corpus_holds_contents_or_title_and_text(tmp_path: Path) -> None:
     write_corpus(tmp_path / "a.jsonl")
     (tmp_path / "b.jsonl").write_text("\n".join(json.dumps({"title": t, "text": x}) for t, x in PASSAGES))
-    a, b = (
-        BM25Retriever.from_file(tmp_path / name).retrieve_one("sol", 2) for name in ("a.jsonl", "b.jsonl")
-    )
+    a, b = (BM25Retriever.from_file(tmp_path / name).retrieve_one("sol", 2) for name in ("a.jsonl", "b.jsonl"))
     assert a == b == bm25("sol", 2)
 
 
@@ -167,9 +163,7 @@ def test_many_ask_at_once(served: str) -> None:
     async def ask_many() -> list[list[list[Passage]]]:
         return await asyncio.gather(*(retriever.retrieve([t], 1) for t, _ in PASSAGES * 20))
 
-    assert [found[0][0].title for found in asyncio.run(ask_many())] == [
-        bm25(t)[0].title for t, _ in PASSAGES
-    ] * 20
+    assert [found[0][0].title for found in asyncio.run(ask_many())] == [bm25(t)[0].title for t, _ in PASSAGES] * 20
 
 
 def test_without_scores_the_documents_stand_alone(served: str) -> None:

@@ -235,9 +235,7 @@ def test_built_in_rewards_need_an_answer_and_others_may_not(tmp_path: Path) -> N
 
 
 def test_numpy_rewards_are_taken(tmp_path: Path) -> None:
-    body = (
-        "import numpy as np\ndef reward(completions): return np.ones(len(completions), dtype=np.float32) / 2"
-    )
+    body = "import numpy as np\ndef reward(completions): return np.ones(len(completions), dtype=np.float32) / 2"
     assert score(rollout(("a", "")), functions=[write_reward(tmp_path, body)]) == [0.5]
 
 

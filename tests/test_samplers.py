@@ -74,9 +74,7 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def contexts(tokenizer: Any) -> list[list[int]]:
     """Prompts of many lengths, some longer than a block of the prefix cache."""
-    return [
-        tokenizer.encode("What is the capital of the country? " * (1 + i % 4) + str(i)) for i in range(24)
-    ]
+    return [tokenizer.encode("What is the capital of the country? " * (1 + i % 4) + str(i)) for i in range(24)]
 
 
 def sample(sampler: Any, items: Sequence[Item], delays: Sequence[float] = ()) -> list[Completion]:
@@ -105,9 +103,7 @@ def flat_logprobs(completions: list[Completion]) -> torch.Tensor:
     return torch.tensor([value for completion in completions for value in completion.logprobs])
 
 
-def reference_logprobs(
-    model: Any, context: list[int], turn: list[int], params: SamplingParams
-) -> list[float]:
+def reference_logprobs(model: Any, context: list[int], turn: list[int], params: SamplingParams) -> list[float]:
     """By definition, a token at a time: sort, keep the k likeliest, the fewest that hold p, renormalise."""
     with torch.no_grad():
         logits = model(torch.tensor([context + turn])).logits[0].double() / params.temperature
@@ -148,9 +144,7 @@ def test_both_samplers_find_the_same_greedy_tokens_before_and_after_a_weight_upd
         assert sample(engines["vllm"], items[:1])[0].policy_version == version
 
 
-def test_greedy_log_probabilities_are_the_models_own(
-    sampler: Any, model: Any, contexts: list[list[int]]
-) -> None:
+def test_greedy_log_probabilities_are_the_models_own(sampler: Any, model: Any, contexts: list[list[int]]) -> None:
     params = SamplingParams(max_tokens=32, temperature=0.3, top_k=2, greedy=True)
     own = SamplingParams(max_tokens=32)
     for (context, _, _), completion in zip(
@@ -174,9 +168,7 @@ def test_log_probabilities_are_those_of_the_distribution_sampled_from(
         assert completion.logprobs == pytest.approx(expected, abs=TOLERANCE)
 
 
-def test_a_seed_gives_the_same_tokens_alone_reordered_and_staggered(
-    sampler: Any, contexts: list[list[int]]
-) -> None:
+def test_a_seed_gives_the_same_tokens_alone_reordered_and_staggered(sampler: Any, contexts: list[list[int]]) -> None:
     items = each(contexts, FILTERED)
     together = tokens(sample(sampler, items))
     assert tokens(sample(sampler, items[::-1]))[::-1] == together
@@ -398,9 +390,7 @@ def test_an_engine_that_dies_fails_every_request_that_waits_and_every_later_one(
     sampler = DyingSampler(max_model_len=8)
 
     async def several() -> list[Any]:
-        return await asyncio.gather(
-            *(sampler.sample([1], GREEDY, 0) for _ in range(3)), return_exceptions=True
-        )
+        return await asyncio.gather(*(sampler.sample([1], GREEDY, 0) for _ in range(3)), return_exceptions=True)
 
     for _ in range(2):
         errors = asyncio.run(several())

@@ -132,7 +132,7 @@ def test_a_signal_leaves_a_checkpoint_and_resume_goes_on_from_it(
         return grow(self, prompts)
 
     monkeypatch.setattr(Session, "grow", interrupted)
-    with pytest.raises(Stopped, match="after step 1; .*--resume") as stopped:
+    with pytest.raises(Stopped, match=r"after step 1; .*--resume") as stopped:
         run(settings)
     assert stopped.value.signal_number == number
     assert [path.name for path in checkpoints(settings["output_dir"])] == ["checkpoint-1"]

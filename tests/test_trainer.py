@@ -222,9 +222,7 @@ def test_short_and_long_steps_keep_their_place_in_the_schedule(model_dir: Path) 
     trainer = Trainer(config)
     assert trainer.update([make_rows(0, num_prompts=1)])["learning_rate"] == pytest.approx(1e-3)
     assert trainer.update([make_rows(0, num_prompts=4)])["learning_rate"] == pytest.approx(1e-3 / 4)
-    assert Trainer(config).update([make_rows(0, num_prompts=6)])["learning_rate"] == pytest.approx(
-        1e-3 * 3 / 4
-    )
+    assert Trainer(config).update([make_rows(0, num_prompts=6)])["learning_rate"] == pytest.approx(1e-3 * 3 / 4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -280,9 +278,7 @@ def test_bfloat16_training_moves_weights_by_less_than_bfloat16_resolves(model_di
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_bfloat16_reference_agrees_bit_for_bit_with_the_policy_it_copies(
-    tmp_path: Path, tied: bool
-) -> None:
+def test_a_bfloat16_reference_agrees_bit_for_bit_with_the_policy_it_copies(tmp_path: Path, tied: bool) -> None:
     make_tiny_model(tmp_path, hidden=32, tied=tied)
     config = make_config(tmp_path, model={"dtype": "bfloat16"}, loss={"kl_coef": 0.1})
     policy = Trainer(config).policy

@@ -8,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TREE = (
-    '{"schema": "treegrpo.tree/1", "prompt_id": "p", "tree_id": 0, "nodes": [{"id": 0, "parent": null, "reward": null}, '
+    '{"schema": "treegrpo.tree/1", "prompt_id": "p", "tree_id": 0, "nodes": ['
+    '{"id": 0, "parent": null, "reward": null}, '
     '{"id": 1, "parent": 0, "reward": 1.0}, {"id": 2, "parent": 0, "reward": 0.0}]}\n'
 )
 

@@ -17,9 +17,7 @@ TAGS = [
     for name in ("think", "search", "information", "answer", "tool_call", "tool_response")
     for slash in ("", "/")
 ]
-MERGES_TEXT = (
-    "the capital of the country where the author of the work was born is the answer to the question "
-)
+MERGES_TEXT = "the capital of the country where the author of the work was born is the answer to the question "
 NON_ASCII_SCALE = 0.05
 
 CHAT_TEMPLATE = """\

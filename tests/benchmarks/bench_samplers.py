@@ -64,9 +64,7 @@ def main() -> None:
     base = statistics.median(rates["transformers"])
     for engine, seen in rates.items():
         median = statistics.median(seen)
-        table.add_row(
-            engine, f"{median:,.0f}", f"{min(seen):,.0f}", f"{max(seen):,.0f}", f"{median / base:.2f}"
-        )
+        table.add_row(engine, f"{median:,.0f}", f"{min(seen):,.0f}", f"{max(seen):,.0f}", f"{median / base:.2f}")
     Console().print(table)
 
 
