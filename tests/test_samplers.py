@@ -3,6 +3,8 @@
 import asyncio
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -432,3 +434,20 @@ def test_a_closed_engine_makes_room_for_another_in_the_same_process(
     assert second.name == "vllm"
     assert tokens(sample(second, items)) == expected
     second.close()
+
+
+def test_the_engine_starts_where_numba_was_loaded_before_it(tiny_model_dir: Path) -> None:
+    """The engine's look through all modules fails at llvmlite's wrapper of its library: it is kept out of sight."""
+    code = (
+        "import sys; from pathlib import Path; import numba\n"
+        "from treegrpo_cli.config import SamplerConfig\n"
+        "from treegrpo_cli.samplers import make_sampler\n"
+        "make_sampler(SamplerConfig(engine='vllm'), sys.argv[1], dtype='float32', device='cpu', max_model_len=64,"
+        " seed=0, log_path=Path('/dev/null')).close()\n"
+        "assert numba.njit(lambda x: x + 1)(1) == 2 and 'llvmlite.binding.ffi' in sys.modules\n"
+    )
+    pytest.importorskip("vllm", exc_type=ImportError)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tiny_model_dir)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -23,10 +23,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from treegrpo_cli.errors import FileError
 from treegrpo_cli.policy import load_model
+from treegrpo_cli.pretrained import load_tokenizer
 from treegrpo_cli.trainer import Trainer
 
 STATE_JSON, STATE_TENSORS, ADAPTER = "training_state.json", "training_state.tensors", "adapter"
@@ -98,7 +98,7 @@ def _write_model(folder: Path, trainer: Trainer) -> None:
         policy.network.save_pretrained(folder / ADAPTER, save_embedding_layers=False)
     else:
         policy.model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(trainer.config.model.path).save_pretrained(folder)
+    load_tokenizer(trainer.config.model.path).save_pretrained(folder)
 
 
 def _read_model(folder: Path, trainer: Trainer) -> None:
@@ -108,9 +108,7 @@ def _read_model(folder: Path, trainer: Trainer) -> None:
         return
     from peft import set_peft_model_state_dict
 
-    missed = set_peft_model_state_dict(
-        policy.network, load_file(folder / ADAPTER / "adapter_model.safetensors")
-    )
+    missed = set_peft_model_state_dict(policy.network, load_file(folder / ADAPTER / "adapter_model.safetensors"))
     if missed.unexpected_keys:
         raise ValueError(f"the adapter has weights that the model has not: {missed.unexpected_keys[0]}")
 
@@ -120,9 +118,7 @@ def _write_training_state(folder: Path, trainer: Trainer, state: dict[str, Any])
     if torch.cuda.is_available():
         tensors[CUDA_RNG] = torch.cuda.get_rng_state()
     save_file(tensors, folder / STATE_TENSORS)
-    (folder / STATE_JSON).write_bytes(
-        orjson.dumps({"step": trainer.step, "state": state}, option=orjson.OPT_INDENT_2)
-    )
+    (folder / STATE_JSON).write_bytes(orjson.dumps({"step": trainer.step, "state": state}, option=orjson.OPT_INDENT_2))
 
 
 def _optimizer_tensors(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:

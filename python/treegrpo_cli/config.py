@@ -230,7 +230,7 @@ class Config(Section):
     """Everything that a run needs; saved with it as `config.toml`."""
 
     seed: NonNegativeInt = 0
-    output_dir: str = "runs/treegrpo"
+    output_dir: Annotated[str, Field(min_length=1)] = "runs/treegrpo"
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()

@@ -21,9 +21,7 @@ ANSWER_COLUMNS = ("ground_truth", "golden_answers", "answer", "answers", "soluti
 Row = Mapping[str, Any]
 
 
-def load_tasks(
-    source: str, *, split: str = "train", limit: int = 0, require_answer: bool = False
-) -> list[Task]:
+def load_tasks(source: str, *, split: str = "train", limit: int = 0, require_answer: bool = False) -> list[Task]:
     """Return the tasks of a file, a saved dataset's directory, or a Hub name (`owner/name[:subset]`).
 
     `split` is for datasets alone; `limit` 0 reads all rows.
@@ -106,9 +104,7 @@ def _message(message: Any) -> Message:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise ValueError(f"a message of `prompt` needs `role` and `content`, got {message!r:.100}")
     content = message.get("content")
-    if isinstance(content, list) and all(
-        isinstance(part, Mapping) and part.get("type") == "text" for part in content
-    ):
+    if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
         content = "".join(str(part.get("text", "")) for part in content)
     if not isinstance(content, str):
         raise ValueError(f"the `content` of a message of `prompt` must be text, got {content!r:.100}")
@@ -132,9 +128,7 @@ def _read_rows(source: str, split: str) -> Iterator[tuple[int, Row]]:
         case ".parquet":
             return _read_parquet(path)
     if path.is_file() or not source:
-        raise FileError(
-            source or "data", "must end in .jsonl, .json or .parquet, or be the name of a dataset"
-        )
+        raise FileError(source or "data", "must end in .jsonl, .json or .parquet, or be the name of a dataset")
     return enumerate(_read_dataset(source, split), start=1)
 
 

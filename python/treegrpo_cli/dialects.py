@@ -122,9 +122,7 @@ class InlineDialect:
 
     def observation_ids(self, messages: Sequence[Message], action_token_ids: TokenIds) -> list[int]:
         """Wrap the messages; what the turn ended with does not matter here."""
-        return self._encode_observation(
-            [_clean(m, self._break_structure, self._max_tokens) for m in messages]
-        )
+        return self._encode_observation([_clean(m, self._break_structure, self._max_tokens) for m in messages])
 
     def _encode_observation(self, messages: list[Message]) -> list[int]:
         def encode(contents: list[str]) -> list[int]:
@@ -189,9 +187,7 @@ class ChatDialect:
             raise UserError("chat template: does not show tools to the model; use the inline dialect")
         role = "tool" if self._tools else "user"
         if _PROBE not in self._difference([_message(role, _PROBE)]):
-            raise UserError(
-                f"chat template: what a {role} message adds does not stand behind the assistant's turn"
-            )
+            raise UserError(f"chat template: what a {role} message adds does not stand behind the assistant's turn")
         self.observation_ids([_message(role, "")], [])
 
 
@@ -243,9 +239,7 @@ def _json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def _render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools, *, generate: bool
-) -> str:
+def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools, *, generate: bool) -> str:
     import jinja2
 
     try:

@@ -37,7 +37,7 @@ def _load_module(name: str, key: str) -> ModuleType:
         return importlib.import_module(name)
     except UserError:
         raise
-    except Exception as error:  # whatever the user's module raises is the user's to mend
+    except (Exception, SystemExit) as error:  # whatever the user's module raises is the user's to mend
         raise UserError(f"{key}: cannot import {name}: {type(error).__name__}: {error}") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, aclosing, closing
 from pathlib import Path
@@ -14,9 +15,10 @@ from treegrpo_cli.errors import FileError, Stopped, UserError
 from treegrpo_cli.evaluate import evaluate, greedy_config
 from treegrpo_cli.intervals import Mean
 from treegrpo_cli.journal import Journal
+from treegrpo_cli.pretrained import load_tokenizer
 from treegrpo_cli.record import config_digest, tree_record
 from treegrpo_cli.rewards import load_rewards
-from treegrpo_cli.rollout import Player, Prompt, load_tokenizer, open_sampler
+from treegrpo_cli.rollout import Player, Prompt, open_sampler
 from treegrpo_cli.scoring import score_group
 from treegrpo_cli.stats import RolloutStats
 from treegrpo_cli.stopping import StopRequest
@@ -49,7 +51,8 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
         for prompt_id in done:
             journal.forget(prompt_id)
         writer = stack.enter_context(TreeWriter(output, append=resume))
-        player = _open_player(config, config, reporter, stack, greedy=False)
+        engine_log = output.with_name(f"{output.name}.engine.log")
+        player = _open_player(config, config, reporter, stack, engine_log)
         runner, stop = stack.enter_context(asyncio.Runner()), stack.enter_context(StopRequest())
         bar = stack.enter_context(reporter.bar("rolling out", len(tasks)))
         bar.advance(len(done))
@@ -85,7 +88,7 @@ def play_greedily(config: Config, reporter: Reporter) -> Mean:
     limit = data.eval_limit if data.eval else data.limit
     tasks = load_tasks(source, split=split, limit=limit, require_answer=needs_answer(config))
     with ExitStack() as stack:
-        player = _open_player(config, greedy_config(config), reporter, stack, greedy=True)
+        player = _open_player(config, greedy_config(config), reporter, stack, Path(os.devnull), greedy=True)
         runner, stop = stack.enter_context(asyncio.Runner()), stack.enter_context(StopRequest())
         bar = stack.enter_context(reporter.bar("playing", len(tasks)))
         return stop.run(runner, evaluate(player, tasks, bar))
@@ -101,8 +104,10 @@ def number_tasks(tasks: list[Task]) -> Iterator[Prompt]:
     return (Prompt(number, f"{number:08d}", task) for number, task in enumerate(tasks))
 
 
-def _open_player(config: Config, played: Config, reporter: Reporter, stack: ExitStack, *, greedy: bool) -> Player:
-    sampler = stack.enter_context(closing(open_sampler(config, log_path=None)))
+def _open_player(
+    config: Config, played: Config, reporter: Reporter, stack: ExitStack, engine_log: Path, *, greedy: bool = False
+) -> Player:
+    sampler = stack.enter_context(closing(open_sampler(config, engine_log)))
     reporter.say(f"rollouts run on {sampler.name}")
     return Player(played, sampler, load_tokenizer(config.model.path), greedy=greedy)
 

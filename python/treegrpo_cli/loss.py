@@ -64,9 +64,7 @@ def token_terms(
     """
     ratio = torch.exp(policy_logprobs - sampling_logprobs)
     gain, penalty = advantages.clamp(min=0), advantages.clamp(max=0)
-    objective = clipped_surrogate(
-        ratio, gain, penalty, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
-    )
+    objective = clipped_surrogate(ratio, gain, penalty, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip)
     kl = torch.zeros_like(policy_logprobs) if ref_logprobs is None else k3(policy_logprobs, ref_logprobs)
     with torch.no_grad():
         clipped_low = (ratio < 1 - clip_low) & (penalty < 0)

@@ -58,9 +58,7 @@ class MetricsLog:
         resumed_step: int | None = None,
     ) -> None:
         self.path = Path(output_dir) / "metrics.jsonl"
-        self._loggers = [
-            make_logger(name, self.path.parent, config or {}, resumed_step) for name in report_to
-        ]
+        self._loggers = [make_logger(name, self.path.parent, config or {}, resumed_step) for name in report_to]
         try:
             _truncate_behind(self.path, -1 if resumed_step is None else resumed_step)
             self._file = open(self.path, "ab")  # noqa: SIM115  open as long as the run
@@ -84,9 +82,7 @@ class MetricsLog:
             logger.close()
 
 
-def make_logger(
-    name: str, output_dir: Path, config: Mapping[str, Any], resumed_step: int | None = None
-) -> Logger:
+def make_logger(name: str, output_dir: Path, config: Mapping[str, Any], resumed_step: int | None = None) -> Logger:
     """Return the logger of this name; UserError says what to install where its package is missing."""
     if name == "tensorboard":
         return TensorBoardLogger(output_dir, resumed_step)

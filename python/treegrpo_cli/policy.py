@@ -20,12 +20,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from treegrpo_cli.config import Config, ModelConfig
+from treegrpo_cli.devices import choose_device
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.loss import token_log_probs
+from treegrpo_cli.pretrained import load_causal_lm, read_model_config
 from treegrpo_cli.types import TrainBatch
 
 
@@ -106,36 +107,17 @@ class Policy:
         return model.to(self.device)
 
 
-def choose_device(name: str) -> torch.device:
-    """Resolve `model.device`. Raises UserError for a device that torch does not know or that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"model.device: {name!r} cannot be used here ({reason})") from None
-
-
 def load_model(path: str | Path) -> Any:
     """Load a causal LM in float32, on the CPU, with every dropout at 0.
 
     Raises UserError where there is no model, or none whose forward can skip the logits of the prompt.
     """
-    if not str(path):
-        raise UserError("model.path: give a model's directory or Hub name")
     disable_progress_bar()  # the program shows its own
-    try:
-        config = AutoConfig.from_pretrained(path)
-        _set_dropout_to_zero(config)
-        model = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"model.path: cannot load {str(path)!r}: {reason}") from None
+    config = read_model_config(path)
+    _set_dropout_to_zero(config)
+    model = load_causal_lm(path, torch.float32, config)
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
-        raise UserError(
-            f"model.path: {type(model).__name__} cannot be trained: its forward has no logits_to_keep"
-        )
+        raise UserError(f"model.path: {type(model).__name__} cannot be trained: its forward has no logits_to_keep")
     return model
 
 
@@ -150,11 +132,7 @@ def _store_frozen_in_bfloat16(model: nn.Module) -> None:
     """Store frozen linear weights in bfloat16; a tied LM head stays: autocast does not round embeddings."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     for module in model.modules():
-        if (
-            isinstance(module, nn.Linear)
-            and not module.weight.requires_grad
-            and id(module.weight) not in embeddings
-        ):
+        if isinstance(module, nn.Linear) and not module.weight.requires_grad and id(module.weight) not in embeddings:
             module.to(torch.bfloat16)
 
 

@@ -185,9 +185,7 @@ _TAG = r"</?(?:think|search|calculate|information|answer)>"
 
 def _is_turn(text: str, tags: str) -> bool:
     inner = rf"(?:(?!{_TAG}).)*"
-    return (
-        re.fullmatch(rf"\s*<think>{inner}</think>\s*<({tags})>{inner}</\1>\s*", text, re.DOTALL) is not None
-    )
+    return re.fullmatch(rf"\s*<think>{inner}</think>\s*<({tags})>{inner}</\1>\s*", text, re.DOTALL) is not None
 
 
 def _is_information(observation: str) -> bool:
@@ -235,9 +233,7 @@ class TRLReward:
         arguments = _accepted(self.name, self.function, _trl_arguments(rollouts))
         rewards = await _call(self.name, self.function, arguments)
         if not isinstance(rewards, (list, tuple)) and not hasattr(rewards, "tolist"):
-            raise UserError(
-                f"reward {self.name}: must return a list of numbers, got a {type(rewards).__name__}"
-            )
+            raise UserError(f"reward {self.name}: must return a list of numbers, got a {type(rewards).__name__}")
         values = rewards.tolist() if hasattr(rewards, "tolist") else rewards
         if not isinstance(values, (list, tuple)) or len(values) != len(rollouts):
             got = len(values) if isinstance(values, (list, tuple)) else 1
@@ -302,9 +298,7 @@ async def _call(name: str, function: Callable[..., Any], arguments: dict[str, An
     try:
         return await call(function, **arguments)
     except Exception as error:  # whatever the user's function raises is the user's to mend
-        raise UserError(
-            f"reward {name}: raised {type(error).__name__}: {' '.join(str(error).split())}"
-        ) from error
+        raise UserError(f"reward {name}: raised {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def _checked(name: str, value: Any) -> float | None:

@@ -103,17 +103,6 @@ def open_sampler(config: Config, log_path: Path | None) -> Sampler:
     )
 
 
-def load_tokenizer(path: str) -> Any:
-    """Load the tokenizer of a model directory or Hub name. Raises UserError where there is none."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"model.path: cannot load a tokenizer from {path!r}: {reason}") from None
-
-
 class Tree:
     """One tree while it grows: the forest's tables for tokens, `turns` for what stands beside them."""
 
@@ -148,6 +137,8 @@ class Tree:
             raise UserError(f"prompt {self.prompt.prompt_id}: the environment does not start: {error}") from None
         self.prompt_messages = tuple(messages)
         token_ids = player.dialect.prompt_ids(messages)
+        if not token_ids:
+            raise UserError(f"prompt {self.prompt.prompt_id}: no tokens; the tokenizer of model.path knows no text")
         limit = min(settings.max_prompt_tokens, player.max_context_tokens - 1)
         if len(token_ids) > limit:
             raise UserError(

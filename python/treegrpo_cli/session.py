@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Self
 from treegrpo_cli.checkpoint import checkpoints, load_checkpoint, remove_old_checkpoints, save_checkpoint
 from treegrpo_cli.collect import collect
 from treegrpo_cli.data import load_tasks
-from treegrpo_cli.errors import Stopped
+from treegrpo_cli.errors import Stopped, UserError
 from treegrpo_cli.evaluate import evaluate, evaluation_config
 from treegrpo_cli.metrics import MetricsLog
+from treegrpo_cli.pretrained import load_tokenizer
 from treegrpo_cli.record import tree_record
 from treegrpo_cli.rewards import load_rewards
-from treegrpo_cli.rollout import Player, Prompt, load_tokenizer, open_sampler
+from treegrpo_cli.rollout import Player, Prompt, open_sampler
 from treegrpo_cli.run_directory import RunDirectory
 from treegrpo_cli.stopping import StopRequest
 from treegrpo_cli.trace import TreeRecord, TreeWriter
@@ -40,6 +41,8 @@ class Session:
         self.eval_tasks: list[Task] = []
         if config.train.eval_steps:
             needs_answer = load_rewards(evaluation_config(config).reward).needs_answer
+            if not data.eval:
+                raise UserError("data.eval: not set; train.eval_steps needs it")
             self.eval_tasks = load_tasks(
                 data.eval, split=data.eval_split, limit=data.eval_limit, require_answer=needs_answer
             )

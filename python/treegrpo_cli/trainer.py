@@ -196,9 +196,7 @@ def _check_whole_distribution(config: Config) -> None:
     """Refuse to sample from a part of the vocabulary: the ratio would compare two different distributions."""
     for key, value, whole in (("top_p", config.rollout.top_p, 1.0), ("top_k", config.rollout.top_k, 0)):
         if value != whole:
-            raise UserError(
-                f"rollout.{key}: training needs the whole distribution, set {key} = {whole}, got {value}"
-            )
+            raise UserError(f"rollout.{key}: training needs the whole distribution, set {key} = {whole}, got {value}")
 
 
 def _add(sums: dict[str, Tensor], more: dict[str, Tensor]) -> None:
@@ -212,6 +210,4 @@ def _add(sums: dict[str, Tensor], more: dict[str, Tensor]) -> None:
 def _step_metrics(sums: dict[str, Tensor], num_weighted: float) -> dict[str, float]:
     """Turn sums over tokens into means, weighted as in the loss."""
     whole = ("loss", MISMATCH_MAX)
-    return {
-        name: float(value) if name in whole else float(value) / num_weighted for name, value in sums.items()
-    }
+    return {name: float(value) if name in whole else float(value) / num_weighted for name, value in sums.items()}

@@ -21,14 +21,10 @@ class Environment(Protocol[State]):
     tools: Sequence[dict[str, Any]]
     """JSON schemas of the tools, as chat templates take them (`tool_schema` makes them); empty = no tools."""
 
-    def reset(
-        self, task: Task
-    ) -> tuple[State, Sequence[Message]] | Awaitable[tuple[State, Sequence[Message]]]:
+    def reset(self, task: Task) -> tuple[State, Sequence[Message]] | Awaitable[tuple[State, Sequence[Message]]]:
         """Return the state before the first turn, and the prompt's messages."""
         ...
 
-    def step(
-        self, state: State, action: Action
-    ) -> tuple[State, StepResult] | Awaitable[tuple[State, StepResult]]:
+    def step(self, state: State, action: Action) -> tuple[State, StepResult] | Awaitable[tuple[State, StepResult]]:
         """Return a new state and the observation; raises where a tool failed, and is then called again."""
         ...

@@ -33,9 +33,7 @@ _UNARY: dict[type[ast.unaryop], Callable[[Number], Number]] = {ast.UAdd: operato
 class CalculatorEnvironment(ToolEnvironment):
     """An agent with one tool, `calculate`."""
 
-    def __init__(
-        self, dialect: Literal["inline", "chat"] = "inline", instructions: str | None = None
-    ) -> None:
+    def __init__(self, dialect: Literal["inline", "chat"] = "inline", instructions: str | None = None) -> None:
         super().__init__([calculate], dialect, instructions)
 
 

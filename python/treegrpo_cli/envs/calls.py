@@ -105,9 +105,7 @@ async def _with_retries(attempt: Callable[[], Awaitable[Any]], config: Environme
             except UserError:
                 raise
             except Exception as error:  # the world outside may fail in any way; it closes one branch
-                reason = (
-                    f"no answer within {config.tool_timeout_s:g} s" if limit.expired() else _describe(error)
-                )
+                reason = f"no answer within {config.tool_timeout_s:g} s" if limit.expired() else _describe(error)
     attempts = f" ({config.tool_retries + 1} attempts)" if config.tool_retries else ""
     raise ToolError(f"{reason}{attempts}")
 
@@ -132,9 +130,7 @@ def _pair(answer: Any, method: str, expected: str) -> tuple[Any, Any]:
 def _messages(messages: Any, method: str) -> list[Message]:
     if isinstance(messages, (list, tuple)) and all(map(_is_message, messages)):
         return list(messages)
-    raise UserError(
-        f"environment: {method} must give messages of role and content (text), got {messages!r:.200}"
-    )
+    raise UserError(f"environment: {method} must give messages of role and content (text), got {messages!r:.200}")
 
 
 def _is_message(message: Any) -> bool:

@@ -32,10 +32,10 @@ class HTTPRetriever:
             raise UserError(f"environment.options.retriever_url: {url!r}: {error}") from error
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise UserError(f"environment.options.retriever_url: {url!r} is no http(s) address")
+        if parsed.port is not None and not 0 < parsed.port < 2**16:
+            raise UserError(f"environment.options.retriever_url: {url!r}: no such port")
         self.url = parsed.copy_with(path="/retrieve") if parsed.path in ("", "/") else parsed
-        self._verify: ssl.SSLContext | bool = (
-            httpx.create_ssl_context() if parsed.scheme == "https" else False
-        )
+        self._verify: ssl.SSLContext | bool = httpx.create_ssl_context() if parsed.scheme == "https" else False
 
     async def retrieve(self, queries: Sequence[str], topk: int) -> list[list[Passage]]:
         """Return at most `topk` passages for each query, in the order of the retriever.

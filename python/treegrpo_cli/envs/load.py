@@ -35,12 +35,8 @@ def load_environment(config: EnvironmentConfig) -> Environment[Any]:
     if inspect.isclass(target):
         return _make(target, config)
     functions = [target] if callable(target) else target
-    if not isinstance(functions, (list, tuple)) or not all(
-        callable(f) and hasattr(f, "__name__") for f in functions
-    ):
-        raise UserError(
-            f"environment.name: {config.name} is neither a class nor a function (or list of functions)"
-        )
+    if not isinstance(functions, (list, tuple)) or not all(callable(f) and hasattr(f, "__name__") for f in functions):
+        raise UserError(f"environment.name: {config.name} is neither a class nor a function (or list of functions)")
     return _make(ToolEnvironment, config, tools=list(functions))
 
 
@@ -63,17 +59,13 @@ def _make(cls: type, config: EnvironmentConfig, **given: Any) -> Environment[Any
         except UserError:
             raise
         except Exception as error:  # whatever the user's constructor raises is the user's to mend
-            raise UserError(
-                f"environment: cannot make {config.name}: {type(error).__name__}: {error}"
-            ) from error
+            raise UserError(f"environment: cannot make {config.name}: {type(error).__name__}: {error}") from error
 
     if stateful:
         return StatefulEnvironment(make)
     environment: Environment[Any] = make()
     if not hasattr(environment, "tools"):
-        raise UserError(
-            f"environment.name: {config.name} needs an attribute `tools`: a list of JSON schemas, or ()"
-        )
+        raise UserError(f"environment.name: {config.name} needs an attribute `tools`: a list of JSON schemas, or ()")
     return environment
 
 

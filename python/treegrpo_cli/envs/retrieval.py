@@ -25,9 +25,7 @@ class RetrievalServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(
-        self, retriever: BM25Retriever, host: str = "127.0.0.1", port: int = 0, topk: int = 3
-    ) -> None:
+    def __init__(self, retriever: BM25Retriever, host: str = "127.0.0.1", port: int = 0, topk: int = 3) -> None:
         self.retriever, self.topk = retriever, topk
         super().__init__((host, port), _Handler)
 
@@ -47,9 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         hits = [self.server.retriever.retrieve_one(query, topk) for query in queries]
         documents = [[({"contents": f"{p.title}\n{p.text}"}, p.score) for p in found] for found in hits]
-        self._send(
-            200, {"result": [[_hit(d, s) if return_scores else d for d, s in found] for found in documents]}
-        )
+        self._send(200, {"result": [[_hit(d, s) if return_scores else d for d, s in found] for found in documents]})
 
     def _request(self) -> tuple[list[str], int, bool]:
         length = int(self.headers.get("Content-Length", -1))
@@ -88,14 +84,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--corpus", required=True, help="JSON Lines of `contents`, or of `title` and `text`")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
-    parser.add_argument(
-        "--topk", type=int, default=3, help="passages a query, where the request does not say"
-    )
+    parser.add_argument("--topk", type=int, default=3, help="passages a query, where the request does not say")
     options = parser.parse_args(arguments)
     try:
-        server = RetrievalServer(
-            BM25Retriever.from_file(options.corpus), options.host, options.port, options.topk
-        )
+        server = RetrievalServer(BM25Retriever.from_file(options.corpus), options.host, options.port, options.topk)
     except (UserError, OSError, OverflowError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

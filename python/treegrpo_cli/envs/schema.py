@@ -104,9 +104,7 @@ def tool_schema(function: Callable[..., Any]) -> dict[str, Any]:
     """
     description, of_parameter = _read_docstring(inspect.getdoc(function) or "")
     parameters = parameters_of(function)
-    properties = {
-        name: _property(function, name, p, of_parameter.get(name)) for name, p in parameters.items()
-    }
+    properties = {name: _property(function, name, p, of_parameter.get(name)) for name, p in parameters.items()}
     required = [name for name, parameter in parameters.items() if parameter.required]
     schema = {"type": "object", "properties": properties, "required": required}
     return {
@@ -115,26 +113,20 @@ def tool_schema(function: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
-def _property(
-    function: Callable[..., Any], name: str, parameter: Parameter, description: str | None
-) -> dict[str, Any]:
+def _property(function: Callable[..., Any], name: str, parameter: Parameter, description: str | None) -> dict[str, Any]:
     if inspect.signature(function).parameters[name].annotation is inspect.Parameter.empty:
         raise UserError(f"tool {function.__name__}: parameter {name!r} has no annotation")
     try:
         schema = parameter.adapter.json_schema()
     except PydanticUserError as error:
-        raise UserError(
-            f"tool {function.__name__}: parameter {name!r} has a type without a JSON schema"
-        ) from error
+        raise UserError(f"tool {function.__name__}: parameter {name!r} has a type without a JSON schema") from error
     return {**schema, "description": description} if description else schema
 
 
 def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
     """Return the first paragraph, and the descriptions under `Args:`, which may go on over lines."""
     summary = " ".join(text.split("\n\n")[0].split())
-    block = re.search(
-        r"^(?:Args|Arguments|Parameters):[ ]*\n((?:[ \t]+.*(?:\n|$)|[ \t]*\n)*)", text, re.MULTILINE
-    )
+    block = re.search(r"^(?:Args|Arguments|Parameters):[ ]*\n((?:[ \t]+.*(?:\n|$)|[ \t]*\n)*)", text, re.MULTILINE)
     of_parameter: dict[str, str] = {}
     name = ""
     for line in (block.group(1) if block else "").splitlines():

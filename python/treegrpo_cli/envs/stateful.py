@@ -72,7 +72,5 @@ class StatefulEnvironment:
         await call(world.reset, state.task)
         for turn, (action, recorded) in enumerate(state.history, start=1):
             if await call(world.step, action) != recorded:
-                raise ToolError(
-                    f"cannot continue this turn: replayed from the root, turn {turn} answered differently"
-                )
+                raise ToolError(f"cannot continue this turn: replayed from the root, turn {turn} answered differently")
         return world

@@ -117,9 +117,7 @@ def _instructions(tools: Sequence[dict[str, Any]], dialect: str) -> str:
 
 
 def _allowed(tools: Sequence[dict[str, Any]], dialect: str) -> str:
-    usages = [
-        inline_usage(t) if dialect == "inline" else f"call the tool {t['function']['name']}" for t in tools
-    ]
+    usages = [inline_usage(t) if dialect == "inline" else f"call the tool {t['function']['name']}" for t in tools]
     allowed = ", ".join(usages)
     return f"This is not an action. Allowed: {allowed}, or <answer>your answer</answer> to finish. Try again."
 

@@ -55,12 +55,11 @@ def make_sampler(
 
 
 def resolve_device(device: str) -> str:
-    """Return `cuda` or `cpu` for `auto`, anything else as it is."""
-    import torch
+    """Return `cuda` or `cpu` for `auto`, else the device as it is. Raises UserError where it is not there."""
+    from treegrpo_cli.devices import choose_device
 
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    found = choose_device(device)
+    return found.type if device == "auto" else device
 
 
 def use_one_thread() -> None:

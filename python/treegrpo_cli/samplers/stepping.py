@@ -109,9 +109,7 @@ class SteppedSampler(ABC):
         items = list(weights)
         check_weights(self.weight_shapes(), items)
         if self._futures:
-            raise RuntimeError(
-                f"{len(self._futures)} requests are still running: update weights between rollouts"
-            )
+            raise RuntimeError(f"{len(self._futures)} requests are still running: update weights between rollouts")
         self.load_weights(items)
         self.policy_version = policy_version
 
@@ -179,10 +177,6 @@ def check_weights(shapes: dict[str, torch.Size], weights: list[tuple[str, torch.
     """
     given = {name: tensor.shape for name, tensor in weights}
     missing, unknown = sorted(shapes.keys() - given.keys()), sorted(given.keys() - shapes.keys())
-    other = [
-        f"{name} {tuple(given[name])}" for name in shapes if name in given and given[name] != shapes[name]
-    ]
+    other = [f"{name} {tuple(given[name])}" for name in shapes if name in given and given[name] != shapes[name]]
     if missing or unknown or other:
-        raise ValueError(
-            f"weights do not fit the model: missing {missing}, unknown {unknown}, other shape {other}"
-        )
+        raise ValueError(f"weights do not fit the model: missing {missing}, unknown {unknown}, other shape {other}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from treegrpo_cli.pretrained import read_model_config
+
 MAX_BYTES_PER_CHARACTER = 4
 
 
@@ -30,20 +32,18 @@ def turn_text(tokenizer: Any, token_ids: Sequence[int], stop: Sequence[str], end
 
 def end_token_ids(model_path: str, tokenizer: Any) -> frozenset[int]:
     """Return the tokens that end a turn: the generation config's (or the model's) and the tokenizer's own."""
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import GenerationConfig
 
     try:
         ends = GenerationConfig.from_pretrained(model_path).eos_token_id
     except OSError:
-        ends = AutoConfig.from_pretrained(model_path).eos_token_id
+        ends = read_model_config(model_path).eos_token_id
     listed = ends if isinstance(ends, list) else [ends]
     return frozenset(token for token in [*listed, tokenizer.eos_token_id] if token is not None)
 
 
 def context_limit(model_path: str, max_model_len: int) -> int:
     """Return `max_model_len`, or what the model's positions allow where that is less or nothing is asked."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(model_path).get_text_config()
+    config = read_model_config(model_path).get_text_config()
     limit = int(getattr(config, "max_position_embeddings", 0) or 0)
     return min(max_model_len or limit, limit or max_model_len)

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import DynamicCache
 
+from treegrpo_cli.pretrained import load_causal_lm, load_tokenizer
 from treegrpo_cli.samplers.stepping import Request, SteppedSampler
 from treegrpo_cli.samplers.text import context_limit, end_token_ids, find_stop, turn_text
 from treegrpo_cli.types import Completion, SamplingParams
@@ -73,14 +74,10 @@ class TransformersSampler(SteppedSampler):
 
     name = "transformers"
 
-    def __init__(
-        self, model_path: str, *, dtype: str, device: str, max_model_len: int, max_num_seqs: int
-    ) -> None:
+    def __init__(self, model_path: str, *, dtype: str, device: str, max_model_len: int, max_num_seqs: int) -> None:
         super().__init__(context_limit(model_path, max_model_len))
-        self.tokenizer = AutoTokenizer.from_pretrained(model_path)
-        self.model = (
-            AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, dtype)).to(device).eval()
-        )
+        self.tokenizer = load_tokenizer(model_path)
+        self.model = load_causal_lm(model_path, getattr(torch, dtype)).to(device).eval()
         self.end_ids = end_token_ids(model_path, self.tokenizer)
         self.max_num_seqs = max_num_seqs
         self._queue: deque[Row] = deque()
@@ -183,9 +180,7 @@ class TransformersSampler(SteppedSampler):
             row.finish_reason = self._finish_reason(row)
 
     def _finish_reason(self, row: Row) -> str:
-        if row.token_ids[-1] in self.end_ids or find_stop(
-            self.tokenizer, row.token_ids, row.request.params.stop
-        ):
+        if row.token_ids[-1] in self.end_ids or find_stop(self.tokenizer, row.token_ids, row.request.params.stop):
             return "stop"
         return "length" if len(row.token_ids) >= row.request.params.max_tokens else ""
 

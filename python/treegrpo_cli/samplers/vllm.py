@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from treegrpo_cli.pretrained import read_model_config
 from treegrpo_cli.samplers.stepping import Request, SteppedSampler
 from treegrpo_cli.samplers.text import context_limit, end_token_ids, turn_text
 from treegrpo_cli.types import Completion
@@ -37,6 +38,8 @@ CPU_ENVIRONMENT = {
 }
 CPU_BLOCK_TOKENS = 32
 """The smallest block there, so that short prompts are cached too: only full blocks are."""
+UNREADABLE_MODULE = "llvmlite.binding.ffi"
+"""numba's library; the CPU engine looks through all modules when it starts, and fails at a wrapper in this one."""
 SHORT_SEQUENCE_TOKENS = 1024
 MAX_DEFAULT_KV_BYTES = 4 << 30
 
@@ -60,9 +63,7 @@ class VllmSampler(SteppedSampler):
         super().__init__(context_limit(model_path, max_model_len))
         self._weight_shapes = weight_shapes(model_path)
         settings = (
-            cpu_settings(model_path, config, dtype, self.max_model_len)
-            if device == "cpu"
-            else gpu_settings(config)
+            cpu_settings(model_path, config, dtype, self.max_model_len) if device == "cpu" else gpu_settings(config)
         )
         self._log_handler = log_to(log_path)
         self.engine = start_engine(
@@ -165,12 +166,23 @@ class VllmSampler(SteppedSampler):
 def start_engine(log_path: Path | None, device: str, **settings: Any) -> Any:
     """Start vLLM's engine in this process; what it logs, warns and prints meanwhile goes to the log."""
     prepare_environment(device)
-    with output_to(log_path), warnings.catch_warnings():
+    with output_to(log_path), unlisted(UNREADABLE_MODULE), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
         return LLMEngine.from_engine_args(EngineArgs(**settings))
+
+
+@contextmanager
+def unlisted(name: str) -> Iterator[None]:
+    """Leave a module out of `sys.modules` for a while; who has imported it goes on with it."""
+    module = sys.modules.pop(name, None)
+    try:
+        yield
+    finally:
+        if module is not None:
+            sys.modules[name] = module
 
 
 def built_for(device: str) -> bool:
@@ -253,9 +265,7 @@ def gpu_settings(config: SamplerConfig) -> dict[str, Any]:
 
 def kv_bytes_per_token(model_path: str, dtype: str) -> int:
     """Return the bytes that keys and values of one token take in all layers."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(model_path).get_text_config()
+    config = read_model_config(model_path).get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(2 * config.num_hidden_layers * heads * size * (4 if dtype == "float32" else 2))
@@ -264,8 +274,8 @@ def kv_bytes_per_token(model_path: str, dtype: str) -> int:
 def weight_shapes(model_path: str) -> dict[str, torch.Size]:
     """Return the names and shapes of the model's `state_dict()`; no weights are made."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_path))
+        model = AutoModelForCausalLM.from_config(read_model_config(model_path))
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
