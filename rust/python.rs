@@ -195,12 +195,12 @@ impl PyForest {
         Ok(dict)
     }
 
-    fn score(&self, py: Python<'_>, estimator: &str, options: &Bound<'_, PyDict>) -> PyResult<PyScores> {
+    fn score(slf: &Bound<'_, Self>, estimator: &str, options: &Bound<'_, PyDict>) -> PyResult<PyScores> {
         let options = given_options(options)?;
-        py.detach(|| {
-            let scores = score(&self.forest, estimator, &options)?;
-            Ok(PyScores { depth: self.forest.depth.clone(), scores })
-        })
+        let this = slf.borrow();
+        let forest = &this.forest;
+        let scores = slf.py().detach(|| score(forest, estimator, &options))?;
+        Ok(PyScores { forest: slf.clone().unbind(), scores })
     }
 
     #[pyo3(signature = (scores, prefix_weight=1.0))]
@@ -224,7 +224,7 @@ fn view<'py, T: Element>(owner: &Bound<'py, PyAny>, column: &[T]) -> Array<'py, 
 
 #[pyclass(name = "Scores", module = "treegrpo_cli._core", frozen)]
 struct PyScores {
-    depth: Vec<u32>,
+    forest: Py<PyForest>,
     scores: Scores,
 }
 
@@ -246,8 +246,9 @@ impl PyScores {
     }
 
     #[getter]
-    fn depth<'py>(slf: &Bound<'py, Self>) -> Array<'py, u32> {
-        view(slf.as_any(), &slf.get().depth)
+    fn depth<'py>(&self, py: Python<'py>) -> Array<'py, u32> {
+        // copied when asked for: the forest may have grown since, and most callers of `score` never look
+        self.forest.borrow(py).forest.depth[..self.scores.num_leaves.len()].to_vec().into_pyarray(py)
     }
 
     #[getter]
