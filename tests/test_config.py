@@ -59,6 +59,7 @@ def test_a_dumped_config_reads_back_the_same(tmp_path: Path) -> None:
         ("advantage.eps=-1", r"advantage: option eps"),
         ("model.dtype=float16", r"model.dtype: "),
         ("report_to=mlflow", r"report_to"),
+        ("output_dir=", r"output_dir: "),
         ("rollout.num_trees", r"expected section.key=value"),
         ("=3", r"expected section.key=value"),
     ],
@@ -132,3 +133,18 @@ def test_the_example_for_qwen_has_the_settings_of_the_paper() -> None:
     assert config.environment.options["topk"] == 3
     assert (config.reward.functions, config.reward.structure, config.reward.final_format) == (["format"], 0.2, 0.1)
     assert tomllib.loads(dump_config(config))["advantage"]["estimator"] == "tree-grpo"
+
+
+def test_flags_stand_for_keys_and_win() -> None:
+    from treegrpo_cli.commands import read_settings
+
+    config = read_settings(
+        ["model.path=a", "report_to=tensorboard", "output_dir=x"],
+        model='b"\\',
+        data="d",
+        reward=["f1", "my.py:r"],
+        output_dir="y",
+        report_to=["none"],
+    )
+    assert (config.model.path, config.data.train, config.output_dir) == ('b"\\', "d", "y")
+    assert (config.reward.functions, config.report_to) == (["f1", "my.py:r"], [])

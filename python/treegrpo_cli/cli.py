@@ -184,6 +184,10 @@ def train(
     settings: Settings = None,
     output_dir: Annotated[str | None, typer.Option(help="The same as output_dir=...", show_default=False)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output directory.")] = False,
+    report_to: Annotated[
+        list[str] | None,
+        typer.Option(help="tensorboard, wandb, trackio or none, beside metrics.jsonl; may be given again."),
+    ] = None,
     model: Model = None,
     data: Data = None,
     reward: Reward = None,
@@ -193,7 +197,9 @@ def train(
     """Train: rollouts, rewards, advantages, policy update, new weights to the engine, again."""
     from treegrpo_cli.commands import read_settings, run_train
 
-    config = read_settings(settings or [], model=model, data=data, reward=reward, output_dir=output_dir)
+    config = read_settings(
+        settings or [], model=model, data=data, reward=reward, output_dir=output_dir, report_to=report_to
+    )
     if dry_run:
         _print_settings(config)
     else:

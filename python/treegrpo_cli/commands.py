@@ -22,6 +22,7 @@ def read_settings(
     data: str | None = None,
     reward: Sequence[str] | None = None,
     output_dir: str | None = None,
+    report_to: Sequence[str] | None = None,
 ) -> Config:
     """Read `[CONFIG] [KEY=VALUE]...` and the flags that stand for keys; a flag wins over the rest."""
     file = Path(settings[0]) if settings and "=" not in settings[0] else None
@@ -29,8 +30,9 @@ def read_settings(
     for key, value in (("model.path", model), ("data.train", data), ("output_dir", output_dir)):
         if value is not None:
             overrides.append(f"{key}={_quoted(value)}")
-    if reward:
-        overrides.append(f"reward.functions=[{', '.join(map(_quoted, reward))}]")
+    for key, values in (("reward.functions", reward), ("report_to", report_to)):
+        if values:
+            overrides.append(f"{key}=[{', '.join(map(_quoted, values))}]")
     return load_config(file, overrides)
 
 

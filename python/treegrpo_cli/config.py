@@ -246,6 +246,5 @@ class Config(Section):
     @field_validator("report_to", mode="before")
     @classmethod
     def _one_name_is_a_list(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return [] if value == "none" else [value]
-        return value
+        names = [value] if isinstance(value, str) else value
+        return [] if names == ["none"] else names
