@@ -346,7 +346,9 @@ def test_a_retriever_that_is_up_passes_the_check(served: str) -> None:
     asyncio.run(check_environment(environment))
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/x", "http://", "http://[::1", "http://a\nb"])
+@pytest.mark.parametrize(
+    "url", ["localhost:8000", "ftp://host/x", "http://", "http://[::1", "http://a\nb", "http://host:99999"]
+)
 def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
     with pytest.raises(UserError, match=r"environment\.options\.retriever_url: "):
         search_environment(url)

@@ -213,6 +213,7 @@ def test_a_verl_reward_gets_what_verl_gives(tmp_path: Path, returned: str, prefi
         ("def reward(text): return 1", r"must take \(prompts, completions.*got \(text\)"),
         ("reward = 3", "is no function"),
         ("x = 3", "has no 'reward'"),
+        ("raise SystemExit(3)", "cannot import .*mine.py: SystemExit: 3"),
         ("import nothing_of_this_name", "cannot import .*mine.py: ModuleNotFoundError"),
     ],
 )

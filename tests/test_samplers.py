@@ -412,6 +412,14 @@ def test_auto_takes_transformers_where_vllm_is_missing_and_an_explicit_vllm_says
         samplers.choose_engine("vllm", "cpu")
 
 
+def test_a_device_that_is_not_there_is_named(tiny_model_dir: Path) -> None:
+    settings = SamplerConfig(engine="transformers")
+    with pytest.raises(UserError, match=r"model\.device: 'banana' cannot be used here"):
+        make_sampler(
+            settings, str(tiny_model_dir), dtype="float32", device="banana", max_model_len=64, seed=0, log_path=None
+        )
+
+
 def test_the_users_environment_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     from treegrpo_cli.samplers.vllm import prepare_environment
 

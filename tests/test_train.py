@@ -156,6 +156,11 @@ def test_a_run_that_could_not_start_is_not_in_the_way_of_the_next_try(tiny_model
     assert len(metrics_of(settings)) == 1
 
 
+def test_evaluation_without_questions_is_refused_with_the_key(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.eval: not set"):
+        run(small_run(tmp_path, tiny_model_dir, data={"eval": ""}))
+
+
 def test_resume_with_other_settings_is_refused_with_the_key(whole: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"optimizer.learning_rate = 0.001, --resume was asked with 0.5"):
         run({**whole, "optimizer": {"learning_rate": 0.5}}, resume=True)
