@@ -316,3 +316,22 @@ def test_the_command_reports_what_it_grew(tiny_model_dir: Path, tmp_path: Path) 
     assert lines["leaves"].strip().startswith("36 (")
     assert {"turns", "tool calls", "generated tokens", "sharing ratio"} <= set(lines)
     assert "rollouts run on transformers" in done.stderr
+
+
+def test_greedy_with_resume_is_refused(tmp_path: Path) -> None:
+    done = treegrpo("rollout", "--greedy", "--resume", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "treegrpo: --greedy writes no trees: there is nothing to --resume\n"
+
+
+def test_sigterm_before_the_run_has_begun_is_one_line(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys, treegrpo_cli.cli as cli, treegrpo_cli.commands as commands\n"
+        "commands.read_settings = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.argv = ['treegrpo', 'train']\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (143, "treegrpo: stopped\n")

@@ -61,3 +61,18 @@ def test_half_a_tokenizer_is_named(tiny_model_dir: Path, tmp_path: Path) -> None
     (path / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match=r"model\.path: cannot load a tokenizer from"):
         load_tokenizer(path)
+
+
+def test_a_folder_without_whole_safetensors_is_refused_before_an_engine_reads_it(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    from treegrpo_cli.pretrained import check_weights
+
+    check_weights(tiny_model_dir)
+    check_weights("some/hub-name")
+    with pytest.raises(UserError, match=r"holds no \*.safetensors"):
+        check_weights(tmp_path)
+    weights = (tiny_model_dir / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(UserError, match=r"model.path: cannot load a model"):
+        check_weights(tmp_path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import warnings
 from enum import StrEnum
@@ -40,9 +41,14 @@ class Format(StrEnum):
     JSON = "json"
 
 
+class _Terminated(BaseException):
+    """SIGTERM came; like KeyboardInterrupt it is no Exception, so that no library takes it for a failure."""
+
+
 def main() -> None:
     """Run the command line and exit: 0, 2 for a user's mistake, 130 for Ctrl-C; our own bugs fly."""
     warnings.showwarning = _show_warning
+    signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
         sys.stdout.flush()
@@ -53,6 +59,8 @@ def main() -> None:
         code = _complain(str(error), 2)
     except Stopped as stopped:
         code = _complain(stopped.hint or "stopped", 128 + stopped.signal_number)
+    except _Terminated:
+        code = _complain("stopped", 128 + signal.SIGTERM)
     except (KeyboardInterrupt, typer.Abort):
         code = _complain("stopped", INTERRUPTED)
     except BrokenPipeError:  # the reader has seen enough; typer does the same for what is written earlier
@@ -69,6 +77,10 @@ def main() -> None:
 def _drop_output() -> None:
     """Send what standard output still holds nowhere, so that the interpreter's last flush cannot fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _on_sigterm(*_: object) -> None:
+    raise _Terminated
 
 
 def _complain(message: str, code: int) -> int:
@@ -173,6 +185,8 @@ def rollout(
     config = read_settings(settings or [], model=model, data=data, reward=reward)
     if dry_run:
         _print_settings(config)
+    elif greedy and resume:
+        raise UserError("--greedy writes no trees: there is nothing to --resume")
     elif greedy:
         run_greedy(config, quiet=quiet)
     else:

@@ -50,6 +50,21 @@ def load_causal_lm(path: str | Path, dtype: Any, config: Any = None) -> Any:
     return model
 
 
+def check_weights(path: str | Path) -> None:
+    """Raise UserError where a model's folder holds no safetensors, or broken ones. A Hub name is not looked at."""
+    from safetensors import safe_open
+
+    if not Path(path).is_dir():
+        return
+    with _reading(path, "a model"):
+        files = sorted(Path(path).glob("*.safetensors"))
+        if not files:
+            raise ValueError("it holds no *.safetensors")
+        for file in files:
+            with safe_open(file, framework="numpy"):
+                pass
+
+
 @contextmanager
 def _reading(path: str | Path, what: str) -> Iterator[None]:
     name = str(path)

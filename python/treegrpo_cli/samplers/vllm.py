@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from treegrpo_cli.pretrained import read_model_config
+from treegrpo_cli.pretrained import check_weights, read_model_config
 from treegrpo_cli.samplers.stepping import Request, SteppedSampler
 from treegrpo_cli.samplers.text import context_limit, end_token_ids, turn_text
 from treegrpo_cli.types import Completion
@@ -65,11 +65,13 @@ class VllmSampler(SteppedSampler):
         settings = (
             cpu_settings(model_path, config, dtype, self.max_model_len) if device == "cpu" else gpu_settings(config)
         )
+        check_weights(model_path)
         self._log_handler = log_to(log_path)
         self.engine = start_engine(
             log_path,
             device,
             model=model_path,
+            load_format="safetensors",  # never a pickle
             dtype=dtype,
             seed=seed % 2**32,
             max_model_len=self.max_model_len,
