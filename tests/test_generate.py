@@ -187,6 +187,30 @@ def test_resume_with_other_settings_is_refused(settings: dict[str, Any], tmp_pat
     assert output.read_bytes() == before
 
 
+def test_a_journal_of_other_settings_is_refused_and_kept(
+    settings: dict[str, Any], whole: dict[tuple[str, int], bytes], tmp_path: Path
+) -> None:
+    journal = Journal(tmp_path / "t.jsonl", resume=False)
+    journal.add(TreeRecord.parse(whole["00000000", 0], "t", 1))
+    journal.close(complete=False)
+    before = journal.path.read_bytes()
+    for change in ({"seed": 5}, {"advantage": {"estimator": "grpo"}}, {"data": {**settings["data"], "split": "other"}}):
+        with pytest.raises(UserError, match="trees of other settings"):
+            generate(make_config({**settings, **change}), tmp_path / "t.jsonl", QUIET, resume=True)
+    assert journal.path.read_bytes() == before
+
+
+def test_a_rollout_that_could_not_start_is_not_in_the_way_of_the_next_try(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    output = tmp_path / "t.jsonl"
+    with pytest.raises(UserError, match=r"model.path"):
+        generate(make_config({**settings, "model": {"path": str(tmp_path / "mising")}}), output, QUIET)
+    assert list(tmp_path.iterdir()) == []
+    generate(make_config({**settings, "data": {**settings["data"], "limit": 1}}), output, QUIET)
+    assert len(trees_in(output)) == 2
+
+
 def test_greedy_play_is_the_mean_reward_of_one_chain_a_question(settings: dict[str, Any], tmp_path: Path) -> None:
     one = play_greedily(make_config(settings), QUIET)
     again = play_greedily(

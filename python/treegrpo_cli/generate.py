@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, aclosing, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +46,9 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
     stats = RolloutStats()
     with ExitStack() as stack:
         journal = Journal(output, resume=resume)
-        stack.callback(lambda: journal.close(complete=False))
+        stack.callback(_close, journal, output)
+        for waiting in journal.trees.values():
+            _check_settings(waiting.values(), config, output)
         done = _recover(config, output, stats) if resume else set()
         for prompt_id in done:
             journal.forget(prompt_id)
@@ -77,7 +79,6 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
         except Stopped as stopped:
             stopped.hint = f"stopped; the same command with --resume goes on with {output}"
             raise
-        journal.close(complete=True)
     return stats
 
 
@@ -112,6 +113,18 @@ def _open_player(
     return Player(played, sampler, load_tokenizer(config.model.path), greedy=greedy)
 
 
+def _close(journal: Journal, output: Path) -> None:
+    """Remove a journal where nothing waits, and an output that a run which could not start left empty."""
+    journal.close(complete=not journal.trees)
+    if not journal.trees and output.is_file() and output.stat().st_size == 0:
+        output.unlink()
+
+
+def _check_settings(records: Iterable[TreeRecord], config: Config, output: Path) -> None:
+    if any((record.meta or {}).get("config_digest") != config_digest(config) for record in records):
+        raise UserError(f"{output}: holds trees of other settings; give another --output")
+
+
 def _recover(config: Config, output: Path, stats: RolloutStats) -> set[str]:
     """Keep the whole groups of a file that a killed run left, count them, and return their prompt ids."""
     if not output.exists() or output.stat().st_size == 0:
@@ -131,8 +144,7 @@ def _whole_groups(config: Config, output: Path) -> Iterator[list[TreeRecord]]:
     group: list[TreeRecord] = []
     try:
         for record in read_trees(output):
-            if (record.meta or {}).get("config_digest") != config_digest(config):
-                raise UserError(f"{output}: holds trees of other settings; give another --output")
+            _check_settings([record], config, output)
             group = [*group, record] if group and group[0].prompt_id == record.prompt_id else [record]
             if len(group) == config.rollout.num_trees:
                 yield group

@@ -80,6 +80,10 @@ def meta(config: Config) -> dict[str, Any]:
 def config_digest(config: Config) -> str:
     """Sixteen hex digits that differ where a setting differs that a tree depends on."""
     relevant = config.model_dump_json(
-        include={"seed", "model", "environment", "reward", "rollout"}, exclude={"rollout": {"max_live_trees"}}
+        include={
+            **dict.fromkeys(("seed", "model", "environment", "reward", "rollout", "advantage"), True),
+            "data": {"train", "split"},
+        },
+        exclude={"rollout": {"max_live_trees"}},
     )
     return hashlib.sha256(relevant.encode()).hexdigest()[:16]
