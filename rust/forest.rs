@@ -311,7 +311,8 @@ impl Forest {
     }
 }
 
-fn row_id(rows: usize, of: &'static str) -> Result<u32> {
+/// `rows` as an id, where one is left.
+pub(crate) fn row_id(rows: usize, of: &'static str) -> Result<u32> {
     if rows < NO_PARENT as usize { Ok(rows as u32) } else { Err(Error::Full(NO_PARENT as usize, of)) }
 }
 

@@ -37,9 +37,13 @@
 pub mod advantage;
 pub mod error;
 pub mod forest;
+pub mod layout;
+pub mod micro_batch;
 pub mod options;
 pub mod pack;
 #[cfg(feature = "python")]
 mod python;
 pub mod select;
+pub mod token_tree;
+pub mod trie;
 pub mod value;

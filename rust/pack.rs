@@ -25,13 +25,7 @@ pub struct ChainRows {
 
 /// Builds the rows of all scored leaves, in the order of their node ids.
 pub fn chain_rows(forest: &Forest, scores: &Scores, prefix_weight: f64) -> Result<ChainRows> {
-    if !(prefix_weight.is_finite() && prefix_weight >= 0.0) {
-        let (got, expected) = (prefix_weight.to_string(), "a finite number, 0 or more".to_owned());
-        return Err(Error::OptionValue { name: "prefix_weight".to_owned(), got, expected });
-    }
-    if leaf_sums(&forest.parent, &forest.reward).num_leaves != scores.num_leaves {
-        return Err(Error::ForeignScores);
-    }
+    check(forest, scores, prefix_weight)?;
     let mut rows = ChainRows { row_start: vec![0], ..ChainRows::default() };
     for leaf in (0..forest.num_nodes() as u32).filter(|&node| !forest.reward[node as usize].is_nan()) {
         for node in forest.path(leaf)? {
@@ -42,6 +36,18 @@ pub fn chain_rows(forest: &Forest, scores: &Scores, prefix_weight: f64) -> Resul
         rows.leaf.push(leaf);
     }
     Ok(rows)
+}
+
+/// Refuses scores that are not of this forest as it stands, and prefix weights without meaning.
+pub(crate) fn check(forest: &Forest, scores: &Scores, prefix_weight: f64) -> Result<()> {
+    if !(prefix_weight.is_finite() && prefix_weight >= 0.0) {
+        let (got, expected) = (prefix_weight.to_string(), "a finite number, 0 or more".to_owned());
+        return Err(Error::OptionValue { name: "prefix_weight".to_owned(), got, expected });
+    }
+    if leaf_sums(&forest.parent, &forest.reward).num_leaves != scores.num_leaves {
+        return Err(Error::ForeignScores);
+    }
+    Ok(())
 }
 
 fn push_node(rows: &mut ChainRows, forest: &Forest, scores: &Scores, prefix_weight: f64, node: usize, leaf: usize) {

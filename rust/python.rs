@@ -9,6 +9,8 @@ use pyo3::types::PyDict;
 use crate::advantage::{Scores, score};
 use crate::error::Error;
 use crate::forest::{Columns, Forest, NO_PARENT, Tokens};
+use crate::layout::{Layout, pack};
+use crate::micro_batch::MicroBatch;
 use crate::options::{ESTIMATORS, OptionValue, defaults, resolve};
 use crate::pack::{ChainRows, chain_rows};
 use crate::select;
@@ -208,6 +210,20 @@ impl PyForest {
         let rows = py.detach(|| chain_rows(&self.forest, &scores.scores, prefix_weight))?;
         PyChainRows::new(py, rows)
     }
+
+    #[pyo3(signature = (scores, prefix_weight=1.0, *, shared=true, prompts=None))]
+    fn pack(
+        &self,
+        py: Python<'_>,
+        scores: &PyScores,
+        prefix_weight: f64,
+        shared: bool,
+        prompts: Option<Input<'_, u32>>,
+    ) -> PyResult<PyLayout> {
+        let prompts = slice(&prompts)?;
+        let layout = py.detach(|| pack(&self.forest, &scores.scores, prefix_weight, shared, prompts))?;
+        Ok(PyLayout { layout })
+    }
 }
 
 fn slice<'a, T: Element>(column: &'a Option<Input<'_, T>>) -> PyResult<Option<&'a [T]>> {
@@ -301,6 +317,113 @@ impl PyChainRows {
     }
 }
 
+#[pyclass(name = "Layout", module = "treegrpo_cli._core", frozen)]
+struct PyLayout {
+    layout: Layout,
+}
+
+#[pymethods]
+impl PyLayout {
+    #[getter]
+    fn token_ids<'py>(slf: &Bound<'py, Self>) -> Array<'py, u32> {
+        view(slf.as_any(), &slf.get().layout.tree.token_ids)
+    }
+
+    #[getter]
+    fn positions<'py>(slf: &Bound<'py, Self>) -> Array<'py, u32> {
+        view(slf.as_any(), &slf.get().layout.tree.positions)
+    }
+
+    #[getter]
+    fn parent_token<'py>(slf: &Bound<'py, Self>) -> Array<'py, u32> {
+        view(slf.as_any(), &slf.get().layout.tree.parent_token)
+    }
+
+    #[getter]
+    fn subtree_end<'py>(slf: &Bound<'py, Self>) -> Array<'py, u32> {
+        view(slf.as_any(), &slf.get().layout.tree.subtree_end)
+    }
+
+    #[getter]
+    fn run_start<'py>(slf: &Bound<'py, Self>) -> Array<'py, u32> {
+        view(slf.as_any(), &slf.get().layout.tree.run_start)
+    }
+
+    #[getter]
+    fn path_tokens<'py>(slf: &Bound<'py, Self>) -> Array<'py, u32> {
+        view(slf.as_any(), &slf.get().layout.path_tokens)
+    }
+
+    #[getter]
+    fn num_targets(&self) -> usize {
+        self.layout.num_targets()
+    }
+
+    #[getter]
+    fn weighted_tokens(&self) -> f64 {
+        self.layout.weighted_tokens
+    }
+
+    fn micro_batches(&self, py: Python<'_>, max_tokens: usize) -> PyResult<Vec<PyMicroBatch>> {
+        let batches = py.detach(|| self.layout.micro_batches(max_tokens))?;
+        Ok(batches.into_iter().map(|batch| PyMicroBatch::new(py, batch)).collect())
+    }
+}
+
+#[pyclass(name = "MicroBatch", module = "treegrpo_cli._core", frozen, get_all)]
+struct PyMicroBatch {
+    num_context: u32,
+    token_ids: Py<PyArray1<u32>>,
+    positions: Py<PyArray1<u32>>,
+    parent_token: Py<PyArray1<u32>>,
+    subtree_end: Py<PyArray1<u32>>,
+    run_start: Py<PyArray1<u32>>,
+    key_start: Py<PyArray1<u32>>,
+    key_end: Py<PyArray1<u32>>,
+    query_start: Py<PyArray1<u32>>,
+    query_end: Py<PyArray1<u32>>,
+    edge_start: Py<PyArray1<u32>>,
+    edge_parent: Py<PyArray1<u32>>,
+    predictors: Py<PyArray1<u32>>,
+    target_row: Py<PyArray1<u32>>,
+    target_ids: Py<PyArray1<u32>>,
+    logprobs: Py<PyArray1<f32>>,
+    gain: Py<PyArray1<f64>>,
+    penalty: Py<PyArray1<f64>>,
+    weights: Py<PyArray1<f64>>,
+    turn: Py<PyArray1<u32>>,
+    row: Option<Py<PyArray1<u32>>>,
+}
+
+impl PyMicroBatch {
+    fn new(py: Python<'_>, batch: MicroBatch) -> Self {
+        let MicroBatch { num_context, tree, segments, .. } = batch;
+        Self {
+            num_context,
+            token_ids: tree.token_ids.into_pyarray(py).unbind(),
+            positions: tree.positions.into_pyarray(py).unbind(),
+            parent_token: tree.parent_token.into_pyarray(py).unbind(),
+            subtree_end: tree.subtree_end.into_pyarray(py).unbind(),
+            run_start: tree.run_start.into_pyarray(py).unbind(),
+            key_start: segments.key_start.into_pyarray(py).unbind(),
+            key_end: segments.key_end.into_pyarray(py).unbind(),
+            query_start: segments.query_start.into_pyarray(py).unbind(),
+            query_end: segments.query_end.into_pyarray(py).unbind(),
+            edge_start: tree.edge_start.into_pyarray(py).unbind(),
+            edge_parent: tree.edge_parent.into_pyarray(py).unbind(),
+            predictors: batch.predictors.into_pyarray(py).unbind(),
+            target_row: batch.target_row.into_pyarray(py).unbind(),
+            target_ids: batch.target_ids.into_pyarray(py).unbind(),
+            logprobs: batch.logprobs.into_pyarray(py).unbind(),
+            gain: batch.gain.into_pyarray(py).unbind(),
+            penalty: batch.penalty.into_pyarray(py).unbind(),
+            weights: batch.weights.into_pyarray(py).unbind(),
+            turn: batch.turn.into_pyarray(py).unbind(),
+            row: batch.row.map(|row| row.into_pyarray(py).unbind()),
+        }
+    }
+}
+
 #[pyfunction]
 fn estimators() -> Vec<&'static str> {
     ESTIMATORS.to_vec()
@@ -348,6 +471,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyForest>()?;
     module.add_class::<PyScores>()?;
     module.add_class::<PyChainRows>()?;
+    module.add_class::<PyLayout>()?;
+    module.add_class::<PyMicroBatch>()?;
     module.add_function(wrap_pyfunction!(estimators, module)?)?;
     module.add_function(wrap_pyfunction!(estimator_options, module)?)?;
     module.add_function(wrap_pyfunction!(resolve_options, module)?)?;

@@ -1,0 +1,208 @@
+//! Forest + scores -> the training layout: every token of the scored paths in depth-first order, and its targets.
+
+use crate::advantage::Scores;
+use crate::error::Result;
+use crate::forest::{Forest, NO_PARENT, row_id};
+use crate::pack::check;
+use crate::token_tree::TokenTree;
+use crate::trie::{Order, Place, Span, TOP, Trie};
+use crate::value::leaf_sums;
+
+/// What a batch of scored paths takes to train.
+///
+/// Shared: paths that begin with the same tokens compute them once, whichever turns, trees or prompts they belong to.
+/// Else each scored leaf has a row of its own, longest first. Nodes without a scored leaf below are left out.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    pub tree: TokenTree,
+    /// Length of each scored leaf's path, in the order of leaf ids.
+    pub path_tokens: Vec<u32>,
+    /// The sum of the targets' weights: the denominator of a mean over tokens.
+    pub weighted_tokens: f64,
+    pub shared: bool,
+    pub(crate) turns: Vec<Turn>,
+    /// Per target: the sampled token's index, and its sampling log-probability (nats).
+    pub(crate) target_token: Vec<u32>,
+    pub(crate) target_logprob: Vec<f32>,
+}
+
+/// A turn with targets; in rows, once for each row that it is part of.
+#[derive(Debug, Clone)]
+pub(crate) struct Turn {
+    pub targets: std::ops::Range<usize>,
+    /// Index of its last token: where that is computed, its whole path is present.
+    pub last_token: u32,
+    pub row: u32,
+    pub credit: Credit,
+}
+
+/// What a turn's targets carry: p is the prefix weight, S⁺ and S⁻ sum max(A, 0) and min(A, 0) over scored leaves.
+///
+/// Shared: |L|^(p − 1) S⁺, |L|^(p − 1) S⁻ and |L|^p over all leaves below. In a row: the leaf's own part of these.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Credit {
+    pub gain: f64,
+    pub penalty: f64,
+    pub weight: f64,
+}
+
+/// Where the tokens of a node stand in the trie: the spans from the last passage's `spans_end` to this one's.
+struct Passage {
+    node: u32,
+    row: u32,
+    spans_end: usize,
+    credit: Credit,
+}
+
+impl Layout {
+    /// Targets of all turns.
+    pub fn num_targets(&self) -> usize {
+        self.target_token.len()
+    }
+
+    /// Adds a node's turn: a token sampled at a start has nothing in front that predicts it, and is not trained.
+    fn push_turn(&mut self, forest: &Forest, passage: &Passage, spans: &[Span], order: &Order) {
+        let first_target = self.num_targets();
+        let mut token = forest.token_range(passage.node as usize).start;
+        let mut end = 0;
+        for &span in spans {
+            let index = order.index(span);
+            end = index + span.num_tokens;
+            let is_start = self.tree.parent_token[index as usize] == NO_PARENT;
+            self.push_targets(forest, token, index..end, usize::from(is_start));
+            token += span.num_tokens as usize;
+        }
+        let targets = first_target..self.num_targets();
+        if !targets.is_empty() {
+            self.weighted_tokens += passage.credit.weight * targets.len() as f64;
+            self.turns.push(Turn { targets, last_token: end - 1, row: passage.row, credit: passage.credit });
+        }
+    }
+
+    /// Adds the sampled ones of the forest's tokens from `token` on, which stand at `indices`, but for the first `skip`.
+    fn push_targets(&mut self, forest: &Forest, token: usize, indices: std::ops::Range<u32>, skip: usize) {
+        let sampled = &forest.sampled[token..token + indices.len()];
+        let mut from = skip;
+        while let Some(start) = sampled[from..].iter().position(|&sampled| sampled).map(|gap| from + gap) {
+            let end = sampled[start..].iter().position(|&sampled| !sampled).map_or(sampled.len(), |len| start + len);
+            self.target_token.extend(indices.start + start as u32..indices.start + end as u32);
+            self.target_logprob.extend_from_slice(&forest.logprobs[token + start..token + end]);
+            from = end;
+        }
+    }
+}
+
+/// Lays out the scored paths of a forest, or of the trees of these prompts; a prompt without a tree adds nothing.
+pub fn pack(
+    forest: &Forest,
+    scores: &Scores,
+    prefix_weight: f64,
+    shared: bool,
+    prompts: Option<&[u32]>,
+) -> Result<Layout> {
+    check(forest, scores, prefix_weight)?;
+    let chosen = chosen_trees(forest, prompts);
+    let leaves: Vec<(u32, u32)> = leaf_paths(forest, &chosen)?;
+    let mut paths = Paths { trie: Trie::with_capacity(0), spans: vec![], passages: vec![] };
+    if shared {
+        paths.add_nodes(forest, scores, prefix_weight, &chosen);
+    } else {
+        paths.add_rows(forest, scores, prefix_weight, &leaves)?;
+    }
+    let (tree, order) = paths.trie.flatten();
+    let path_tokens = leaves.iter().map(|&(_, length)| length).collect();
+    let (turns, target_token, target_logprob) = (vec![], vec![], vec![]);
+    let mut layout = Layout { tree, path_tokens, weighted_tokens: 0.0, shared, turns, target_token, target_logprob };
+    let mut spans_start = 0;
+    for passage in &paths.passages {
+        layout.push_turn(forest, passage, &paths.spans[spans_start..passage.spans_end], &order);
+        spans_start = passage.spans_end;
+    }
+    Ok(layout)
+}
+
+/// Whether each tree's prompt is asked for.
+fn chosen_trees(forest: &Forest, prompts: Option<&[u32]>) -> Vec<bool> {
+    let Some(prompts) = prompts else { return vec![true; forest.num_trees()] };
+    let prompts: std::collections::HashSet<u32> = prompts.iter().copied().collect();
+    forest.prompt.iter().map(|prompt| prompts.contains(prompt)).collect()
+}
+
+/// The scored leaves of the chosen trees, each with the number of tokens from the root.
+fn leaf_paths(forest: &Forest, chosen: &[bool]) -> Result<Vec<(u32, u32)>> {
+    let mut length = vec![0usize; forest.num_nodes()];
+    let mut leaves = vec![];
+    let mut total = 0;
+    for node in 0..forest.num_nodes() {
+        let above = length.get(forest.parent[node] as usize).copied().unwrap_or(0);
+        length[node] = above + forest.token_range(node).len();
+        if chosen[forest.tree[node] as usize] && !forest.reward[node].is_nan() {
+            total += length[node];
+            leaves.push((node as u32, row_id(length[node], "tokens of a path")?));
+        }
+    }
+    row_id(total, "tokens of all paths")?;
+    Ok(leaves)
+}
+
+/// All nodes to train, put into a trie one after the other.
+struct Paths {
+    trie: Trie,
+    spans: Vec<Span>,
+    passages: Vec<Passage>,
+}
+
+impl Paths {
+    /// Every node with a scored leaf below, once.
+    fn add_nodes(&mut self, forest: &Forest, scores: &Scores, prefix_weight: f64, chosen: &[bool]) {
+        let (gains, penalties) = advantage_sums(forest, scores);
+        let mut places: Vec<Place> = vec![TOP; forest.num_nodes()];
+        for node in 0..forest.num_nodes() {
+            let num_leaves = f64::from(scores.num_leaves[node]);
+            if num_leaves == 0.0 || !chosen[forest.tree[node] as usize] {
+                continue;
+            }
+            let above = places.get(forest.parent[node] as usize).copied().unwrap_or(TOP);
+            places[node] = self.trie.add(above, &forest.token_ids[forest.token_range(node)], &mut self.spans);
+            let share = num_leaves.powf(prefix_weight - 1.0);
+            let (gain, penalty, weight) = (share * gains[node], share * penalties[node], share * num_leaves);
+            self.pass(node as u32, 0, Credit { gain, penalty, weight });
+        }
+    }
+
+    /// Every scored leaf's path on its own, longest first.
+    fn add_rows(&mut self, forest: &Forest, scores: &Scores, prefix_weight: f64, leaves: &[(u32, u32)]) -> Result<()> {
+        let mut longest_first = leaves.to_vec();
+        longest_first.sort_by_key(|&(_, length)| std::cmp::Reverse(length));
+        for (&(leaf, _), row) in longest_first.iter().zip(0..) {
+            let mut at = TOP;
+            for node in forest.path(leaf)? {
+                let of = node as usize;
+                at = self.trie.append(at, &forest.token_ids[forest.token_range(of)], &mut self.spans);
+                let advantage = scores.leaf_advantage.as_ref().map_or(scores.advantage[of], |a| a[leaf as usize]);
+                let weight = f64::from(scores.num_leaves[of]).powf(prefix_weight - 1.0);
+                let (gain, penalty) = (weight * advantage.max(0.0), weight * advantage.min(0.0));
+                self.pass(node, row, Credit { gain, penalty, weight });
+            }
+        }
+        Ok(())
+    }
+
+    fn pass(&mut self, node: u32, row: u32, credit: Credit) {
+        self.passages.push(Passage { node, row, spans_end: self.spans.len(), credit });
+    }
+}
+
+/// S⁺ and S⁻ of each node over the scored leaves below it; 0 where there is none.
+fn advantage_sums(forest: &Forest, scores: &Scores) -> (Vec<f64>, Vec<f64>) {
+    if let Some(advantage) = &scores.leaf_advantage {
+        let clamped = |bound: fn(f64) -> f64| advantage.iter().map(|&a| bound(a)).collect::<Vec<f64>>();
+        let [gains, penalties] = [|a: f64| a.max(0.0), |a: f64| a.min(0.0)].map(clamped);
+        return (leaf_sums(&forest.parent, &gains).sum, leaf_sums(&forest.parent, &penalties).sum);
+    }
+    let each = |bound: fn(f64) -> f64| {
+        let nodes = scores.advantage.iter().zip(&scores.num_leaves);
+        nodes.map(|(&a, &num_leaves)| bound(a) * f64::from(num_leaves)).collect()
+    };
+    (each(|a| a.max(0.0)), each(|a| a.min(0.0)))
+}
