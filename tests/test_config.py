@@ -51,6 +51,9 @@ def test_a_dumped_config_reads_back_the_same(tmp_path: Path) -> None:
         ("rollout.temperature=-1", r"rollout.temperature: "),
         ("optimizer.learning_rate=inf", r"optimizer.learning_rate: "),
         ("loss.dual_clip=0.5", r"loss.dual_clip: "),
+        ("loss.entropy_coef=-0.1", r"loss.entropy_coef: "),
+        ("loss.ratio=row", r"loss.ratio: .*'token', 'turn' or 'sequence', got 'row'"),
+        ("importance_sampling_level=tokens", r"loss.ratio: "),
         ("rollout.num_kept_leaves=4", r"rollout: num_kept_leaves is 4.*= 3 leaves"),
         ("rollout.max_context_tokens=1", r"no tokens for a turn"),
         ("train.prompts_per_minibatch=99", r"prompts_per_minibatch is 99"),
@@ -94,11 +97,19 @@ def test_a_file_that_is_no_config_is_named(tmp_path: Path, name: str, content: b
 def test_trl_spellings_are_ours() -> None:
     config = load_config(
         None,
-        ["beta=0.04", "epsilon=0.1", "epsilon_high=0.28", "delta=4.0", "num_iterations=2", "lr_scheduler_type=cosine"],
+        [
+            "beta=0.04",
+            "epsilon=0.1",
+            "epsilon_high=0.28",
+            "delta=4.0",
+            "importance_sampling_level=sequence",
+            "num_iterations=2",
+            "lr_scheduler_type=cosine",
+        ],
     )
     assert config == make_config(
         {
-            "loss": {"kl_coef": 0.04, "clip_low": 0.1, "clip_high": 0.28, "dual_clip": 4.0},
+            "loss": {"kl_coef": 0.04, "clip_low": 0.1, "clip_high": 0.28, "dual_clip": 4.0, "ratio": "sequence"},
             "train": {"num_epochs": 2},
             "optimizer": {"schedule": "cosine"},
         }

@@ -171,12 +171,16 @@ class AdvantageConfig(BaseModel):
 class LossConfig(Section):
     """The clipped objective."""
 
+    ratio: Literal["token", "turn", "sequence"] = "token"
+    """What the ratio to the sampling policy is taken over: each token, or the mean over a turn or a whole row."""
     clip_low: Fraction = 0.2
     clip_high: NonNegative = 0.2
     dual_clip: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
     """Upper bound of the ratio where the advantage is negative; none = unbounded."""
     kl_coef: NonNegative = 0.0
     """Weight of the k3 estimate of KL(policy || reference); 0 loads no reference."""
+    entropy_coef: NonNegative = 0.0
+    """Weight of the entropy bonus."""
     denominator: Literal["token-mean", "constant"] = "token-mean"
     denominator_constant: Positive = 1000.0
     """Tokens a row of the constant denominator."""

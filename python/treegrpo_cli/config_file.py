@@ -23,6 +23,7 @@ TRL_NAMES = {
     "epsilon": "loss.clip_low",
     "epsilon_high": "loss.clip_high",
     "delta": "loss.dual_clip",
+    "importance_sampling_level": "loss.ratio",
     "num_iterations": "train.num_epochs",
     "max_steps": "train.num_steps",
     "eval_steps": "train.eval_steps",
