@@ -1,14 +1,18 @@
-"""Logits, sampling log-probabilities, advantages -> loss: the clipped objective, token by token.
+"""Log-probabilities of sampled tokens -> loss: the clipped objective, token by token.
 
-All functions are pure and know neither trees nor rows: they see the sampled tokens of a batch side by
-side, in vectors of U entries. With rho = pi / pi_old, A the advantage, w the prefix weight,
-d = log pi_ref - log pi and beta the coefficient of the KL:
+All functions are pure and know neither trees nor rows: they see the sampled tokens of a batch side
+by side, in vectors of Q entries. With A the advantage, w the prefix weight, H the entropy of the
+distribution that the token is from, d = log pi_ref - log pi, beta and eta the coefficients:
 
-    loss = -(1/Z) sum_t w_t [ surrogate(rho_t, A_t) - beta (e^d - d - 1) ]
+    loss = -(1/Z) sum_t [ surrogate(rho_t, w_t A_t) - beta w_t (e^d - d - 1) + eta w_t H_t ]
 
-A token's advantage enters as its positive and its negative part. A chain row has one of the two; a turn
-that is computed once for several leaves has both, the sums over its leaves, and the same formula then
-equals the sum over the replicated rows.
+The ratio rho_t = pi / pi_old is the token's own. Over a segment, a turn or a whole sequence, it is one
+number for all its tokens, exp of the mean of their log pi - log pi_old: over sequences the ratio of GSPO
+(Zheng et al. 2025, "Group sequence policy optimization"), over turns still local to a node of the tree.
+
+An advantage enters as its positive and its negative part, times w: `gain` and `penalty`. A chain row has
+one of the two; a turn that is computed once for several leaves has both, the sums over its leaves, and
+the same formula then equals the sum over the replicated rows.
 
 Example, with clip_low = clip_high = 0.2: ratio 1.5 with advantage 1 is worth 1.2, with advantage -1 it
 is worth -1.5, and with dual_clip 1.25 only -1.25.
@@ -23,20 +27,44 @@ is worth -1.5, and with dual_clip 1.25 only -1.25.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-LOGIT_CHUNK = 1 << 24
-"""Logits that are in float32 at a time (64 MiB) while log-probabilities are computed."""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets:
+    """What is known of Q sampled tokens before the policy is asked; all [Q].
+
+    sampling_logprobs, ref_logprobs: nats, of the policy that sampled and of the frozen reference ·
+    gain >= 0, penalty <= 0: the parts of the advantage, weighted · weights: the prefix weight ·
+    segment: int64, tokens with equal numbers share one ratio; without it each has its own.
+    """
+
+    sampling_logprobs: Tensor
+    gain: Tensor
+    penalty: Tensor
+    weights: Tensor
+    segment: Tensor | None = None
+    ref_logprobs: Tensor | None = None
+
+    def part(self, which: slice) -> Targets:
+        """Return the same of some of the tokens; a segment must not be cut."""
+        return Targets(
+            self.sampling_logprobs[which],
+            self.gain[which],
+            self.penalty[which],
+            self.weights[which],
+            None if self.segment is None else self.segment[which],
+            None if self.ref_logprobs is None else self.ref_logprobs[which],
+        )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TokenTerms:
-    """What the loss says of each of U sampled tokens; all [U]. Only `objective` carries a gradient.
+    """What the loss says of each of Q sampled tokens; all [Q]. Only `objective` carries a gradient.
 
-    objective: the weighted bracket of the loss · kl: k3 estimate in nats, 0 without a reference ·
+    objective: the bracket of the loss · kl: k3 estimate in nats, 0 without a reference ·
     clipped_low, clipped_high: bool, the ratio is outside the clip on the side where that stops the gradient.
     """
 
@@ -48,28 +76,43 @@ class TokenTerms:
 
 def token_terms(
     policy_logprobs: Tensor,
-    sampling_logprobs: Tensor,
-    advantages: Tensor,
-    weights: Tensor,
-    ref_logprobs: Tensor | None = None,
+    entropy: Tensor,
+    targets: Targets,
     *,
     clip_low: float,
     clip_high: float,
     dual_clip: float | None = None,
     kl_coef: float = 0.0,
+    entropy_coef: float = 0.0,
 ) -> TokenTerms:
-    """Compute the terms of the loss for U tokens, each argument [U]; the loss is -(sum of `objective`) / Z.
+    """Compute the terms of the loss for Q tokens, from [Q] each; the loss is -(sum of `objective`) / Z.
 
-    The old policy is the one that sampled: the ratio is exp(policy_logprobs - sampling_logprobs).
+    The old policy is the one that sampled. `entropy` is of each token's distribution, in nats; without a
+    coefficient it is left out of the graph.
     """
-    ratio = torch.exp(policy_logprobs - sampling_logprobs)
-    gain, penalty = advantages.clamp(min=0), advantages.clamp(max=0)
+    ratio = torch.exp(_log_ratio(policy_logprobs, targets))
+    gain, penalty, weights = targets.gain, targets.penalty, targets.weights
     objective = clipped_surrogate(ratio, gain, penalty, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip)
-    kl = torch.zeros_like(policy_logprobs) if ref_logprobs is None else k3(policy_logprobs, ref_logprobs)
+    kl = torch.zeros_like(policy_logprobs)
+    if targets.ref_logprobs is not None:
+        kl = k3(policy_logprobs, targets.ref_logprobs)
+        objective = objective - kl_coef * weights * kl
+    if entropy_coef > 0:
+        objective = objective + entropy_coef * weights * entropy
     with torch.no_grad():
         clipped_low = (ratio < 1 - clip_low) & (penalty < 0)
         clipped_high = (ratio > 1 + clip_high) & (gain > 0)
-    return TokenTerms(weights * (objective - kl_coef * kl), kl.detach(), clipped_low, clipped_high)
+    return TokenTerms(objective, kl.detach(), clipped_low, clipped_high)
+
+
+def _log_ratio(policy_logprobs: Tensor, targets: Targets) -> Tensor:
+    """log rho [Q]: of each token, or the mean over its segment."""
+    log_ratio = policy_logprobs - targets.sampling_logprobs
+    if targets.segment is None:
+        return log_ratio
+    _, place, size = torch.unique(targets.segment, return_inverse=True, return_counts=True)
+    mean: Tensor = log_ratio.new_zeros(len(size)).index_add(0, place, log_ratio) / size
+    return mean[place]
 
 
 def clipped_surrogate(
@@ -99,51 +142,3 @@ def k3(policy_logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """Return e^d - d - 1, d = log pi_ref - log pi: a never negative estimate of KL(pi || pi_ref), in nats."""
     d = ref_logprobs - policy_logprobs
     return torch.expm1(d) - d
-
-
-def token_log_probs(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Return the log-probability of each target and the entropy of each distribution, in nats.
-
-    logits [..., V], any float dtype · targets [...] int64 -> two [...] tensors in float32 (float64 for
-    float64 logits). The distribution is softmax(logits / temperature), the one that tokens are sampled
-    from. The entropy carries no gradient. Neither pass holds more than `LOGIT_CHUNK` logits in float32.
-    """
-    flat = logits.reshape(-1, logits.shape[-1])
-    log_probs, entropy = _TokenLogProbs.apply(flat, targets.reshape(-1), temperature)  # type: ignore[no-untyped-call]
-    return log_probs.view(targets.shape), entropy.view(targets.shape)
-
-
-class _TokenLogProbs(torch.autograd.Function):
-    """log softmax(logits / temperature)[target] by chunks; the backward pass computes the softmax again."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        log_probs, entropy, normaliser = (logits.new_empty(len(logits), dtype=wide) for _ in range(3))
-        for rows in _chunks(logits):
-            scaled = logits[rows].to(wide) / temperature
-            normaliser[rows] = torch.logsumexp(scaled, dim=-1)
-            log_probs[rows] = scaled.gather(1, targets[rows, None]).squeeze(1) - normaliser[rows]
-            probabilities = torch.exp(scaled - normaliser[rows, None])
-            # a masked logit of -inf has probability 0 and adds nothing to the entropy
-            entropy[rows] = normaliser[rows] - torch.nansum(probabilities.mul_(scaled), dim=-1)
-        ctx.save_for_backward(logits, targets, normaliser)
-        ctx.temperature = temperature
-        ctx.mark_non_differentiable(entropy)
-        return log_probs, entropy
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        logits, targets, normaliser = ctx.saved_tensors
-        grad_logits = torch.empty_like(logits)
-        for rows in _chunks(logits):
-            scaled = logits[rows].to(normaliser.dtype) / ctx.temperature
-            grad = grads[0][rows, None] / ctx.temperature
-            grad_scaled = torch.exp(scaled - normaliser[rows, None]).mul_(-grad)
-            grad_logits[rows] = grad_scaled.scatter_add_(1, targets[rows, None], grad)
-        return grad_logits, None, None
-
-
-def _chunks(logits: Tensor) -> list[slice]:
-    num_rows, size = len(logits), max(1, LOGIT_CHUNK // logits.shape[-1])
-    return [slice(start, start + size) for start in range(0, num_rows, size)]
