@@ -1,14 +1,17 @@
 //! The tree core of treegrpo: rollouts that branch at turns become advantages and training rows.
 //!
 //! Read it downhill: [`forest`] holds the tables, [`value`] carries rewards up, [`advantage`] compares them,
-//! [`pack`] lays out the training batch; [`select`] draws which nodes grow and which leaves stay,
-//! [`options`] names every estimator's settings and [`error`] everything that can be wrong.
+//! [`pack`] lays out every token once for training and [`micro_batch`] cuts that into forwards; [`trie`] finds the
+//! tokens that paths share, [`token_tree`] says what each token sees; [`rows`] repeats shared prefixes, a row a leaf.
+//! [`select`] draws which nodes grow and which leaves stay, [`options`] names every estimator's settings and
+//! [`error`] everything that can be wrong.
 //! The module that binds all this to Python stands behind the feature `python`.
 //!
 //! ```
 //! use treegrpo::advantage::score;
 //! use treegrpo::forest::{DONE, Forest, OPEN, Tokens};
-//! use treegrpo::pack::chain_rows;
+//! use treegrpo::pack::pack;
+//! use treegrpo::rows::chain_rows;
 //!
 //! // A prompt, one shared turn, and two ends of it: one right, one wrong.
 //! let mut forest = Forest::new();
@@ -31,18 +34,25 @@
 //! assert_eq!(rows.input_ids, [1, 2, 3, 4, 1, 2, 3, 5]);
 //! assert_eq!(rows.loss_mask[..4], [false, false, true, true]);
 //! assert_eq!(rows.advantages[..4], [0.0, 0.0, 0.0, 0.5]);
+//!
+//! // Or every token once: a forward of five tokens instead of eight, in which 3 predicts both 4 and 5.
+//! let layout = pack(&forest, &scores, 1.0, true, None)?;
+//! assert_eq!(layout.tree.token_ids, [1, 2, 3, 4, 5]);
+//! let [batch] = &layout.micro_batches(1024)?[..] else { unreachable!() };
+//! assert_eq!(batch.predictors, [1, 2]);
+//! assert_eq!((&batch.target_row[..], &batch.target_ids[..]), (&[0, 1, 1][..], &[3, 4, 5][..]));
 //! # Ok::<(), treegrpo::error::Error>(())
 //! ```
 
 pub mod advantage;
 pub mod error;
 pub mod forest;
-pub mod layout;
 pub mod micro_batch;
 pub mod options;
 pub mod pack;
 #[cfg(feature = "python")]
 mod python;
+pub mod rows;
 pub mod select;
 pub mod token_tree;
 pub mod trie;

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::layout::{Layout, Turn};
+use crate::forest::NO_PARENT;
+use crate::pack::{Layout, Turn};
 use crate::token_tree::{Segments, TokenTree};
 
 /// One forward: the tokens that it computes, what sees what, and the targets of the turns that end in it.
@@ -78,88 +79,144 @@ impl Layout {
 
     fn cut(&self, owned: Range<u32>, turns: &[&Turn]) -> MicroBatch {
         let num_context = self.tree.positions[owned.start as usize];
+        let tree = self.computed(num_context, &owned);
+        let local = |token: u32| match token.checked_sub(owned.start) {
+            Some(behind) => num_context + behind,
+            None => self.tree.positions[token as usize], // of the path above: one token a position
+        };
+        let Sorted { predictors, target_row, target_ids, logprobs, turn } = self.sorted_targets(&tree, turns, local);
+        let each = |of: fn(&Turn) -> f64| turn.iter().map(|&turn| of(turns[turn as usize])).collect();
+        MicroBatch {
+            num_context,
+            segments: tree.segments(),
+            gain: each(|turn| turn.credit.gain),
+            penalty: each(|turn| turn.credit.penalty),
+            weights: each(|turn| turn.credit.weight),
+            row: (!self.shared).then(|| turn.iter().map(|&turn| turns[turn as usize].row).collect()),
+            tree,
+            predictors,
+            target_row,
+            target_ids,
+            logprobs,
+            turn,
+        }
+    }
+
+    /// The path above the first token that is owned, then the tokens owned.
+    fn computed(&self, num_context: u32, owned: &Range<u32>) -> TokenTree {
         let mut tree = TokenTree::with_capacity(num_context as usize + owned.len());
         let first = self.tree.edge_start.partition_point(|&start| start < owned.start);
         let behind = self.tree.edge_start.partition_point(|&start| start < owned.end);
-        for edge in self.edges_above(first).into_iter().rev().chain(first..behind) {
+        let mut path = vec![];
+        let mut above = self.tree.edge_parent[first];
+        while above != NO_PARENT {
+            path.push(above as usize);
+            above = self.tree.edge_parent[above as usize];
+        }
+        for edge in path.into_iter().rev().chain(first..behind) {
             let tokens = self.tree.edge(edge);
             let subtree_end = self.tree.subtree_end[tokens.start].min(owned.end);
             tree.push(&self.tree.token_ids[tokens], num_context + subtree_end - owned.start);
         }
-        let segments = tree.segments();
-        let mut batch = MicroBatch { segments, ..MicroBatch::without_targets(num_context, tree) };
-        batch.set_targets(self, owned.start, turns);
-        batch
+        tree
     }
 
-    /// Edges from the parent of `edge` up to its start.
-    fn edges_above(&self, edge: usize) -> Vec<usize> {
-        let above = |&edge: &usize| self.tree.edge_parent.get(edge).map(|&parent| parent as usize);
-        let is_edge = |edge: &usize| *edge < self.tree.edge_parent.len();
-        std::iter::successors(above(&edge).filter(is_edge), |edge| above(edge).filter(is_edge)).collect()
+    /// A counting sort; `local` says where a token of the layout stands in `tree`.
+    fn sorted_targets(&self, tree: &TokenTree, turns: &[&Turn], local: impl Fn(u32) -> u32) -> Sorted {
+        let mut next = vec![0u32; tree.token_ids.len()];
+        for &token in turns.iter().flat_map(|turn| &self.target_token[turn.targets.clone()]) {
+            next[tree.parent_token[local(token) as usize] as usize] += 1;
+        }
+        let mut sorted = Sorted::of_counts(&mut next);
+        for (turn, number) in turns.iter().zip(0..) {
+            let targets = turn.targets.clone();
+            for (&token, &logprob) in self.target_token[targets.clone()].iter().zip(&self.target_logprob[targets]) {
+                let token = local(token) as usize;
+                let next = &mut next[tree.parent_token[token] as usize];
+                let place = *next as usize;
+                *next += 1;
+                sorted.target_ids[place] = tree.token_ids[token];
+                sorted.logprobs[place] = logprob;
+                sorted.turn[place] = number;
+            }
+        }
+        sorted
     }
 }
 
-impl MicroBatch {
-    fn without_targets(num_context: u32, tree: TokenTree) -> Self {
-        Self {
-            num_context,
-            tree,
-            segments: Segments::default(),
-            predictors: vec![],
-            target_row: vec![],
-            target_ids: vec![],
-            logprobs: vec![],
-            gain: vec![],
-            penalty: vec![],
-            weights: vec![],
-            turn: vec![],
-            row: None,
+/// Targets by predictor, then turn; see [`MicroBatch`].
+struct Sorted {
+    predictors: Vec<u32>,
+    target_row: Vec<u32>,
+    target_ids: Vec<u32>,
+    logprobs: Vec<f32>,
+    turn: Vec<u32>,
+}
+
+impl Sorted {
+    /// Turns the number of targets of each token into the place of its first one; leaves the targets blank.
+    fn of_counts(counts: &mut [u32]) -> Self {
+        let num_targets = counts.iter().map(|&count| count as usize).sum();
+        let (mut predictors, mut target_row) = (vec![], Vec::with_capacity(num_targets));
+        for (count, predictor) in counts.iter_mut().zip(0..) {
+            let start = target_row.len() as u32;
+            if *count > 0 {
+                target_row.extend(std::iter::repeat_n(predictors.len() as u32, *count as usize));
+                predictors.push(predictor);
+            }
+            *count = start;
         }
+        let (target_ids, logprobs, turn) = (vec![0; num_targets], vec![0.0; num_targets], vec![0; num_targets]);
+        Self { predictors, target_row, target_ids, logprobs, turn }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::advantage::score;
+    use crate::pack::pack;
+    use crate::rows::tests::forked;
+
+    fn micro_batches(shared: bool, max_tokens: usize) -> Vec<MicroBatch> {
+        let forest = forked();
+        let scores = score(&forest, "parent", &[]).unwrap();
+        pack(&forest, &scores, 1.0, shared, None).unwrap().micro_batches(max_tokens).unwrap()
     }
 
-    /// Fills the columns over targets, sorted by predictor, then turn: a counting sort.
-    fn set_targets(&mut self, layout: &Layout, first: u32, turns: &[&Turn]) {
-        let local = |&token: &u32| match token.checked_sub(first) {
-            Some(behind) => (self.num_context + behind) as usize,
-            None => layout.tree.positions[token as usize] as usize, // of the path above: one token a position
-        };
-        let tokens_of = |turn: &Turn| layout.target_token[turn.targets.clone()].iter().map(local);
-        let mut next = vec![0u32; self.tree.token_ids.len()];
-        for token in turns.iter().flat_map(|turn| tokens_of(turn)) {
-            next[self.tree.parent_token[token] as usize] += 1;
-        }
-        let mut num_targets = 0;
-        for (count, predictor) in next.iter_mut().zip(0..) {
-            if *count > 0 {
-                self.target_row.resize((num_targets + *count) as usize, self.predictors.len() as u32);
-                self.predictors.push(predictor);
-            }
-            (*count, num_targets) = (num_targets, num_targets + *count);
-        }
-        let num = num_targets as usize;
-        let mut row = vec![0; if layout.shared { 0 } else { num }];
-        (self.target_ids, self.logprobs, self.turn) = (vec![0; num], vec![0.0; num], vec![0; num]);
-        (self.gain, self.penalty, self.weights) = (vec![0.0; num], vec![0.0; num], vec![0.0; num]);
-        for (turn, number) in turns.iter().zip(0..) {
-            for (&token, &logprob) in
-                layout.target_token[turn.targets.clone()].iter().zip(&layout.target_logprob[turn.targets.clone()])
-            {
-                let token = local(&token);
-                let place = &mut next[self.tree.parent_token[token] as usize];
-                let at = *place as usize;
-                *place += 1;
-                self.target_ids[at] = self.tree.token_ids[token];
-                self.logprobs[at] = logprob;
-                self.turn[at] = number;
-                self.gain[at] = turn.credit.gain;
-                self.penalty[at] = turn.credit.penalty;
-                self.weights[at] = turn.credit.weight;
-                if !layout.shared {
-                    row[at] = turn.row;
-                }
-            }
-        }
-        self.row = (!layout.shared).then_some(row);
+    #[test]
+    fn a_path_above_a_cut_is_computed_again_and_not_trained_again() {
+        let [first, second] = micro_batches(true, 5).try_into().unwrap();
+        assert_eq!((first.num_context, &first.tree.token_ids[..]), (0, &[1, 2, 3, 4, 5][..]));
+        assert_eq!((second.num_context, &second.tree.token_ids[..]), (3, &[1, 2, 3, 6, 7][..]));
+        assert_eq!((first.target_ids, second.target_ids), (vec![2, 4], vec![6]));
+        assert_eq!((first.predictors, second.predictors), (vec![0, 2], vec![2]));
+        assert_eq!(second.tree.edge_start, [0, 5]);
+    }
+
+    #[test]
+    fn a_branching_token_predicts_several_targets() {
+        let [whole] = micro_batches(true, 7).try_into().unwrap();
+        assert_eq!(whole.predictors, [0, 2]);
+        assert_eq!((whole.target_row, whole.target_ids), (vec![0, 1, 1], vec![2, 4, 6]));
+        assert_eq!((whole.turn, whole.row), (vec![0, 1, 2], None));
+        assert_eq!((whole.gain, whole.penalty), (vec![0.0, 0.5, 0.0], vec![0.0, 0.0, -0.5]));
+        assert_eq!(whole.weights, [2.0, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn rows_count_with_their_padding() {
+        assert_eq!(micro_batches(false, 9).len(), 2);
+        let [both] = micro_batches(false, 10).try_into().unwrap();
+        assert_eq!(both.tree.run_start, [0, 5, 10]);
+        assert_eq!((both.row, both.segments), (Some(vec![0, 0, 1, 1]), Segments::default()));
+    }
+
+    #[test]
+    fn no_tokens_at_all_are_no_limit() {
+        let forest = forked();
+        let layout = pack(&forest, &score(&forest, "grpo", &[]).unwrap(), 1.0, true, Some(&[])).unwrap();
+        assert!(matches!(layout.micro_batches(0), Err(Error::OptionValue { .. })));
+        assert!(layout.micro_batches(1).unwrap().is_empty());
     }
 }

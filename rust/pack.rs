@@ -1,41 +1,126 @@
-//! Forest + scores -> the training batch: one row a scored leaf, shared prefixes repeated.
+//! Forest + scores -> the training layout: every token of the scored paths in depth-first order, and its targets.
 
 use crate::advantage::Scores;
 use crate::error::{Error, Result};
-use crate::forest::Forest;
+use crate::forest::{Forest, NO_PARENT, row_id};
+use crate::token_tree::TokenTree;
+use crate::trie::{Order, Place, Span, TOP, Trie};
 use crate::value::leaf_sums;
 
-/// Rows of the tokens from root to leaf, flat: row b is `row_start[b]..row_start[b + 1]`.
+/// What a batch of scored paths takes to train.
 ///
-/// `loss_mask` is true on sampled tokens, `logprobs` (nats) are those of sampling, `advantages` are A(l) or A(n);
-/// `weights` are |L(n)|^(p − 1), so that a row's share of a node it has in common adds up to |L(n)|^p over the rows.
-#[derive(Debug, Clone, Default)]
-pub struct ChainRows {
-    pub row_start: Vec<u64>,
-    pub input_ids: Vec<u32>,
-    pub loss_mask: Vec<bool>,
-    pub logprobs: Vec<f32>,
-    pub advantages: Vec<f32>,
-    pub weights: Vec<f32>,
-    pub policy_version: Vec<u32>,
-    /// Per row: the prompt, and the leaf's node id.
-    pub group: Vec<u32>,
-    pub leaf: Vec<u32>,
+/// Shared: paths that begin with the same tokens compute them once, whichever turns, trees or prompts they belong to.
+/// Else each scored leaf has a row of its own, longest first. Nodes without a scored leaf below are left out.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    pub tree: TokenTree,
+    /// Length of each scored leaf's path, in the order of leaf ids.
+    pub path_tokens: Vec<u32>,
+    /// The sum of the targets' weights: the denominator of a mean over tokens.
+    pub weighted_tokens: f64,
+    pub shared: bool,
+    pub(crate) turns: Vec<Turn>,
+    /// Per target: the sampled token's index, and its sampling log-probability (nats).
+    pub(crate) target_token: Vec<u32>,
+    pub(crate) target_logprob: Vec<f32>,
 }
 
-/// Builds the rows of all scored leaves, in the order of their node ids.
-pub fn chain_rows(forest: &Forest, scores: &Scores, prefix_weight: f64) -> Result<ChainRows> {
-    check(forest, scores, prefix_weight)?;
-    let mut rows = ChainRows { row_start: vec![0], ..ChainRows::default() };
-    for leaf in (0..forest.num_nodes() as u32).filter(|&node| !forest.reward[node as usize].is_nan()) {
-        for node in forest.path(leaf)? {
-            push_node(&mut rows, forest, scores, prefix_weight, node as usize, leaf as usize);
-        }
-        rows.row_start.push(rows.input_ids.len() as u64);
-        rows.group.push(forest.prompt[forest.tree[leaf as usize] as usize]);
-        rows.leaf.push(leaf);
+/// A turn with targets; in rows, once for each row that it is part of.
+#[derive(Debug, Clone)]
+pub(crate) struct Turn {
+    pub targets: std::ops::Range<usize>,
+    /// Index of its last token: where that is computed, its whole path is present.
+    pub last_token: u32,
+    pub row: u32,
+    pub credit: Credit,
+}
+
+/// What a turn's targets carry: p is the prefix weight, S⁺ and S⁻ sum max(A, 0) and min(A, 0) over scored leaves.
+///
+/// Shared: |L|^(p − 1) S⁺, |L|^(p − 1) S⁻ and |L|^p over all leaves below. In a row: the leaf's own part of these.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Credit {
+    pub gain: f64,
+    pub penalty: f64,
+    pub weight: f64,
+}
+
+/// Where the tokens of a node stand in the trie: the spans from the last passage's `spans_end` to this one's.
+struct Passage {
+    node: u32,
+    row: u32,
+    spans_end: usize,
+    credit: Credit,
+}
+
+impl Layout {
+    /// Targets of all turns.
+    pub fn num_targets(&self) -> usize {
+        self.target_token.len()
     }
-    Ok(rows)
+
+    /// Adds a node's turn: a token sampled at a start has nothing in front that predicts it, and is not trained.
+    fn push_turn(&mut self, forest: &Forest, passage: &Passage, spans: &[Span], order: &Order) {
+        let first_target = self.num_targets();
+        let mut token = forest.token_range(passage.node as usize).start;
+        let mut end = 0;
+        for &span in spans {
+            let index = order.index(span);
+            end = index + span.num_tokens;
+            let is_start = self.tree.parent_token[index as usize] == NO_PARENT;
+            self.push_targets(forest, token, index..end, usize::from(is_start));
+            token += span.num_tokens as usize;
+        }
+        let targets = first_target..self.num_targets();
+        if !targets.is_empty() {
+            self.weighted_tokens += passage.credit.weight * targets.len() as f64;
+            self.turns.push(Turn { targets, last_token: end - 1, row: passage.row, credit: passage.credit });
+        }
+    }
+
+    /// Adds the sampled ones of the forest's tokens from `token` on, which stand at `indices`, but for the first `skip`.
+    fn push_targets(&mut self, forest: &Forest, token: usize, indices: std::ops::Range<u32>, skip: usize) {
+        let sampled = &forest.sampled[token..token + indices.len()];
+        let mut from = skip;
+        while let Some(start) = sampled[from..].iter().position(|&sampled| sampled).map(|gap| from + gap) {
+            let end = sampled[start..].iter().position(|&sampled| !sampled).map_or(sampled.len(), |len| start + len);
+            self.target_token.extend(indices.start + start as u32..indices.start + end as u32);
+            self.target_logprob.extend_from_slice(&forest.logprobs[token + start..token + end]);
+            from = end;
+        }
+    }
+}
+
+/// Lays out the scored paths of a forest, or of the trees of these prompts; a prompt without a tree adds nothing.
+pub fn pack(
+    forest: &Forest,
+    scores: &Scores,
+    prefix_weight: f64,
+    shared: bool,
+    prompts: Option<&[u32]>,
+) -> Result<Layout> {
+    check(forest, scores, prefix_weight)?;
+    let chosen = chosen_trees(forest, prompts);
+    let leaves = leaf_paths(forest, &chosen);
+    let path_tokens: usize = leaves.iter().map(|&(_, length)| length).sum();
+    let num_tokens = if shared { path_tokens.min(forest.num_tokens()) } else { path_tokens };
+    row_id(num_tokens, "tokens in a layout")?;
+    let mut paths = Paths { trie: Trie::with_capacity(num_tokens), spans: vec![], passages: vec![] };
+    if shared {
+        paths.add_nodes(forest, scores, prefix_weight, &chosen);
+    } else {
+        paths.add_rows(forest, scores, prefix_weight, &leaves)?;
+    }
+    let (tree, order) = paths.trie.flatten();
+    let path_tokens = leaves.iter().map(|&(_, length)| length as u32).collect();
+    let (turns, target_token, target_logprob) = (vec![], vec![], vec![]);
+    let mut layout = Layout { tree, path_tokens, weighted_tokens: 0.0, shared, turns, target_token, target_logprob };
+    let mut spans_start = 0;
+    for passage in &paths.passages {
+        layout.push_turn(forest, passage, &paths.spans[spans_start..passage.spans_end], &order);
+        spans_start = passage.spans_end;
+    }
+    Ok(layout)
 }
 
 /// Refuses scores that are not of this forest as it stands, and prefix weights without meaning.
@@ -50,17 +135,93 @@ pub(crate) fn check(forest: &Forest, scores: &Scores, prefix_weight: f64) -> Res
     Ok(())
 }
 
-fn push_node(rows: &mut ChainRows, forest: &Forest, scores: &Scores, prefix_weight: f64, node: usize, leaf: usize) {
-    let tokens = forest.token_range(node);
-    let advantage = scores.leaf_advantage.as_ref().map_or(scores.advantage[node], |of_leaf| of_leaf[leaf]);
-    let weight = f64::from(scores.num_leaves[node]).powf(prefix_weight - 1.0);
-    rows.input_ids.extend_from_slice(&forest.token_ids[tokens.clone()]);
-    rows.loss_mask.extend_from_slice(&forest.sampled[tokens.clone()]);
-    rows.logprobs.extend_from_slice(&forest.logprobs[tokens.clone()]);
-    let end = rows.input_ids.len();
-    rows.advantages.resize(end, advantage as f32);
-    rows.weights.resize(end, weight as f32);
-    rows.policy_version.resize(end, forest.policy_version[node]);
+/// Whether each tree's prompt is asked for.
+fn chosen_trees(forest: &Forest, prompts: Option<&[u32]>) -> Vec<bool> {
+    let Some(prompts) = prompts else { return vec![true; forest.num_trees()] };
+    let prompts: std::collections::HashSet<u32> = prompts.iter().copied().collect();
+    forest.prompt.iter().map(|prompt| prompts.contains(prompt)).collect()
+}
+
+/// The scored leaves of the chosen trees, each with the number of tokens from the root.
+fn leaf_paths(forest: &Forest, chosen: &[bool]) -> Vec<(u32, usize)> {
+    let mut length = vec![0; forest.num_nodes()];
+    let mut leaves = vec![];
+    for node in 0..forest.num_nodes() {
+        let above = length.get(forest.parent[node] as usize).copied().unwrap_or(0);
+        length[node] = above + forest.token_range(node).len();
+        if chosen[forest.tree[node] as usize] && !forest.reward[node].is_nan() {
+            leaves.push((node as u32, length[node]));
+        }
+    }
+    leaves
+}
+
+/// All nodes to train, put into a trie one after the other.
+struct Paths {
+    trie: Trie,
+    spans: Vec<Span>,
+    passages: Vec<Passage>,
+}
+
+impl Paths {
+    /// Every node with a scored leaf below, once.
+    fn add_nodes(&mut self, forest: &Forest, scores: &Scores, prefix_weight: f64, chosen: &[bool]) {
+        let (gains, penalties) = advantage_sums(forest, scores);
+        let mut places: Vec<Place> = vec![TOP; forest.num_nodes()];
+        for node in 0..forest.num_nodes() {
+            let num_leaves = f64::from(scores.num_leaves[node]);
+            if num_leaves == 0.0 || !chosen[forest.tree[node] as usize] {
+                continue;
+            }
+            let above = places.get(forest.parent[node] as usize).copied().unwrap_or(TOP);
+            places[node] = self.trie.add(above, &forest.token_ids[forest.token_range(node)], &mut self.spans);
+            let share = num_leaves.powf(prefix_weight - 1.0);
+            let (gain, penalty, weight) = (share * gains[node], share * penalties[node], share * num_leaves);
+            self.pass(node as u32, 0, Credit { gain, penalty, weight });
+        }
+    }
+
+    /// Every scored leaf's path on its own, longest first.
+    fn add_rows(
+        &mut self,
+        forest: &Forest,
+        scores: &Scores,
+        prefix_weight: f64,
+        leaves: &[(u32, usize)],
+    ) -> Result<()> {
+        let mut longest_first = leaves.to_vec();
+        longest_first.sort_by_key(|&(_, length)| std::cmp::Reverse(length));
+        for (&(leaf, _), row) in longest_first.iter().zip(0..) {
+            let mut at = TOP;
+            for node in forest.path(leaf)? {
+                let of = node as usize;
+                at = self.trie.append(at, &forest.token_ids[forest.token_range(of)], &mut self.spans);
+                let advantage = scores.leaf_advantage.as_ref().map_or(scores.advantage[of], |a| a[leaf as usize]);
+                let weight = f64::from(scores.num_leaves[of]).powf(prefix_weight - 1.0);
+                let (gain, penalty) = (weight * advantage.max(0.0), weight * advantage.min(0.0));
+                self.pass(node, row, Credit { gain, penalty, weight });
+            }
+        }
+        Ok(())
+    }
+
+    fn pass(&mut self, node: u32, row: u32, credit: Credit) {
+        self.passages.push(Passage { node, row, spans_end: self.spans.len(), credit });
+    }
+}
+
+/// S⁺ and S⁻ of each node over the scored leaves below it; 0 where there is none.
+fn advantage_sums(forest: &Forest, scores: &Scores) -> (Vec<f64>, Vec<f64>) {
+    if let Some(advantage) = &scores.leaf_advantage {
+        let clamped = |bound: fn(f64) -> f64| advantage.iter().map(|&a| bound(a)).collect::<Vec<f64>>();
+        let [gains, penalties] = [|a: f64| a.max(0.0), |a: f64| a.min(0.0)].map(clamped);
+        return (leaf_sums(&forest.parent, &gains).sum, leaf_sums(&forest.parent, &penalties).sum);
+    }
+    let each = |bound: fn(f64) -> f64| {
+        let nodes = scores.advantage.iter().zip(&scores.num_leaves);
+        nodes.map(|(&a, &num_leaves)| bound(a) * f64::from(num_leaves)).collect()
+    };
+    (each(|a| a.max(0.0)), each(|a| a.min(0.0)))
 }
 
 #[cfg(test)]
@@ -68,51 +229,53 @@ mod tests {
     use super::*;
     use crate::advantage::score;
     use crate::forest::tests::published;
-    use crate::forest::{DONE, OPEN, Tokens};
+    use crate::options::OptionValue;
+    use crate::rows::tests::forked;
 
-    /// 0 → 1 → (2 scored 1, 3 scored 0), two tokens a turn of which the second is an observation.
-    fn forked() -> Forest {
-        let turn = |token_ids| Tokens { token_ids, sampled: &[true, false], logprobs: &[-0.5, 0.0] };
-        let mut forest = Forest::new();
-        forest.add_tree(9, &[1]).unwrap();
-        forest.add_node(0, turn(&[2, 3]), OPEN, 1).unwrap();
-        for (token_ids, reward) in [(&[4, 5], 1.0), (&[6, 7], 0.0)] {
-            let leaf = forest.add_node(1, turn(token_ids), DONE, 2).unwrap();
-            forest.set_reward(leaf, reward).unwrap();
-        }
-        forest
+    /// With rewards 1 and 0: A(l) = ±0.5.
+    fn laid_out(prefix_weight: f64, shared: bool) -> Layout {
+        let forest = forked();
+        let scores = score(&forest, "grpo", &[("scale".to_owned(), OptionValue::Text("none".to_owned()))]).unwrap();
+        pack(&forest, &scores, prefix_weight, shared, None).unwrap()
+    }
+
+    fn credits(layout: &Layout) -> Vec<(f64, f64, f64)> {
+        layout.turns.iter().map(|turn| (turn.credit.gain, turn.credit.penalty, turn.credit.weight)).collect()
     }
 
     #[test]
-    fn a_row_is_the_path_of_a_scored_leaf() {
-        let forest = forked();
-        let rows = chain_rows(&forest, &score(&forest, "parent", &[]).unwrap(), 0.0).unwrap();
-        assert_eq!(rows.row_start, [0, 5, 10]);
-        assert_eq!(rows.input_ids, [1, 2, 3, 4, 5, 1, 2, 3, 6, 7]);
-        assert_eq!(rows.loss_mask[..5], [false, true, false, true, false]);
-        assert_eq!(rows.logprobs[..5], [0.0, -0.5, 0.0, -0.5, 0.0]);
-        assert_eq!(rows.advantages, [0.0, 0.0, 0.0, 0.5, 0.5, 0.0, 0.0, 0.0, -0.5, -0.5]);
-        assert_eq!(rows.weights[..5], [0.5, 0.5, 0.5, 1.0, 1.0]);
-        assert_eq!(rows.policy_version[..5], [0, 1, 1, 2, 2]);
-        assert_eq!((rows.group, rows.leaf), (vec![9, 9], vec![2, 3]));
+    fn a_shared_turn_is_computed_once_and_credited_for_all_its_leaves() {
+        let layout = laid_out(1.0, true);
+        assert_eq!(layout.tree.token_ids, [1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(layout.path_tokens, [5, 5]);
+        assert_eq!(layout.target_token, [1, 3, 5]);
+        assert_eq!(layout.target_logprob, [-0.5; 3]);
+        assert_eq!(credits(&layout), [(0.5, -0.5, 2.0), (0.5, 0.0, 1.0), (0.0, -0.5, 1.0)]);
+        assert_eq!(layout.weighted_tokens, 4.0);
+        assert_eq!(credits(&laid_out(0.0, true))[0], (0.25, -0.25, 1.0));
     }
 
     #[test]
-    fn a_shared_node_carries_each_leafs_own_advantage() {
-        let forest = forked();
-        let options = [("scale".to_owned(), crate::options::OptionValue::Text("none".to_owned()))];
-        let rows = chain_rows(&forest, &score(&forest, "grpo", &options).unwrap(), 1.0).unwrap();
-        assert_eq!(rows.advantages, [[0.5; 5], [-0.5; 5]].concat());
-        assert_eq!(rows.weights, [1.0; 10]);
+    fn in_rows_every_leaf_brings_its_own_part() {
+        let layout = laid_out(0.0, false);
+        assert_eq!(layout.tree.token_ids, [1, 2, 3, 4, 5, 1, 2, 3, 6, 7]);
+        assert_eq!(layout.target_token, [1, 3, 6, 8]);
+        assert_eq!(layout.turns.iter().map(|turn| turn.row).collect::<Vec<_>>(), [0, 0, 1, 1]);
+        assert_eq!(credits(&layout), [(0.25, 0.0, 0.5), (0.5, 0.0, 1.0), (0.0, -0.25, 0.5), (0.0, -0.5, 1.0)]);
+        assert_eq!(layout.weighted_tokens, 3.0);
     }
 
     #[test]
-    fn scores_of_another_forest_and_weights_without_meaning_are_refused() {
+    fn only_the_trees_of_the_prompts_asked_for_are_laid_out() {
         let forest = forked();
-        let scores = score(&forest, "grpo", &[]).unwrap();
-        assert_eq!(chain_rows(&published(false), &scores, 1.0).unwrap_err(), Error::ForeignScores);
-        for weight in [f64::NAN, -1.0, f64::INFINITY] {
-            assert!(matches!(chain_rows(&forest, &scores, weight), Err(Error::OptionValue { .. })));
-        }
+        let scores = score(&forest, "parent", &[]).unwrap();
+        let num_tokens = |prompts: &[u32]| pack(&forest, &scores, 1.0, true, Some(prompts)).unwrap().tree.num_tokens();
+        assert_eq!((num_tokens(&[9]), num_tokens(&[1, 9]), num_tokens(&[1]), num_tokens(&[])), (7, 7, 0, 0));
+    }
+
+    #[test]
+    fn scores_of_another_forest_are_refused() {
+        let scores = score(&forked(), "grpo", &[]).unwrap();
+        assert_eq!(pack(&published(false), &scores, 1.0, true, None).unwrap_err(), Error::ForeignScores);
     }
 }

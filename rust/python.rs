@@ -9,10 +9,10 @@ use pyo3::types::PyDict;
 use crate::advantage::{Scores, score};
 use crate::error::Error;
 use crate::forest::{Columns, Forest, NO_PARENT, Tokens};
-use crate::layout::{Layout, pack};
 use crate::micro_batch::MicroBatch;
 use crate::options::{ESTIMATORS, OptionValue, defaults, resolve};
-use crate::pack::{ChainRows, chain_rows};
+use crate::pack::{Layout, pack};
+use crate::rows::{ChainRows, chain_rows};
 use crate::select;
 
 impl From<Error> for PyErr {

@@ -22,7 +22,9 @@ pub struct TokenTree {
     open: Vec<u32>,
 }
 
-/// What the tokens of one run show to later runs: keys `key_start..key_end` are seen in full by `query_start..query_end`.
+/// What runs show to later ones: all keys `key_start..key_end` are seen by all queries `query_start..query_end`.
+///
+/// Beside them every run sees itself causally; both together are the path of each token.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Segments {
     pub key_start: Vec<u32>,
@@ -83,7 +85,7 @@ impl TokenTree {
         self.subtree_end.resize(end as usize, subtree_end);
     }
 
-    /// Every edge that branches within or behind its run, as keys of all the runs below it.
+    /// The keys that later runs see: every edge but the last of its run.
     pub fn segments(&self) -> Segments {
         let mut segments = Segments::default();
         let mut edge = 0;
@@ -95,7 +97,7 @@ impl TokenTree {
                 segments.query_end.push(self.subtree_end[self.edge_start[edge] as usize]);
                 edge += 1;
             }
-            edge += 1; // the last edge of a run ends with it: nothing below is left
+            edge += 1; // what is below the last edge of a run is in the run
         }
         segments
     }
@@ -108,4 +110,44 @@ fn extend(starts: &mut Vec<u32>, end: u32, begins: bool) -> bool {
         _ => starts.push(end),
     }
     begins
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 1 2 → (3, 4 → 5), then a start 6.
+    fn forked() -> TokenTree {
+        let mut tree = TokenTree::with_capacity(6);
+        for (token_ids, subtree_end) in [(&[1, 2][..], 5), (&[3], 3), (&[], 9), (&[4], 5), (&[5], 5), (&[6], 6)] {
+            tree.push(token_ids, subtree_end);
+        }
+        tree
+    }
+
+    #[test]
+    fn a_stretch_continues_what_is_open() {
+        let tree = forked();
+        assert_eq!(tree.token_ids, [1, 2, 3, 4, 5, 6]);
+        assert_eq!(tree.positions, [0, 1, 2, 2, 3, 0]);
+        assert_eq!(tree.parent_token, [NO_PARENT, 0, 1, 1, 3, NO_PARENT]);
+        assert_eq!(tree.subtree_end, [5, 5, 3, 5, 5, 6]);
+    }
+
+    #[test]
+    fn runs_end_at_a_jump_and_edges_at_a_branch_too() {
+        let tree = forked();
+        assert_eq!(tree.run_start, [0, 3, 5, 6]);
+        assert_eq!(tree.edge_start, [0, 2, 3, 5, 6]);
+        assert_eq!(tree.edge_parent, [NO_PARENT, 0, 0, NO_PARENT]);
+        let (key_start, key_end, query_start, query_end) = (vec![0], vec![2], vec![3], vec![5]);
+        assert_eq!(tree.segments(), Segments { key_start, key_end, query_start, query_end });
+    }
+
+    #[test]
+    fn nothing_is_in_an_empty_tree() {
+        let tree = TokenTree::with_capacity(0);
+        assert_eq!((tree.num_tokens(), &tree.run_start[..], &tree.edge_start[..]), (0, &[0][..], &[0][..]));
+        assert_eq!(tree.segments(), Segments::default());
+    }
 }

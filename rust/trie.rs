@@ -161,3 +161,74 @@ fn common_prefix(a: &[u32], b: &[u32]) -> usize {
     let equal = AT_ONCE * chunks.take_while(|(a, b)| a == b).count();
     equal + a[equal..].iter().zip(&b[equal..]).take_while(|(a, b)| a == b).count()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forest::NO_PARENT;
+
+    /// The depth-first order of these sequences, and the indices of the last one's tokens.
+    fn flat(sequences: &[&[u32]]) -> (TokenTree, Vec<u32>) {
+        let mut trie = Trie::with_capacity(0);
+        let mut spans = vec![];
+        for sequence in sequences {
+            spans.clear();
+            trie.add(TOP, sequence, &mut spans);
+        }
+        let (tree, order) = trie.flatten();
+        let indices = spans.iter().flat_map(|&span| order.index(span)..order.index(span) + span.num_tokens);
+        (tree, indices.collect())
+    }
+
+    #[test]
+    fn a_sequence_leaves_a_stretch_in_its_middle() {
+        let (tree, last) = flat(&[&[1, 2, 3, 4], &[1, 2, 5], &[1, 2, 5, 6], &[1, 2, 3, 7]]);
+        assert_eq!(tree.token_ids, [1, 2, 3, 4, 7, 5, 6]);
+        assert_eq!(tree.parent_token, [NO_PARENT, 0, 1, 2, 2, 1, 5]);
+        assert_eq!(tree.subtree_end, [7, 7, 5, 4, 5, 7, 7]);
+        assert_eq!(last, [0, 1, 2, 4]);
+    }
+
+    #[test]
+    fn children_keep_the_order_in_which_they_were_made() {
+        let (tree, _) = flat(&[&[1, 9], &[2], &[1, 8], &[1, 7], &[2, 6], &[1, 8, 5]]);
+        assert_eq!(tree.token_ids, [1, 9, 8, 5, 7, 2, 6]);
+        assert_eq!(tree.positions, [0, 1, 1, 2, 1, 0, 1]);
+    }
+
+    #[test]
+    fn a_place_stays_valid_when_others_branch_there() {
+        let (mut trie, mut spans) = (Trie::with_capacity(8), vec![]);
+        let turn = trie.add(TOP, &[1, 2], &mut spans);
+        trie.add(TOP, &[1, 2, 3, 4], &mut spans);
+        trie.add(TOP, &[1, 5], &mut spans);
+        spans.clear();
+        trie.add(turn, &[3, 6], &mut spans);
+        let (tree, order) = trie.flatten();
+        assert_eq!(tree.token_ids, [1, 2, 3, 4, 6, 5]);
+        assert_eq!(spans.iter().map(|&span| order.index(span)).collect::<Vec<_>>(), [2, 4]);
+    }
+
+    #[test]
+    fn appended_sequences_share_nothing() {
+        let (mut trie, mut spans) = (Trie::with_capacity(4), vec![]);
+        for _ in 0..2 {
+            let turn = trie.append(TOP, &[1], &mut spans);
+            trie.append(turn, &[2], &mut spans);
+        }
+        let (tree, _) = trie.flatten();
+        assert_eq!(tree.token_ids, [1, 2, 1, 2]);
+        assert_eq!(tree.run_start, [0, 2, 4]);
+    }
+
+    #[test]
+    fn prefixes_are_compared_to_the_token() {
+        let long: Vec<u32> = (0..100).collect();
+        for differs in [0, 1, 15, 16, 17, 99] {
+            let mut other = long.clone();
+            other[differs] = 100;
+            assert_eq!(common_prefix(&long, &other), differs);
+            assert_eq!(common_prefix(&long[..differs], &long), differs);
+        }
+    }
+}

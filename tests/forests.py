@@ -17,8 +17,17 @@ def make_node(children: list[Node] | None = None, reward: float | None = None, e
 
 
 @st.composite
-def trees(draw: st.DrawFn, rewards: st.SearchStrategy[float] = REWARDS, max_nodes: int = 14) -> list[Tree]:
-    """One to five trees of one to three prompts: random shapes, some leaves unscored, only children likely."""
+def trees(
+    draw: st.DrawFn,
+    rewards: st.SearchStrategy[float] = REWARDS,
+    max_nodes: int = 14,
+    vocabulary: int = 10,
+    shared_prompts: bool = False,
+) -> list[Tree]:
+    """One to five trees of one to three prompts: random shapes, some leaves unscored, only children likely.
+
+    With a small vocabulary turns often begin alike; with `shared_prompts` all roots of a prompt hold the same tokens.
+    """
     forest = []
     for _ in range(draw(st.integers(1, 5))):
         nodes = [make_node()]
@@ -28,7 +37,7 @@ def trees(draw: st.DrawFn, rewards: st.SearchStrategy[float] = REWARDS, max_node
             nodes.append(parent["children"][-1])
         for number, node in enumerate(nodes):
             node["tokens"] = [
-                (draw(st.integers(0, 9)), number > 0 and draw(st.booleans()), -draw(st.integers(0, 8)) / 4)
+                (draw(st.integers(0, vocabulary - 1)), number > 0 and draw(st.booleans()), -draw(st.integers(0, 8)) / 4)
                 for _ in range(draw(st.integers(0, 3)))
             ]
             node["tokens"] = [
@@ -37,6 +46,10 @@ def trees(draw: st.DrawFn, rewards: st.SearchStrategy[float] = REWARDS, max_node
             if number and not node["children"] and draw(st.integers(0, 4)):
                 node["reward"] = draw(rewards)
         forest.append({"prompt": draw(st.integers(0, 2)), "root": nodes[0]})
+    if shared_prompts:
+        tokens: dict[int, Any] = {}
+        for tree in forest:
+            tree["root"]["tokens"] = tokens.setdefault(tree["prompt"], tree["root"]["tokens"])
     return forest
 
 

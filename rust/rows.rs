@@ -1,0 +1,107 @@
+//! Forest + scores -> training rows: one a scored leaf, shared prefixes repeated.
+
+use crate::advantage::Scores;
+use crate::error::Result;
+use crate::forest::Forest;
+use crate::pack::check;
+
+/// Rows of the tokens from root to leaf, flat: row b is `row_start[b]..row_start[b + 1]`.
+///
+/// `loss_mask` is true on sampled tokens, `logprobs` (nats) are those of sampling, `advantages` are A(l) or A(n);
+/// `weights` are |L(n)|^(p − 1), so that a row's share of a node it has in common adds up to |L(n)|^p over the rows.
+#[derive(Debug, Clone, Default)]
+pub struct ChainRows {
+    pub row_start: Vec<u64>,
+    pub input_ids: Vec<u32>,
+    pub loss_mask: Vec<bool>,
+    pub logprobs: Vec<f32>,
+    pub advantages: Vec<f32>,
+    pub weights: Vec<f32>,
+    pub policy_version: Vec<u32>,
+    /// Per row: the prompt, and the leaf's node id.
+    pub group: Vec<u32>,
+    pub leaf: Vec<u32>,
+}
+
+/// Builds the rows of all scored leaves, in the order of their node ids.
+pub fn chain_rows(forest: &Forest, scores: &Scores, prefix_weight: f64) -> Result<ChainRows> {
+    check(forest, scores, prefix_weight)?;
+    let mut rows = ChainRows { row_start: vec![0], ..ChainRows::default() };
+    for leaf in (0..forest.num_nodes() as u32).filter(|&node| !forest.reward[node as usize].is_nan()) {
+        for node in forest.path(leaf)? {
+            push_node(&mut rows, forest, scores, prefix_weight, node as usize, leaf as usize);
+        }
+        rows.row_start.push(rows.input_ids.len() as u64);
+        rows.group.push(forest.prompt[forest.tree[leaf as usize] as usize]);
+        rows.leaf.push(leaf);
+    }
+    Ok(rows)
+}
+
+fn push_node(rows: &mut ChainRows, forest: &Forest, scores: &Scores, prefix_weight: f64, node: usize, leaf: usize) {
+    let tokens = forest.token_range(node);
+    let advantage = scores.leaf_advantage.as_ref().map_or(scores.advantage[node], |of_leaf| of_leaf[leaf]);
+    let weight = f64::from(scores.num_leaves[node]).powf(prefix_weight - 1.0);
+    rows.input_ids.extend_from_slice(&forest.token_ids[tokens.clone()]);
+    rows.loss_mask.extend_from_slice(&forest.sampled[tokens.clone()]);
+    rows.logprobs.extend_from_slice(&forest.logprobs[tokens.clone()]);
+    let end = rows.input_ids.len();
+    rows.advantages.resize(end, advantage as f32);
+    rows.weights.resize(end, weight as f32);
+    rows.policy_version.resize(end, forest.policy_version[node]);
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::advantage::score;
+    use crate::error::Error;
+    use crate::forest::tests::published;
+    use crate::forest::{DONE, OPEN, Tokens};
+
+    /// 0 → 1 → (2 scored 1, 3 scored 0), two tokens a turn of which the second is an observation.
+    pub(crate) fn forked() -> Forest {
+        let turn = |token_ids| Tokens { token_ids, sampled: &[true, false], logprobs: &[-0.5, 0.0] };
+        let mut forest = Forest::new();
+        forest.add_tree(9, &[1]).unwrap();
+        forest.add_node(0, turn(&[2, 3]), OPEN, 1).unwrap();
+        for (token_ids, reward) in [(&[4, 5], 1.0), (&[6, 7], 0.0)] {
+            let leaf = forest.add_node(1, turn(token_ids), DONE, 2).unwrap();
+            forest.set_reward(leaf, reward).unwrap();
+        }
+        forest
+    }
+
+    #[test]
+    fn a_row_is_the_path_of_a_scored_leaf() {
+        let forest = forked();
+        let rows = chain_rows(&forest, &score(&forest, "parent", &[]).unwrap(), 0.0).unwrap();
+        assert_eq!(rows.row_start, [0, 5, 10]);
+        assert_eq!(rows.input_ids, [1, 2, 3, 4, 5, 1, 2, 3, 6, 7]);
+        assert_eq!(rows.loss_mask[..5], [false, true, false, true, false]);
+        assert_eq!(rows.logprobs[..5], [0.0, -0.5, 0.0, -0.5, 0.0]);
+        assert_eq!(rows.advantages, [0.0, 0.0, 0.0, 0.5, 0.5, 0.0, 0.0, 0.0, -0.5, -0.5]);
+        assert_eq!(rows.weights[..5], [0.5, 0.5, 0.5, 1.0, 1.0]);
+        assert_eq!(rows.policy_version[..5], [0, 1, 1, 2, 2]);
+        assert_eq!((rows.group, rows.leaf), (vec![9, 9], vec![2, 3]));
+    }
+
+    #[test]
+    fn a_shared_node_carries_each_leafs_own_advantage() {
+        let forest = forked();
+        let options = [("scale".to_owned(), crate::options::OptionValue::Text("none".to_owned()))];
+        let rows = chain_rows(&forest, &score(&forest, "grpo", &options).unwrap(), 1.0).unwrap();
+        assert_eq!(rows.advantages, [[0.5; 5], [-0.5; 5]].concat());
+        assert_eq!(rows.weights, [1.0; 10]);
+    }
+
+    #[test]
+    fn scores_of_another_forest_and_weights_without_meaning_are_refused() {
+        let forest = forked();
+        let scores = score(&forest, "grpo", &[]).unwrap();
+        assert_eq!(chain_rows(&published(false), &scores, 1.0).unwrap_err(), Error::ForeignScores);
+        for weight in [f64::NAN, -1.0, f64::INFINITY] {
+            assert!(matches!(chain_rows(&forest, &scores, weight), Err(Error::OptionValue { .. })));
+        }
+    }
+}
