@@ -212,7 +212,9 @@ class TrainConfig(Section):
     num_epochs: PositiveInt = 1
     """Passes over a step's rollouts."""
     microbatch_tokens: PositiveInt = 16384
-    """Tokens of one forward, padding included; changes memory, never the result."""
+    """Tokens of one forward, padding included; changes memory, never the result. A larger tree is cut at branches."""
+    attention_path: Literal["auto", "chains", "runs", "flex", "dense", "depth-first"] = "auto"
+    """How shared prefixes are computed: `auto` chooses by shape and memory, `chains` repeats them in every row."""
     eval_steps: NonNegativeInt = 0
     """Evaluate every so many steps, before the first and after the last; 0 = never."""
     save_steps: NonNegativeInt = 0

@@ -38,7 +38,7 @@ def train(config: Config, reporter: Reporter, *, resume: bool = False) -> None:
             learned = [group for group in groups if config.advantage.dead_prompts == "keep" or not is_dead(group)]
             forest = to_forest([record for group in learned for record in group])
             scores = forest.score(config.advantage.estimator, config.advantage.options)
-            metrics = session.trainer.update([forest.chain_rows(scores, config.loss.prefix_weight)])
+            metrics = session.trainer.update(forest, scores)
             session.send_weights()
             metrics |= tree_metrics(groups, forest, scores) | {"step_time": time.monotonic() - start}
             session.finish_step(metrics, annotate(groups, config.advantage))

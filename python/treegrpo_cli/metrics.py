@@ -13,6 +13,8 @@ seconds, log-probabilities, KL and entropy in nats.
     num_tokens, step_time                           tokens trained on so far, duration of the step
     tree/num_nodes, tree/num_leaves, tree/depth_mean, tree/sharing_ratio, tree/frac_zero_advantage_nodes,
     tree/intra_reward_std, tree/prefix_cache_hit_ratio, and signal by depth
+    tree/computed_tokens, tree/chain_tokens         tokens that an epoch forwards, and those of one row a leaf
+    tree/attention_path, tree/self_check            how (see planner), and how far from chains at the first step
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import orjson
 
 from treegrpo_cli.errors import FileError, UserError
 
-Metrics = Mapping[str, float]
+Metrics = Mapping[str, float | str]
 
 
 class Logger(Protocol):
@@ -101,7 +103,8 @@ class TensorBoardLogger:
 
     def log(self, step: int, metrics: Metrics) -> None:
         for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
+            if not isinstance(value, str):  # scalars are all that it takes
+                self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def close(self) -> None:

@@ -12,7 +12,6 @@ is as configured.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,10 +21,13 @@ import torch
 from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
+from treegrpo_cli import depth_first
+from treegrpo_cli import head as heads
 from treegrpo_cli.config import Config, ModelConfig
 from treegrpo_cli.devices import choose_device
 from treegrpo_cli.errors import UserError
-from treegrpo_cli.loss import token_log_probs
+from treegrpo_cli.forward import Decoder
+from treegrpo_cli.head import Head, HeadGradients, HeadResult, Objective
 from treegrpo_cli.pretrained import load_causal_lm, read_model_config
 from treegrpo_cli.types import TrainBatch
 
@@ -50,23 +52,49 @@ class Policy:
         if config.model.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         self._place(self.network).train()
+        self.decoder = Decoder(self.model)
         self.reference = None
         if config.loss.kl_coef > 0 and not self.uses_lora:
             self.reference = self._place(load_model(config.model.path).requires_grad_(False)).eval()
+            self._reference_decoder = Decoder(self.reference)
+        self._check_head()
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Return what the optimizer moves, by name in `network`; tied weights once."""
         return {name: weight for name, weight in self.network.named_parameters() if weight.requires_grad}
 
-    def logprobs(self, batch: TrainBatch) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities, with gradient, and entropies of the U trained tokens: [U], in nats."""
-        return self._token_log_probs(self.network, batch)
+    def backward(
+        self, batch: TrainBatch, path: str, objective: Objective, *, is_local: bool, embeds: Tensor | None = None
+    ) -> HeadResult:
+        """Add the gradient of `objective` to the trained weights; return loss, log-probabilities and entropies, [Q].
+
+        `path` is an attention path of `planner`; `is_local` as in `head.backward`; `embeds` [U, hidden] take the
+        place of the tokens' embeddings and get a gradient. Raises TreeUnsupportedError as the path does.
+        """
+        head, grads = self._head(self.model), self._head_gradients()
+        with self._autocast():
+            if path == "depth-first":
+                return depth_first.backward(
+                    self.decoder, head, batch, objective, grads, is_local=is_local, embeds=embeds
+                )
+            states = self.decoder.predictor_states(batch, path, embeds)
+        targets = (batch.target_row, batch.target_ids)
+        result = heads.backward(head, states.detach(), *targets, objective, grads, is_local=is_local)
+        states.backward(result.hidden_grad)  # type: ignore[no-untyped-call]
+        return result
 
     @torch.no_grad()
-    def ref_logprobs(self, batch: TrainBatch) -> Tensor:
-        """Return the reference's log-probabilities of the same tokens, [U]; under LoRA it is the base."""
+    def log_probs(self, batch: TrainBatch, path: str) -> Tensor:
+        """Return the policy's log-probabilities of the targets, [Q], in nats, without a gradient."""
+        return self._log_probs(self.model, self.decoder, batch, path)
+
+    @torch.no_grad()
+    def ref_log_probs(self, batch: TrainBatch, path: str) -> Tensor:
+        """Return the reference's log-probabilities of the targets, [Q]; under LoRA it is the base."""
         with self.network.disable_adapter() if self.uses_lora else nullcontext():
-            return self._token_log_probs(self.reference or self.network, batch)[0]
+            if self.reference is None:
+                return self._log_probs(self.model, self.decoder, batch, path)
+            return self._log_probs(self.reference, self._reference_decoder, batch, path)
 
     def weights(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
         """Yield the plain model's `state_dict()`, tied names included, adapters merged on the way.
@@ -85,21 +113,46 @@ class Policy:
                 tensor.to(dtype) if tensor.is_floating_point() else tensor,
             )
 
-    def _token_log_probs(self, network: Any, batch: TrainBatch) -> tuple[Tensor, Tensor]:
-        # Only columns in front of a trained token go through the LM head; the prompts do not.
-        columns = batch.loss_mask.any(dim=0).nonzero().squeeze(1)
-        positions = torch.arange(batch.input_ids.shape[1], device=self.device).expand_as(batch.input_ids)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            logits: Tensor = network(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask.long(),
-                position_ids=positions,
-                logits_to_keep=columns - 1,
-                use_cache=False,
-            ).logits
-        log_probs, entropy = token_log_probs(logits, batch.input_ids[:, columns], self.temperature)
-        mask = batch.loss_mask[:, columns]
-        return log_probs[mask], entropy[mask]
+    def _log_probs(self, model: Any, decoder: Decoder, batch: TrainBatch, path: str) -> Tensor:
+        head = self._head(model)
+        with self._autocast():
+            if path == "depth-first":
+                return depth_first.log_probs(decoder, head, batch)
+            states = decoder.predictor_states(batch, path)
+        return heads.log_probs(head, states, batch.target_row, batch.target_ids)[0]
+
+    def _head(self, model: Any) -> Head:
+        """The LM head as the model applies it: some scale or cap their logits."""
+        output, config = model.get_output_embeddings(), model.config.get_text_config()
+        scale = getattr(model, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+        return Head(
+            output.weight.detach(),
+            None if output.bias is None else output.bias.detach(),
+            temperature=self.temperature / scale,
+            softcap=getattr(config, "final_logit_softcapping", None),
+        )
+
+    def _head_gradients(self) -> HeadGradients:
+        """Where the head's gradient is added: the weights' own."""
+        output = self.model.get_output_embeddings()
+        return HeadGradients(_gradient_of(output.weight), _gradient_of(output.bias))
+
+    @torch.no_grad()
+    def _check_head(self) -> None:
+        """Raise UserError where the model makes its logits in a way of its own."""
+        token_ids = torch.arange(4, device=self.device)[None]
+        with self._autocast():
+            logits = self.model(input_ids=token_ids, use_cache=False).logits[0]
+            states = self.decoder.module(input_ids=token_ids, use_cache=False).last_hidden_state[0]
+        targets = torch.arange(4, device=self.device)
+        ours, _ = heads.log_probs(self._head(self.model), states, targets, targets)
+        theirs = torch.log_softmax(logits.float() / self.temperature, dim=-1)[targets, targets]
+        if not torch.allclose(ours, theirs, rtol=0.0, atol=1e-3 if self.dtype == torch.float32 else 0.1):
+            name = type(self.model).__name__
+            raise UserError(f"model.path: {name} cannot be trained: its logits are not what its LM head gives")
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
     def _place(self, model: Any) -> Any:
         if self.dtype == torch.bfloat16:
@@ -110,15 +163,23 @@ class Policy:
 def load_model(path: str | Path) -> Any:
     """Load a causal LM in float32, on the CPU, with every dropout at 0.
 
-    Raises UserError where there is no model, or none whose forward can skip the logits of the prompt.
+    Raises UserError where there is no model, or none with an LM head.
     """
     disable_progress_bar()  # the program shows its own
     config = read_model_config(path)
     _set_dropout_to_zero(config)
     model = load_causal_lm(path, torch.float32, config)
-    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
-        raise UserError(f"model.path: {type(model).__name__} cannot be trained: its forward has no logits_to_keep")
+    if not isinstance(model.get_output_embeddings(), nn.Linear):
+        raise UserError(f"model.path: {type(model).__name__} cannot be trained: it has no linear LM head")
     return model
+
+
+def _gradient_of(weight: nn.Parameter | None) -> Tensor | None:
+    if weight is None or not weight.requires_grad:
+        return None
+    if weight.grad is None:
+        weight.grad = torch.zeros_like(weight)
+    return weight.grad
 
 
 def _set_dropout_to_zero(config: Any) -> None:
@@ -158,4 +219,6 @@ def _add_lora(model: Any, settings: ModelConfig) -> Any:
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     if model.config.tie_word_embeddings and any(module is end for module in adapted for end in ends):
         raise UserError("model.lora_target_modules: a tied embedding cannot be adapted, name other modules")
+    if any(module is ends[1] for module in adapted):
+        raise UserError("model.lora_target_modules: the LM head cannot be adapted, name other modules")
     return network

@@ -46,7 +46,7 @@ class Session:
             self.eval_tasks = load_tasks(
                 data.eval, split=data.eval_split, limit=data.eval_limit, require_answer=needs_answer
             )
-        self.trainer = Trainer(config)
+        self.trainer = Trainer(config, reporter.say)
         self.state: dict[str, Any] = {"num_tokens": 0, "evaluated_step": None}
         resumed_step = self._load_newest_checkpoint() if resume else None
         with ExitStack() as stack:
@@ -100,7 +100,7 @@ class Session:
         """Hand the policy's weights to the engine; what it samples from now on carries this step as its version."""
         self.sampler.update_weights(self.trainer.state_dict_for_sampler(), self.step)
 
-    def finish_step(self, metrics: dict[str, float], groups: Sequence[Sequence[TreeRecord]]) -> None:
+    def finish_step(self, metrics: dict[str, float | str], groups: Sequence[Sequence[TreeRecord]]) -> None:
         """Write trees and metrics of the step just trained; evaluate and save where that is due."""
         self.directory.claim()
         train = self.config.train

@@ -1,6 +1,7 @@
-"""Chain rows + Config -> updated weights and their metrics: one rollout step's optimizer steps.
+"""Forest + scores + Config -> updated weights and their metrics: one rollout step's optimizer steps.
 
-    for every epoch, for every mini-batch of prompts:
+    lay out the prompts of every mini-batch, each token once; choose how to compute them
+    for every epoch, for every mini-batch:
         Z of the whole mini-batch
         for every micro-batch of tokens: forward, loss / Z, backward
         clip, step
@@ -11,76 +12,158 @@ Z is known before the first forward, so the size of micro-batches changes memory
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from treegrpo_cli.batch import ChainRows, Row, microbatches, minibatches, pad, rows_by_prompt, weighted_tokens
+from treegrpo_cli._core import Forest, Layout, Scores
+from treegrpo_cli.batch import layouts, to_batch
 from treegrpo_cli.config import Config
 from treegrpo_cli.errors import UserError
-from treegrpo_cli.loss import token_terms
+from treegrpo_cli.forward import tree_refusal
+from treegrpo_cli.head import Objective
+from treegrpo_cli.loss import Targets, TokenTerms, token_terms
+from treegrpo_cli.planner import Choice, ModelShape, Step, choose
 from treegrpo_cli.policy import Policy
+from treegrpo_cli.self_check import check
 from treegrpo_cli.types import TrainBatch
+
+Metrics = dict[str, float | str]
 
 
 class Trainer:
     """Holds policy, reference, optimizer and schedule; `step` counts the rollout steps that were trained on.
 
-    Raises UserError for settings that cannot be trained with.
+    `say` takes the lines that explain which attention path is taken. Raises UserError for settings that cannot be
+    trained with.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, say: Callable[[str], None] = lambda _: None) -> None:
         _check_whole_distribution(config)
         torch.manual_seed(config.seed)  # adapters start from it, and LoRA's dropout goes on from it
         self.config = config
         self.policy = Policy(config)
         self.optimizer = _make_optimizer(self.policy, config)
         self.step = 0
+        self._say = say
+        self._shape = ModelShape.of(self.policy.model)
+        self._refusal = _refusal(config, self.policy)
+        self._path = ""
+        self._is_checked = False
 
-    def update(self, parts: Sequence[ChainRows]) -> dict[str, float]:
-        """Train on the rows of one rollout step and return its metrics.
+    def update(self, forest: Forest, scores: Scores) -> Metrics:
+        """Train on the scored leaves of one rollout step and return its metrics.
 
-        `parts` hold the step's rows, all prompts in one part or one part a prompt; a prompt that is left
-        out counts nowhere. Rows without a trained token leave the weights alone.
-        Raises UserError where memory runs out or the loss is not finite; the weights then stay as they
-        were before the failing optimizer step.
+        A prompt that is not in the forest counts nowhere. A forest without a trained token leaves the weights
+        alone. Raises UserError where memory runs out, a path is longer than the model's positions or the loss is
+        not finite; the weights then stay as they were before the failing optimizer step.
         """
-        prompts = rows_by_prompt(parts)
-        train = self.config.train
         history: list[dict[str, float]] = []
         try:
-            for epoch in range(train.num_epochs):
-                for position, rows in enumerate(minibatches(prompts, _prompts_per_minibatch(self.config))):
+            packed, metrics = self._lay_out(forest, scores)
+            for epoch in range(self.config.train.num_epochs):
+                for position, layout in enumerate(packed):
                     self._set_learning_rate(epoch, position)
-                    history += self._optimizer_step(rows)
+                    history += self._optimizer_step(layout)
         except torch.OutOfMemoryError:
             raise UserError(
                 f"step {self.step + 1}: out of memory; lower train.microbatch_tokens, now "
-                f"{train.microbatch_tokens}, or sampler.gpu_memory_utilization, or set "
+                f"{self.config.train.microbatch_tokens}, or sampler.gpu_memory_utilization, or set "
                 "model.gradient_checkpointing = true"
             ) from None
         self.step += 1
-        return self._summary(history)
+        return self._summary(history) | metrics
 
     def state_dict_for_sampler(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the whole model in `model.dtype`, named as in its `state_dict()`, LoRA merged."""
         return self.policy.weights(self.policy.dtype)
 
-    def _optimizer_step(self, rows: Sequence[Row]) -> list[dict[str, float]]:
+    def _lay_out(self, forest: Forest, scores: Scores) -> tuple[list[Layout], Metrics]:
+        """Lay out every mini-batch for the path that is chosen; the first step checks it against chains."""
+
+        def lay_out(shared: bool) -> list[Layout]:
+            size = _prompts_per_minibatch(self.config)
+            return layouts(forest, scores, self.config.loss.prefix_weight, size, shared=shared)
+
+        packed = lay_out(shared=True)
+        step = Step.of(packed, self.config.train.microbatch_tokens)
+        self._check_positions(step)
+        metrics: Metrics = {}
+        choice = self._choose(step)
+        if choice.path != "chains" and not self._is_checked:
+            metrics |= self._check(packed, choice.path)
+            choice = self._choose(step)
+        self._explain(choice, step)
+        if choice.path == "chains":
+            packed = lay_out(shared=False)
+        computed = {"chains": step.chain_tokens, "depth-first": step.unique_tokens}.get(choice.path, step.split_tokens)
+        return packed, metrics | {
+            "tree/computed_tokens": float(computed),
+            "tree/chain_tokens": float(step.chain_tokens),
+            "tree/attention_path": choice.path,
+        }
+
+    def _choose(self, step: Step) -> Choice:
+        wanted = self.config.train.attention_path
+        if self._refusal is not None and wanted not in ("auto", "chains"):
+            raise UserError(f"train.attention_path: {wanted} cannot train this model: {self._refusal}")
+        return choose(step, self._shape, self.policy.device, self.policy.dtype, wanted, self._refusal)
+
+    def _explain(self, choice: Choice, step: Step) -> None:
+        """Say which path is taken and why, when that changes."""
+        if choice.path == self._path:
+            return
+        self._path = choice.path
+        budget = self.config.train.microbatch_tokens
+        alone = f"; a path of {step.longest_path:,} tokens exceeds train.microbatch_tokens = {budget:,} and goes alone"
+        exceeds = step.longest_path > budget and choice.path != "depth-first"
+        self._say(f"training on {choice.path}: {choice.reason}{alone if exceeds else ''}")
+
+    def _check(self, packed: Sequence[Layout], path: str) -> Metrics:
+        """Compute a small forest on this path and as chains; where they disagree, chains are what is trained on."""
+        batch = self._smallest_shared(packed)
+        if batch is None:
+            return {}
+        self._is_checked = True
+        objective = self._objective(self._targets(batch, path), z=float(batch.weights.sum()))
+        found = check(self.policy, batch, path, objective, is_local=self.config.loss.ratio == "token")
+        self.optimizer.zero_grad(set_to_none=True)
+        if found.refusal is not None:
+            self._refusal = found.refusal
+            if self.config.train.attention_path == "auto":
+                self._say(f"warning: trees are trained on as chains: {found.refusal}")
+        return {} if found.difference is None else {"tree/self_check": found.difference}
+
+    def _smallest_shared(self, packed: Sequence[Layout]) -> TrainBatch | None:
+        """The smallest micro-batch in which anything is shared and trained on."""
+        budget = self.config.train.microbatch_tokens
+        micros = [micro for layout in packed for micro in layout.micro_batches(min(budget, CHECK_TOKENS))]
+        shared = [micro for micro in micros if len(micro.key_start) and len(micro.target_ids)]
+        smallest = min(shared, key=lambda micro: len(micro.token_ids), default=None)
+        return None if smallest is None else to_batch(smallest, self.policy.device)
+
+    def _check_positions(self, step: Step) -> None:
+        limit = getattr(self.policy.model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and step.longest_path > limit:
+            raise UserError(
+                f"step {self.step + 1}: a path of {step.longest_path} tokens, and model.path has positions for "
+                f"{limit}; lower rollout.max_context_tokens"
+            )
+
+    def _optimizer_step(self, layout: Layout) -> list[dict[str, float]]:
         """Take one optimizer step; return its metrics, or nothing where no token is trained."""
         loss_config = self.config.loss
-        num_weighted = weighted_tokens(rows)
+        num_weighted = layout.weighted_tokens
         if num_weighted == 0:
             return []
         is_mean = loss_config.denominator == "token-mean"
-        z = num_weighted if is_mean else loss_config.denominator_constant * len(rows)
+        z = num_weighted if is_mean else loss_config.denominator_constant * len(layout.path_tokens)
         sums: dict[str, Tensor] = {}
         self.optimizer.zero_grad(set_to_none=True)
-        for micro in microbatches(rows, self.config.train.microbatch_tokens):
-            batch = pad(micro, self.policy.device)
-            if batch.loss_mask.any():
-                _add(sums, self._backward(batch, z))
+        for micro in layout.micro_batches(self._max_tokens()):
+            if len(micro.target_ids):
+                _add(sums, self._backward(to_batch(micro, self.policy.device), z))
         parameters = self.policy.trained_parameters().values()
         grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.max_grad_norm))
         metrics = _step_metrics(sums, num_weighted) | {"grad_norm": grad_norm}
@@ -88,34 +171,61 @@ class Trainer:
         self.optimizer.step()
         return [metrics]
 
+    def _max_tokens(self) -> int:
+        """Tokens of a micro-batch; depth first they are forwarded piece by piece, and any number does."""
+        return 2**62 if self._path == "depth-first" else self.config.train.microbatch_tokens
+
     def _backward(self, batch: TrainBatch, z: float) -> dict[str, Tensor]:
         """Add the micro-batch's share of the gradient; return its sums over tokens, each 0-dimensional."""
-        loss_config, mask = self.config.loss, batch.loss_mask
-        weights, sampling_logprobs = batch.weights[mask], batch.sampling_logprobs[mask]
-        policy_logprobs, entropy = self.policy.logprobs(batch)
-        terms = token_terms(
-            policy_logprobs,
-            sampling_logprobs,
-            batch.advantages[mask],
-            weights,
-            self.policy.ref_logprobs(batch) if loss_config.kl_coef > 0 else None,
-            clip_low=loss_config.clip_low,
-            clip_high=loss_config.clip_high,
-            dual_clip=loss_config.dual_clip,
-            kl_coef=loss_config.kl_coef,
-        )
-        loss = -terms.objective.sum() / z
-        loss.backward()  # type: ignore[no-untyped-call]
-        difference = (policy_logprobs.detach() - sampling_logprobs).abs()
+        targets = self._targets(batch, self._path)
+        objective = self._objective(targets, z)
+        result = self.policy.backward(batch, self._path, objective, is_local=self.config.loss.ratio == "token")
+        with torch.no_grad():
+            terms = self._terms(result.logprobs, result.entropy, targets)
+        difference = (result.logprobs - batch.sampling_logprobs).abs()
+        weights = batch.weights
         sums = {
-            "entropy": (weights * entropy).sum(),
+            "entropy": (weights * result.entropy).sum(),
             "clip_ratio/low_mean": (weights * terms.clipped_low).sum(),
             "clip_ratio/high_mean": (weights * terms.clipped_high).sum(),
             MISMATCH_MEAN: (weights * difference).sum(),
         }
-        if loss_config.kl_coef > 0:
+        if self.config.loss.kl_coef > 0:
             sums["kl"] = (weights * terms.kl).sum()
-        return {"loss": loss.detach(), MISMATCH_MAX: difference.max()} | sums
+        return {"loss": result.loss.detach(), MISMATCH_MAX: difference.max()} | sums
+
+    def _targets(self, batch: TrainBatch, path: str) -> Targets:
+        segment = {"token": None, "turn": batch.turn, "sequence": batch.row}[self.config.loss.ratio]
+        needs_reference = self.config.loss.kl_coef > 0
+        return Targets(
+            sampling_logprobs=batch.sampling_logprobs,
+            gain=batch.gain,
+            penalty=batch.penalty,
+            weights=batch.weights,
+            segment=segment,
+            ref_logprobs=self.policy.ref_log_probs(batch, path) if needs_reference else None,
+        )
+
+    def _objective(self, targets: Targets, z: float) -> Objective:
+        """The loss as a function of the targets' log-probabilities and entropies."""
+
+        def objective(logprobs: Tensor, entropy: Tensor, which: slice) -> Tensor:
+            return -self._terms(logprobs, entropy, targets.part(which)).objective.sum() / z
+
+        return objective
+
+    def _terms(self, logprobs: Tensor, entropy: Tensor, targets: Targets) -> TokenTerms:
+        loss_config = self.config.loss
+        return token_terms(
+            logprobs,
+            entropy,
+            targets,
+            clip_low=loss_config.clip_low,
+            clip_high=loss_config.clip_high,
+            dual_clip=loss_config.dual_clip,
+            kl_coef=loss_config.kl_coef,
+            entropy_coef=loss_config.entropy_coef,
+        )
 
     def _check_finite(self, metrics: dict[str, float]) -> None:
         if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
@@ -131,9 +241,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, index)
 
-    def _summary(self, history: Sequence[dict[str, float]]) -> dict[str, float]:
+    def _summary(self, history: Sequence[dict[str, float]]) -> Metrics:
         """Mean over the optimizer steps; the engine's mismatch is that of the first, before any update."""
-        rate = {"learning_rate": float(self.optimizer.param_groups[0]["lr"])}
+        rate: Metrics = {"learning_rate": float(self.optimizer.param_groups[0]["lr"])}
         if not history:
             return {"loss": 0.0, "grad_norm": 0.0} | rate
         means = {name: sum(metrics[name] for metrics in history) / len(history) for name in history[0]}
@@ -164,6 +274,17 @@ def learning_rate(config: Config, index: int) -> float:
     progress = min(1.0, (index - warmup) / max(1, total - warmup))
     falls = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
     return settings.learning_rate * falls[settings.schedule]
+
+
+CHECK_TOKENS = 4096
+"""Tokens of a micro-batch from which the forest of the self-check is chosen."""
+
+
+def _refusal(config: Config, policy: Policy) -> str | None:
+    """Why this run cannot compute a forest with every token once, or None."""
+    if config.loss.ratio == "sequence":
+        return "a ratio over whole sequences differs between the rows that share a token"
+    return tree_refusal(policy.network)
 
 
 def _prompts_per_minibatch(config: Config) -> int:

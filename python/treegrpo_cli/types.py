@@ -1,6 +1,6 @@
 """The records that cross the rooms' borders, and the one legend of shape letters.
 
-Shapes: B rows of a batch · T tokens of the longest row · U tokens, flat · N nodes · G trees · V vocabulary.
+Shapes: B rows · T tokens of the longest row · U tokens, flat · P predictors · Q targets · N nodes · V vocabulary.
 Log-probabilities are in nats, lengths in tokens, durations in seconds.
 """
 
@@ -126,22 +126,37 @@ class Rollout:
     state: Any = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TrainBatch:
-    """Rows the trainer computes: one a kept leaf, padded on the right.
+    """U tokens of one forward, depth first, and the Q sampled tokens (targets) that its loss reads.
 
-    input_ids [B, T] int64 · attention_mask [B, T] bool · loss_mask [B, T] bool (True where the policy sampled
-    the token) · sampling_logprobs [B, T] float32, nats · advantages [B, T] float32 · weights [B, T] float32
-    (the prefix weight of a row's share of its node, 1 for `prefix_weight = 1`). Position t speaks of token t,
-    which the model predicts at t - 1; position 0 is never trained.
+    token_ids [U] int64 · positions [U] int64, depth in tokens · parent_token [U] int64, the token that predicts each,
+    -1 at a start · subtree_end [U] int64: token k is seen from q exactly when k <= q < subtree_end[k].
+    runs: (start, end) of each maximal root-down stretch · segments: (key_start, key_end, query_start, query_end) of
+    keys seen in full by queries outside their run · edges: (start, end, index of the edge above or -1) of each
+    stretch without a branch.
+    predictors [P] int64, ascending: tokens whose logits are read · target_row [Q] int64, ascending: each target's place
+    in `predictors` · target_ids [Q] int64 · sampling_logprobs [Q], nats · gain, penalty, weights [Q]: S+ and S- times
+    |L|^(p - 1), and |L|^p · turn [Q] int64 · row [Q] int64, of a batch of chains: the row of each target.
     """
 
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    loss_mask: torch.Tensor
+    token_ids: torch.Tensor
+    positions: torch.Tensor
+    parent_token: torch.Tensor
+    subtree_end: torch.Tensor
+    runs: tuple[tuple[int, int], ...]
+    segments: tuple[tuple[int, int, int, int], ...]
+    edges: tuple[tuple[int, int, int], ...]
+    max_path_tokens: int
+    predictors: torch.Tensor
+    target_row: torch.Tensor
+    target_ids: torch.Tensor
     sampling_logprobs: torch.Tensor
-    advantages: torch.Tensor
+    gain: torch.Tensor
+    penalty: torch.Tensor
     weights: torch.Tensor
+    turn: torch.Tensor
+    row: torch.Tensor | None
 
 
 TokenIds: TypeAlias = "Sequence[int] | NDArray[np.uint32]"
