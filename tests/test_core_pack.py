@@ -17,7 +17,7 @@ from tests.forests import forest_of, make_node, trees
 from tests.reference import Node, Tree
 
 FORESTS = trees(vocabulary=2, shared_prompts=True) | trees(vocabulary=3)
-MAX_TOKENS = st.sampled_from([1, 2, 3, 5, 8, 13, 1000])
+MAX_TOKENS = st.integers(1, 16) | st.just(1000)
 SETTINGS = st.fixed_dictionaries(
     {
         "estimator": st.sampled_from(["grpo", "tree-grpo", "parent", "sibling"]),
@@ -26,7 +26,7 @@ SETTINGS = st.fixed_dictionaries(
         "seed": st.integers(0, 9),
     }
 )
-EXAMPLES = settings(max_examples=200, deadline=None)
+EXAMPLES = settings(max_examples=120, deadline=None)
 
 
 def scored(forest: list[Tree], estimator: str, seed: int) -> tuple[Forest, Scores, list[Node]]:
@@ -289,6 +289,15 @@ def test_a_small_tree_by_hand() -> None:
     assert (first.num_context, first.token_ids.tolist()) == (0, [1, 2, 3, 4, 5, 6])
     assert (second.num_context, second.token_ids.tolist()) == (5, [1, 2, 3, 4, 5, 7])
     assert (first.target_ids.tolist(), second.target_ids.tolist()) == ([3, 5, 6], [5, 7])
+
+
+def test_a_tree_waits_for_a_micro_batch_that_holds_all_of_it() -> None:
+    first = make_node([make_node(reward=1.0)])
+    first["tokens"] = tokens(9, 9, 9)
+    core, _ = forest_of([{"prompt": 0, "root": first}, *forked()])
+    layout = core.pack(core.score("grpo", {}))
+    cuts = {max_tokens: [len(micro.token_ids) for micro in layout.micro_batches(max_tokens)] for max_tokens in (9, 10)}
+    assert cuts == {9: [3, 7], 10: [10]}  # the first run of the second tree, 6 tokens, would fit into 9
 
 
 def test_a_token_sampled_without_one_in_front_is_not_trained() -> None:
