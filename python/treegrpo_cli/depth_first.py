@@ -125,4 +125,5 @@ def _run_backward(stretch: _Stretch, states_grad: Tensor) -> None:
                 grads.append(lent.grad)
     reached = [(end, grad) for end, grad in zip(ends, grads, strict=True) if end.requires_grad and end.numel()]
     if reached:
-        torch.autograd.backward([end for end, _ in reached], [grad for _, grad in reached])
+        with torch.autocast(states_grad.device.type, enabled=False):  # a backward pass has the dtypes of its forward
+            torch.autograd.backward([end for end, _ in reached], [grad for _, grad in reached])

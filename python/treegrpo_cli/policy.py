@@ -78,8 +78,8 @@ class Policy:
                     self.decoder, head, batch, objective, grads, is_local=is_local, embeds=embeds
                 )
             states = self.decoder.predictor_states(batch, path, embeds)
-        targets = (batch.target_row, batch.target_ids)
-        result = heads.backward(head, states.detach(), *targets, objective, grads, is_local=is_local)
+            targets = (batch.target_row, batch.target_ids)
+            result = heads.backward(head, states.detach(), *targets, objective, grads, is_local=is_local)
         states.backward(result.hidden_grad)  # type: ignore[no-untyped-call]
         return result
 
@@ -119,14 +119,15 @@ class Policy:
             if path == "depth-first":
                 return depth_first.log_probs(decoder, head, batch)
             states = decoder.predictor_states(batch, path)
-        return heads.log_probs(head, states, batch.target_row, batch.target_ids)[0]
+            return heads.log_probs(head, states, batch.target_row, batch.target_ids)[0]
 
     def _head(self, model: Any) -> Head:
         """The LM head as the model applies it: some scale or cap their logits."""
         output, config = model.get_output_embeddings(), model.config.get_text_config()
+        weight = output.weight.detach()
         scale = getattr(model, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
         return Head(
-            output.weight.detach(),
+            weight.to(torch.bfloat16) if self.dtype == torch.bfloat16 else weight,
             None if output.bias is None else output.bias.detach(),
             temperature=self.temperature / scale,
             softcap=getattr(config, "final_logit_softcapping", None),
@@ -144,8 +145,8 @@ class Policy:
         with self._autocast():
             logits = self.model(input_ids=token_ids, use_cache=False).logits[0]
             states = self.decoder.module(input_ids=token_ids, use_cache=False).last_hidden_state[0]
-        targets = torch.arange(4, device=self.device)
-        ours, _ = heads.log_probs(self._head(self.model), states, targets, targets)
+            targets = torch.arange(4, device=self.device)
+            ours, _ = heads.log_probs(self._head(self.model), states, targets, targets)
         theirs = torch.log_softmax(logits.float() / self.temperature, dim=-1)[targets, targets]
         if not torch.allclose(ours, theirs, rtol=0.0, atol=1e-3 if self.dtype == torch.float32 else 0.1):
             name = type(self.model).__name__
