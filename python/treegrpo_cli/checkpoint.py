@@ -27,6 +27,7 @@ from torch import Tensor
 from treegrpo_cli.errors import FileError
 from treegrpo_cli.policy import load_model
 from treegrpo_cli.pretrained import load_tokenizer
+from treegrpo_cli.self_check import Disagreement
 from treegrpo_cli.trainer import Trainer
 
 STATE_JSON, STATE_TENSORS, ADAPTER = "training_state.json", "training_state.tensors", "adapter"
@@ -65,12 +66,14 @@ def load_checkpoint(path: str | Path, trainer: Trainer) -> dict[str, Any]:
         saved = orjson.loads((path / STATE_JSON).read_bytes())
         tensors = load_file(path / STATE_TENSORS)
         step, state = int(saved["step"]), dict(saved["state"])
+        found = saved.get("self_check")
+        self_check = None if found is None else Disagreement(**found)
         _read_model(path, trainer)
         _restore_optimizer(trainer, tensors)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise FileError(path, f"not a whole checkpoint of this run: {_reason(error)}") from None
     _restore_random_state(tensors)
-    trainer.step = step
+    trainer.step, trainer.self_check = step, self_check
     return state
 
 
@@ -118,7 +121,8 @@ def _write_training_state(folder: Path, trainer: Trainer, state: dict[str, Any])
     if torch.cuda.is_available():
         tensors[CUDA_RNG] = torch.cuda.get_rng_state()
     save_file(tensors, folder / STATE_TENSORS)
-    (folder / STATE_JSON).write_bytes(orjson.dumps({"step": trainer.step, "state": state}, option=orjson.OPT_INDENT_2))
+    contents = {"step": trainer.step, "self_check": trainer.self_check, "state": state}
+    (folder / STATE_JSON).write_bytes(orjson.dumps(contents, option=orjson.OPT_INDENT_2))
 
 
 def _optimizer_tensors(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from treegrpo_cli._core import Forest, Layout, Scores
+from treegrpo_cli._core import Forest, Layout, MicroBatch, Scores
 from treegrpo_cli.batch import layouts, to_batch
 from treegrpo_cli.config import Config
 from treegrpo_cli.errors import UserError
@@ -26,7 +26,7 @@ from treegrpo_cli.head import Objective
 from treegrpo_cli.loss import Targets, TokenTerms, token_terms
 from treegrpo_cli.planner import Choice, ModelShape, Step, choose
 from treegrpo_cli.policy import Policy
-from treegrpo_cli.self_check import check
+from treegrpo_cli.self_check import Disagreement, check
 from treegrpo_cli.types import TrainBatch
 
 Metrics = dict[str, float | str]
@@ -35,6 +35,7 @@ Metrics = dict[str, float | str]
 class Trainer:
     """Holds policy, reference, optimizer and schedule; `step` counts the rollout steps that were trained on.
 
+    `self_check` says how far trees were from chains on this model, once that was computed; a run keeps what was found.
     `say` takes the lines that explain which attention path is taken. Raises UserError for settings that cannot be
     trained with.
     """
@@ -50,7 +51,7 @@ class Trainer:
         self._shape = ModelShape.of(self.policy.model)
         self._refusal = _refusal(config, self.policy)
         self._path = ""
-        self._is_checked = False
+        self.self_check: Disagreement | None = None
 
     def update(self, forest: Forest, scores: Scores) -> Metrics:
         """Train on the scored leaves of one rollout step and return its metrics.
@@ -91,7 +92,7 @@ class Trainer:
         self._check_positions(step)
         metrics: Metrics = {}
         choice = self._choose(step)
-        if choice.path != "chains" and not self._is_checked:
+        if choice.path != "chains" and self.self_check is None:
             metrics |= self._check(packed, choice.path)
             choice = self._choose(step)
         self._explain(choice, step)
@@ -106,9 +107,11 @@ class Trainer:
 
     def _choose(self, step: Step) -> Choice:
         wanted = self.config.train.attention_path
-        if self._refusal is not None and wanted not in ("auto", "chains"):
-            raise UserError(f"train.attention_path: {wanted} cannot train this model: {self._refusal}")
-        return choose(step, self._shape, self.policy.device, self.policy.dtype, wanted, self._refusal)
+        found = self.self_check
+        refusal = self._refusal or (found.refusal if found is not None else None)
+        if refusal is not None and wanted not in ("auto", "chains"):
+            raise UserError(f"train.attention_path: {wanted} cannot train this model: {refusal}")
+        return choose(step, self._shape, self.policy.device, self.policy.dtype, wanted, refusal)
 
     def _explain(self, choice: Choice, step: Step) -> None:
         """Say which path is taken and why, when that changes."""
@@ -122,26 +125,29 @@ class Trainer:
 
     def _check(self, packed: Sequence[Layout], path: str) -> Metrics:
         """Compute a small forest on this path and as chains; where they disagree, chains are what is trained on."""
-        batch = self._smallest_shared(packed)
+        batch = self._small_forest(packed)
         if batch is None:
             return {}
-        self._is_checked = True
         objective = self._objective(self._targets(batch, path), z=float(batch.weights.sum()))
         found = check(self.policy, batch, path, objective, is_local=self.config.loss.ratio == "token")
         self.optimizer.zero_grad(set_to_none=True)
-        if found.refusal is not None:
-            self._refusal = found.refusal
-            if self.config.train.attention_path == "auto":
-                self._say(f"warning: trees are trained on as chains: {found.refusal}")
+        self.self_check = found
+        if found.refusal is not None and self.config.train.attention_path == "auto":
+            self._say(f"warning: trees are trained on as chains: {found.refusal}")
         return {} if found.difference is None else {"tree/self_check": found.difference}
 
-    def _smallest_shared(self, packed: Sequence[Layout]) -> TrainBatch | None:
-        """The smallest micro-batch in which anything is shared and trained on."""
+    def _small_forest(self, packed: Sequence[Layout]) -> TrainBatch | None:
+        """The micro-batch with the longest path whose rows fit one forward; None where nothing is shared."""
         budget = self.config.train.microbatch_tokens
         micros = [micro for layout in packed for micro in layout.micro_batches(min(budget, CHECK_TOKENS))]
         shared = [micro for micro in micros if len(micro.key_start) and len(micro.target_ids)]
-        smallest = min(shared, key=lambda micro: len(micro.token_ids), default=None)
-        return None if smallest is None else to_batch(smallest, self.policy.device)
+
+        def padded(micro: MicroBatch) -> int:
+            return (len(micro.run_start) - 1) * (int(micro.positions.max()) + 1)
+
+        fitting = [micro for micro in shared if padded(micro) <= budget]
+        chosen = max(fitting, key=padded) if fitting else min(shared, key=padded, default=None)
+        return None if chosen is None else to_batch(chosen, self.policy.device)
 
     def _check_positions(self, step: Step) -> None:
         limit = getattr(self.policy.model.config.get_text_config(), "max_position_embeddings", None)
@@ -276,8 +282,8 @@ def learning_rate(config: Config, index: int) -> float:
     return settings.learning_rate * falls[settings.schedule]
 
 
-CHECK_TOKENS = 4096
-"""Tokens of a micro-batch from which the forest of the self-check is chosen."""
+CHECK_TOKENS = 2048
+"""Tokens of the forest that the self-check computes."""
 
 
 def _refusal(config: Config, policy: Policy) -> str | None:
