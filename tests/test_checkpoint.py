@@ -12,7 +12,7 @@ from treegrpo_cli.config import Config
 from treegrpo_cli.errors import FileError
 from treegrpo_cli.trainer import Trainer
 
-from tests.rows import make_config, make_rows
+from tests.steps import make_config, make_step
 from tests.tiny import make_tiny_model
 
 
@@ -22,8 +22,8 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(trainer: Trainer, steps: range) -> list[dict[str, float]]:
-    """Train on rows that depend on the step alone, as a loop that knows its data position would."""
-    return [trainer.update([make_rows(step)]) for step in steps]
+    """Train on forests that depend on the step alone, as a loop that knows its data position would."""
+    return [trainer.update(*make_step(step)) for step in steps]
 
 
 def logits(model: Any) -> torch.Tensor:

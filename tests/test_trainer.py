@@ -1,19 +1,26 @@
 """One training step: against the definition row by row, its invariances, schedule, LoRA, errors."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, MixtralConfig
-from treegrpo_cli.batch import microbatches, pad, rows_by_prompt
+from treegrpo_cli import planner
+from treegrpo_cli._core import Forest, Scores
+from treegrpo_cli.batch import layouts, to_batch
 from treegrpo_cli.config import Config
 from treegrpo_cli.errors import UserError
-from treegrpo_cli.trainer import Trainer, learning_rate, num_optimizer_steps
+from treegrpo_cli.trainer import Metrics, Trainer, learning_rate, num_optimizer_steps
 
-from tests.rows import VOCABULARY, Rows, make_config, make_rows, reorder
+from tests.reference import Tree, walk
+from tests.steps import VOCABULARY, make_config, make_step, make_trees, set_rewards, step_of
 from tests.tiny import make_tiny_model
+
+PATHS = ["chains", "runs", "depth-first"]
 
 
 @pytest.fixture(scope="module")
@@ -21,169 +28,297 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("model"), hidden=32)
 
 
-def gradients(config: Config, rows: list[Rows]) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+@pytest.fixture
+def free_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the planner count arithmetic alone: a model this small loses more to the calls of trees than it gains."""
+    monkeypatch.setitem(planner.CALL_FLOPS, "cpu", 0.0)
+    monkeypatch.setitem(planner.STRETCH_FLOPS, "cpu", 1.0)
+
+
+def gradients(
+    config: Config, forest: Forest, scores: Scores, trainer: Trainer | None = None
+) -> tuple[Metrics, dict[str, torch.Tensor]]:
     """Run one update; return its metrics and the clipped gradient of its last optimizer step."""
-    trainer = Trainer(config)
-    metrics = trainer.update(rows)
-    grads = {name: weight.grad.clone() for name, weight in trainer.policy.trained_parameters().items()}
-    return metrics, grads
+    trainer = trainer or Trainer(config)
+    metrics = trainer.update(forest, scores)
+    return metrics, {name: weight.grad.clone() for name, weight in trainer.policy.trained_parameters().items()}
 
 
-def reference_loss(
-    model: torch.nn.Module, ref: torch.nn.Module, rows: Rows, config: Config, constant: float | None
-) -> torch.Tensor:
-    """-(1/Z) sum of w [min(rho A, c A) - beta k3], row by row in full length, a token at a time."""
-    total, z = torch.zeros((), dtype=torch.float64), 0.0
-    for row in range(len(rows.group)):
+def of_training(metrics: Metrics) -> Metrics:
+    """What no path may change: all but how the tokens were computed.
+
+    A turn that some of its leaves push up and others down is one token beyond the clip, and in rows only some of them.
+    """
+    return {name: value for name, value in metrics.items() if not name.startswith(("tree/", "clip_ratio/"))}
+
+
+def assert_gradient(ours: dict[str, torch.Tensor], model: torch.nn.Module) -> None:
+    """Both are sums of float32: equal to a part in 10^5 of each weight's gradient as a whole."""
+    for name, weight in model.named_parameters():
+        assert float((ours[name] - weight.grad).norm()) < 2e-5 * float(weight.grad.norm()), name
+
+
+def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: weight.clone() for name, weight in trainer.state_dict_for_sampler()}
+
+
+def turns_of_rows(forest: Forest, leaves: Iterator[int]) -> list[list[int]]:
+    """The node of each token of each leaf's row."""
+    start = forest.columns()["token_start"].astype(int)
+    return [
+        [node for node in forest.path(leaf).tolist() for _ in range(start[node + 1] - start[node])] for leaf in leaves
+    ]
+
+
+def by_definition(
+    model: torch.nn.Module, ref: torch.nn.Module, forest: Forest, scores: Scores, config: Config
+) -> dict[str, torch.Tensor]:
+    """-(1/Z) sum of w [min(rho A, c A) - beta k3 + eta H], leaf by leaf in full length, and the weighted means."""
+    rows, loss = forest.chain_rows(scores, config.loss.prefix_weight), config.loss
+    names = ("objective", "kl", "entropy", "mismatch", "weight")
+    sums = {name: torch.zeros((), dtype=torch.float64) for name in names}
+    for row, turns in enumerate(turns_of_rows(forest, rows.leaf.tolist())):
         t = slice(int(rows.row_start[row]), int(rows.row_start[row + 1]))
-        ids = torch.from_numpy(rows.input_ids[t].astype(np.int64))[None]
-        policy = torch.log_softmax(model(input_ids=ids).logits[0].double() / config.rollout.temperature, -1)
+        ids = torch.from_numpy(rows.input_ids[t].astype(np.int64))
+        policy = torch.log_softmax(model(input_ids=ids[None]).logits[0].double() / config.rollout.temperature, -1)
         with torch.no_grad():
-            frozen = torch.log_softmax(ref(input_ids=ids).logits[0].double() / config.rollout.temperature, -1)
-        for k in range(1, ids.shape[1]):
-            if not rows.loss_mask[t][k]:
-                continue
-            token, weight, advantage = ids[0, k], float(rows.weights[t][k]), float(rows.advantages[t][k])
-            rho = torch.exp(policy[k - 1, token] - float(rows.logprobs[t][k]))
-            value = torch.minimum(
-                rho * advantage,
-                rho.clamp(1 - config.loss.clip_low, 1 + config.loss.clip_high) * advantage,
-            )
-            d = frozen[k - 1, token] - policy[k - 1, token]
-            total = total + weight * (value - config.loss.kl_coef * (torch.exp(d) - d - 1))
-            z += weight
-    return -total / (z if constant is None else constant * len(rows.group))
+            frozen = torch.log_softmax(ref(input_ids=ids[None]).logits[0].double() / config.rollout.temperature, -1)
+        sampled = [k for k in range(1, len(ids)) if rows.loss_mask[t][k]]
+        segment = {"token": range(len(ids)), "turn": turns, "sequence": [0] * len(ids)}[loss.ratio]
+        log_ratio = {k: policy[k - 1, ids[k]] - float(rows.logprobs[t][k]) for k in sampled}
+        for k in sampled:
+            weight, advantage = float(rows.weights[t][k]), float(rows.advantages[t][k])
+            rho = torch.exp(torch.stack([log_ratio[j] for j in sampled if segment[j] == segment[k]]).mean())
+            value = torch.minimum(rho * advantage, rho.clamp(1 - loss.clip_low, 1 + loss.clip_high) * advantage)
+            if loss.dual_clip is not None and advantage < 0:
+                value = torch.maximum(value, torch.tensor(loss.dual_clip * advantage))
+            d = frozen[k - 1, ids[k]] - policy[k - 1, ids[k]]
+            kl = torch.exp(d) - d - 1
+            entropy = -(policy[k - 1].exp() * policy[k - 1]).sum()
+            terms = (value - loss.kl_coef * kl + loss.entropy_coef * entropy, kl, entropy, log_ratio[k].abs())
+            for name, term in zip(names, (*terms, 1.0), strict=True):
+                sums[name] = sums[name] + weight * term
+    is_mean = loss.denominator == "token-mean"
+    z = sums["weight"] if is_mean else loss.denominator_constant * len(rows.leaf)
+    means = {name: sums[name] / sums["weight"] for name in ("kl", "entropy", "mismatch")}
+    return {"loss": -sums["objective"] / z} | means
 
 
-@pytest.mark.parametrize("denominator", ["token-mean", "constant"])
-def test_an_update_has_the_loss_and_gradient_of_the_definition(model_dir: Path, denominator: str) -> None:
+LOSSES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "KL, entropy, two clips, a prefix weight": {
+        "kl_coef": 0.1,
+        "entropy_coef": 0.05,
+        "clip_high": 0.3,
+        "dual_clip": 1.5,
+        "prefix_weight": 0.5,
+    },
+    "a constant denominator": {"denominator": "constant", "denominator_constant": 50.0, "prefix_weight": 0.0},
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    ("path", "ratio"), [(path, ratio) for path in PATHS for ratio in ("token", "turn")] + [("chains", "sequence")]
+)
+def test_an_update_has_the_loss_and_gradient_of_the_definition(
+    model_dir: Path, path: str, ratio: str, loss: str
+) -> None:
     config = make_config(
         model_dir,
-        loss={"kl_coef": 0.1, "clip_high": 0.3, "denominator": denominator, "denominator_constant": 50.0},
+        loss={"ratio": ratio, **LOSSES[loss]},
         rollout={"temperature": 0.8},
         optimizer={"max_grad_norm": 1e9},
-        train={"microbatch_tokens": 70},
+        train={"microbatch_tokens": 70, "attention_path": path},
     )
-    rows = make_rows(0)
-    metrics, grads = gradients(config, [rows])
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
-    ref = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
-    loss = reference_loss(model, ref, rows, config, 50.0 if denominator == "constant" else None)
-    loss.backward()
-    assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-5)
-    for name, weight in model.named_parameters():
-        torch.testing.assert_close(grads[name], weight.grad, rtol=1e-4, atol=1e-6)
+    trainer = Trainer(config)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # away from the reference, so that the KL has a gradient
+        for weight in trainer.policy.model.parameters():
+            weight += 0.05 * torch.randn(weight.shape, generator=draw)
+    model, ref = (AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32) for _ in range(2))
+    model.load_state_dict(trainer.policy.model.state_dict())
+    forest, scores = make_step(0, num_prompts=3)
+    metrics, grads = gradients(config, forest, scores, trainer)
+    expected = by_definition(model, ref, forest, scores, config)
+    expected["loss"].backward()
+    assert metrics["loss"] == pytest.approx(expected["loss"].item(), rel=1e-4, abs=1e-6)
+    assert_gradient(grads, model)
     norm = math.sqrt(sum(float((weight.grad**2).sum()) for weight in model.parameters()))
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
-    assert metrics["kl"] == pytest.approx(0.0, abs=1e-9)
+    assert metrics["entropy"] == pytest.approx(expected["entropy"].item(), rel=1e-4)
+    assert metrics["sampling/sampling_logp_difference/mean"] == pytest.approx(expected["mismatch"].item(), rel=1e-4)
+    if config.loss.kl_coef:
+        assert metrics["kl"] == pytest.approx(expected["kl"].item(), rel=1e-3)
+        assert metrics["kl"] > 0.01
+    assert metrics["clip_ratio/low_mean"] > 0.02
+    assert metrics["clip_ratio/high_mean"] > 0.02
 
 
-def test_micro_batches_row_order_and_parts_leave_the_step_unchanged(model_dir: Path) -> None:
-    rows = make_rows(1)
-    one_by_one = [reorder(rows, [i for i in range(12) if rows.group[i] == g]) for g in range(4)]
-    shuffled = reorder(rows, [int(i) for i in np.random.default_rng(0).permutation(12)])
-    updated = []
-    for parts, tokens in (([rows], 16384), ([rows], 1), ([rows], 100), (one_by_one, 100), ([shuffled], 100)):
-        trainer = Trainer(make_config(model_dir, train={"microbatch_tokens": tokens}))
-        metrics = trainer.update(parts)
-        updated.append((metrics, dict(trainer.state_dict_for_sampler())))
-    for metrics, weights in updated[1:]:
-        assert metrics == pytest.approx(updated[0][0], rel=1e-4, abs=1e-7)
-        for name, weight in updated[0][1].items():
-            torch.testing.assert_close(weights[name], weight, rtol=1e-4, atol=2e-6)
+def test_node_level_advantages_have_the_gradient_of_the_definition(model_dir: Path) -> None:
+    config = make_config(model_dir, optimizer={"max_grad_norm": 1e9}, train={"attention_path": "runs"})
+    forest, scores = step_of(make_trees(0, num_prompts=2), estimator="parent")
+    _, grads = gradients(config, forest, scores)
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    by_definition(model, model, forest, scores, config)["loss"].backward()
+    assert_gradient(grads, model)
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_micro_batches_and_the_order_of_trees_leave_the_step_unchanged(model_dir: Path, path: str) -> None:
+    trees = make_trees(1)
+    shuffled = [trees[i] for i in np.random.default_rng(0).permutation(len(trees))]
+    chains = Trainer(make_config(model_dir, train={"attention_path": "chains"}))
+    expected = of_training(chains.update(*step_of(trees)))
+    for order, tokens in ((trees, 16384), (trees, 1), (trees, 100), (shuffled, 100)):
+        trainer = Trainer(make_config(model_dir, train={"microbatch_tokens": tokens, "attention_path": path}))
+        metrics = trainer.update(*step_of(order))
+        assert metrics["tree/attention_path"] == path
+        assert of_training(metrics) == pytest.approx(expected, rel=1e-4, abs=1e-7)
+        for name, weight in weights_of(chains).items():
+            torch.testing.assert_close(weights_of(trainer)[name], weight, rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("path", ["runs", "depth-first"])
 @pytest.mark.parametrize("lora_rank", [0, 4])
-def test_gradient_checkpointing_leaves_the_gradient_unchanged(model_dir: Path, lora_rank: int) -> None:
-    model = {"lora_rank": lora_rank}
-    plain = gradients(make_config(model_dir, model=model), [make_rows(2)])
-    model["gradient_checkpointing"] = True
-    saving = gradients(make_config(model_dir, model=model), [make_rows(2)])
-    assert saving[0] == pytest.approx(plain[0], rel=1e-6)
+def test_epochs_of_minibatches_end_where_chains_end(model_dir: Path, path: str, lora_rank: int) -> None:
+    ended = []
+    for taken in ("chains", path):
+        config = make_config(
+            model_dir,
+            model={"lora_rank": lora_rank},
+            loss={"kl_coef": 0.1, "ratio": "turn"},
+            optimizer={"learning_rate": 1e-4},
+            train={"num_epochs": 2, "prompts_per_minibatch": 3, "attention_path": taken},
+        )
+        trainer = Trainer(config)
+        history = [of_training(trainer.update(*make_step(step))) for step in range(2)]
+        ended.append((history, weights_of(trainer)))
+    (chains, expected), (trees, weights) = ended
+    assert trees[0] == pytest.approx(chains[0], rel=1e-3, abs=1e-6)
+    assert trees[1] == pytest.approx(chains[1], rel=1e-3, abs=1e-6)
+    for name, weight in expected.items():
+        torch.testing.assert_close(weights[name], weight, rtol=1e-3, atol=5e-6)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_gradient_checkpointing_leaves_the_gradient_unchanged(model_dir: Path, lora_rank: int, path: str) -> None:
+    plain, saving = (
+        gradients(
+            make_config(
+                model_dir,
+                model={"lora_rank": lora_rank, "gradient_checkpointing": is_saving},
+                train={"attention_path": path},
+            ),
+            *make_step(2),
+        )
+        for is_saving in (False, True)
+    )
+    assert of_training(saving[0]) == pytest.approx(of_training(plain[0]), rel=1e-5, abs=1e-7)
+    assert any(float(grad.abs().max()) > 0 for grad in plain[1].values())
     for name, grad in plain[1].items():
         torch.testing.assert_close(saving[1][name], grad)
 
 
 def test_dropout_of_the_model_is_off(tmp_path: Path) -> None:
     make_tiny_model(tmp_path, hidden=32)
-    plain = Trainer(make_config(tmp_path)).update([make_rows(2)])
+    plain = Trainer(make_config(tmp_path)).update(*make_step(2))
     config_json = tmp_path / "config.json"
     text = config_json.read_text()
     assert '"attention_dropout": 0.0' in text
     config_json.write_text(text.replace('"attention_dropout": 0.0', '"attention_dropout": 0.5'))
-    assert Trainer(make_config(tmp_path)).update([make_rows(2)]) == plain
+    assert Trainer(make_config(tmp_path)).update(*make_step(2)) == plain
 
 
-def test_rows_with_no_advantage_stay_in_the_denominator(model_dir: Path) -> None:
-    rows = make_rows(3, num_prompts=2)
-    alone = Trainer(make_config(model_dir)).update([reorder(rows, [0, 1, 2])])
-    rows.advantages[int(rows.row_start[3]) :] = 0
-    together = Trainer(make_config(model_dir)).update([rows])
-    t = [slice(int(rows.row_start[i]), int(rows.row_start[i + 1])) for i in range(6)]
-    tokens = [float((rows.weights[span] * rows.loss_mask[span]).sum()) for span in t]
-    share = sum(tokens[:3]) / sum(tokens)
-    assert together["loss"] == pytest.approx(alone["loss"] * share, rel=1e-4)
+@pytest.mark.parametrize("path", PATHS)
+def test_prompts_with_no_advantage_stay_in_the_denominator(model_dir: Path, path: str) -> None:
+    trees = make_trees(3, num_prompts=2)
+    first = [tree for tree in trees if tree["prompt"] == 0]
+    config = make_config(model_dir, train={"attention_path": path})
+    alone = Trainer(config).update(*step_of(first))
+    for tree in trees[2:]:
+        set_rewards(tree, 0.5)
+    forest, scores = step_of(trees)
+    together = Trainer(config).update(forest, scores)
+    rows = forest.chain_rows(scores)
+    weights = np.split(rows.weights * rows.loss_mask, rows.row_start[1:-1].astype(int))
+    tokens = [
+        sum(float(row.sum()) for row, group in zip(weights, rows.group, strict=True) if group == g) for g in (0, 1)
+    ]
+    assert together["loss"] == pytest.approx(alone["loss"] * tokens[0] / sum(tokens), rel=1e-4)
 
 
 def test_a_step_without_trained_tokens_leaves_the_weights_alone(model_dir: Path) -> None:
-    rows = make_rows(4)
-    rows.loss_mask[:] = False
+    unscored, unsampled = make_trees(4), make_trees(4)
+    for tree in unscored:
+        set_rewards(tree, None)
+    for node in (node for tree in unsampled for node in walk(tree["root"])):
+        node["tokens"] = [(token, False, 0.0) for token, _, _ in node["tokens"]]
     trainer = Trainer(make_config(model_dir))
-    before = {name: weight.clone() for name, weight in trainer.state_dict_for_sampler()}
-    for parts in ([rows], []):
-        metrics = trainer.update(parts)
+    before = weights_of(trainer)
+    for trees in (unscored, unsampled, []):
+        metrics = trainer.update(*step_of(trees))
         assert (metrics["loss"], metrics["grad_norm"]) == (0.0, 0.0)
-    assert trainer.step == 2
+    assert trainer.step == 3
     for name, weight in trainer.state_dict_for_sampler():
         assert torch.equal(weight, before[name])
 
 
 def test_the_gradient_is_clipped_to_its_norm(model_dir: Path) -> None:
-    metrics, grads = gradients(make_config(model_dir, optimizer={"max_grad_norm": 0.01}), [make_rows(5)])
+    metrics, grads = gradients(make_config(model_dir, optimizer={"max_grad_norm": 0.01}), *make_step(5))
     assert metrics["grad_norm"] > 0.01
     norm = math.sqrt(sum(float((grad**2).sum()) for grad in grads.values()))
     assert norm == pytest.approx(0.01, rel=1e-3)
 
 
-def test_updates_on_the_same_rows_lower_their_loss(model_dir: Path) -> None:
+def test_updates_on_the_same_step_lower_its_loss(model_dir: Path) -> None:
     config = make_config(model_dir, optimizer={"learning_rate": 1e-4})
-    trainer, rows = Trainer(config), make_rows(6)
-    losses = [trainer.update([rows])["loss"] for _ in range(5)]
+    trainer, (forest, scores) = Trainer(config), make_step(6)
+    losses = [trainer.update(forest, scores)["loss"] for _ in range(5)]
     assert losses[4] < losses[0]
 
 
-def test_engine_mismatch_is_measured_before_any_update(model_dir: Path) -> None:
-    config = make_config(model_dir, train={"num_epochs": 3, "prompts_per_minibatch": 4})
-    rows = make_rows(7)
-    (row, *_rest) = [row for prompt in rows_by_prompt([rows]) for row in prompt]
-    trainer = Trainer(config)
-    one = reorder(rows, [0])
-    with torch.no_grad():
-        logprobs, _ = trainer.policy.logprobs(pad([row]))
-    exact = np.zeros(len(one.logprobs), dtype=np.float32)
-    exact[row.trained] = logprobs.numpy()
-    one.logprobs = exact
-    one.logprobs[np.flatnonzero(row.trained)[0]] -= 0.25
-    metrics = trainer.update([one])
-    weights = row.weights[row.trained]
+def exact_logprobs(model_dir: Path, tree: Tree) -> None:
+    """Give the sampled tokens of a tree the log-probabilities that the model itself gives them."""
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+
+    def visit(node: dict[str, Any], above: list[int]) -> None:
+        ids = above + [token for token, _, _ in node["tokens"]]
+        with torch.no_grad():
+            logprobs = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0], -1)
+        node["tokens"] = [
+            (token, sampled, float(logprobs[k - 1, token]) if sampled else 0.0)
+            for k, (token, sampled, _) in enumerate(node["tokens"], start=len(above))
+        ]
+        for child in node["children"]:
+            visit(child, ids)
+
+    visit(tree["root"], [])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_engine_mismatch_is_measured_before_any_update(model_dir: Path, path: str) -> None:
+    train = {"num_epochs": 3, "prompts_per_minibatch": 4, "attention_path": path}
+    [tree] = make_trees(7, num_prompts=1, trees_a_prompt=1)
+    exact_logprobs(model_dir, tree)
+    turn = tree["root"]["children"][0]
+    token, sampled, logprob = turn["tokens"][1]
+    turn["tokens"][1] = (token, sampled, logprob - 0.25)
+    forest, scores = step_of([tree])
+    metrics = Trainer(make_config(model_dir, train=train)).update(forest, scores)
     assert metrics["sampling/sampling_logp_difference/max"] == pytest.approx(0.25, rel=1e-4)
-    mean = 0.25 * float(weights[0]) / float(weights.sum())
+    rows = forest.chain_rows(scores)
+    num_leaves = len([leaf for leaf in walk(turn) if leaf["reward"] is not None])
+    mean = 0.25 * num_leaves / float((rows.weights * rows.loss_mask).sum())
     assert metrics["sampling/sampling_logp_difference/mean"] == pytest.approx(mean, rel=1e-3)
 
 
-def test_only_the_first_minibatch_of_a_step_sees_the_sampling_policy(model_dir: Path) -> None:
+def test_every_epoch_and_minibatch_is_an_optimizer_step(model_dir: Path) -> None:
     trainer = Trainer(make_config(model_dir, train={"prompts_per_minibatch": 2, "num_epochs": 2}))
-    trainer.update([make_rows(8)])
+    trainer.update(*make_step(8))
     (state, *_rest) = trainer.optimizer.state.values()
     assert int(state["step"]) == 4  # 2 mini-batches x 2 epochs
-
-
-def test_micro_batches_hold_their_token_budget_with_padding() -> None:
-    rows = [row for prompt in rows_by_prompt([make_rows(9, 10)]) for row in prompt]
-    batches = list(microbatches(rows, 80))
-    assert sorted(len(row) for batch in batches for row in batch) == sorted(map(len, rows))
-    assert all(len(batch) * max(map(len, batch)) <= 80 for batch in batches)
-    assert [len(batch) for batch in microbatches(rows, 1)] == [1] * 30
 
 
 def schedule(**settings: object) -> list[float]:
@@ -209,7 +344,7 @@ def test_every_epoch_and_minibatch_moves_the_schedule(model_dir: Path) -> None:
     train = {"num_steps": 2, "num_epochs": 2, "prompts_per_step": 4, "prompts_per_minibatch": 2}
     trainer = Trainer(make_config(model_dir, optimizer={"schedule": "linear"}, train=train))
     # 8 optimizer steps; a rollout step reports the rate of its last, the 4th and the 8th
-    rates = [trainer.update([make_rows(step)])["learning_rate"] for step in range(2)]
+    rates = [trainer.update(*make_step(step))["learning_rate"] for step in range(2)]
     assert rates == pytest.approx([1e-3 * 5 / 8, 1e-3 * 1 / 8])
 
 
@@ -220,9 +355,9 @@ def test_short_and_long_steps_keep_their_place_in_the_schedule(model_dir: Path) 
         train={"num_steps": 2, "prompts_per_step": 4, "prompts_per_minibatch": 2},
     )
     trainer = Trainer(config)
-    assert trainer.update([make_rows(0, num_prompts=1)])["learning_rate"] == pytest.approx(1e-3)
-    assert trainer.update([make_rows(0, num_prompts=4)])["learning_rate"] == pytest.approx(1e-3 / 4)
-    assert Trainer(config).update([make_rows(0, num_prompts=6)])["learning_rate"] == pytest.approx(1e-3 * 3 / 4)
+    assert trainer.update(*make_step(0, num_prompts=1))["learning_rate"] == pytest.approx(1e-3)
+    assert trainer.update(*make_step(0, num_prompts=4))["learning_rate"] == pytest.approx(1e-3 / 4)
+    assert Trainer(config).update(*make_step(0, num_prompts=6))["learning_rate"] == pytest.approx(1e-3 * 3 / 4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -234,8 +369,8 @@ def test_merged_adapters_compute_what_the_adapted_model_computes(model_dir: Path
         optimizer={"learning_rate": 1e-2},
     )
     trainer = Trainer(config)
-    first = trainer.update([make_rows(0)])
-    second = trainer.update([make_rows(1)])
+    first = trainer.update(*make_step(0))
+    second = trainer.update(*make_step(1))
     assert first["kl"] == 0.0
     assert second["kl"] > 0.0
     adapter = {name for name in trainer.policy.trained_parameters() if "lora_" in name}
@@ -268,7 +403,7 @@ def test_bfloat16_training_moves_weights_by_less_than_bfloat16_resolves(model_di
     config = make_config(model_dir, model={"dtype": "bfloat16"}, optimizer={"learning_rate": 1e-6})
     trainer = Trainer(config)
     before = {name: weight.detach().clone() for name, weight in trainer.policy.trained_parameters().items()}
-    trainer.update([make_rows(0)])
+    trainer.update(*make_step(0))
     for name, weight in trainer.policy.trained_parameters().items():
         assert weight.dtype == torch.float32
         # Adam's first step moves every weight with a gradient by the learning rate
@@ -277,15 +412,19 @@ def test_bfloat16_training_moves_weights_by_less_than_bfloat16_resolves(model_di
     assert {weight.dtype for _, weight in trainer.state_dict_for_sampler()} == {torch.bfloat16}
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_bfloat16_reference_agrees_bit_for_bit_with_the_policy_it_copies(tmp_path: Path, tied: bool) -> None:
+def test_a_bfloat16_reference_agrees_bit_for_bit_with_the_policy_it_copies(
+    tmp_path: Path, tied: bool, path: str
+) -> None:
     make_tiny_model(tmp_path, hidden=32, tied=tied)
     config = make_config(tmp_path, model={"dtype": "bfloat16"}, loss={"kl_coef": 0.1})
     policy = Trainer(config).policy
     # weights that bfloat16 cannot hold, as a checkpoint in float32 may have
-    batch = pad([row for prompt in rows_by_prompt([make_rows(0)]) for row in prompt])
-    with torch.no_grad():
-        assert torch.equal(policy.logprobs(batch)[0], policy.ref_logprobs(batch))
+    [layout] = layouts(*make_step(0), 1.0, 4, shared=path != "chains")
+    [micro] = layout.micro_batches(16384)
+    batch = to_batch(micro)
+    assert torch.equal(policy.log_probs(batch, path), policy.ref_log_probs(batch, path))
     assert policy.reference.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
 
 
@@ -334,22 +473,24 @@ def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(model_dir: Path) -> None:
-    trainer, rows = Trainer(make_config(model_dir)), make_rows(0)
-    trainer.update([rows])
-    before = {name: weight.clone() for name, weight in trainer.state_dict_for_sampler()}
-    rows.advantages[np.flatnonzero(rows.loss_mask)[3]] = np.nan
-    with pytest.raises(UserError, match=r"step 2: loss nan"):
-        trainer.update([rows])
+    trainer, trees = Trainer(make_config(model_dir)), make_trees(0)
+    trainer.update(*step_of(trees))
+    before = weights_of(trainer)
+    turn = trees[0]["root"]["children"][0]
+    token, sampled, _ = turn["tokens"][1]
+    turn["tokens"][1] = (token, sampled, -1e4)  # an engine that never draws this token: an infinite ratio
+    with pytest.raises(UserError, match=r"step 2: loss (nan|inf)"):
+        trainer.update(*step_of(trees))
     assert trainer.step == 1
     for name, weight in trainer.state_dict_for_sampler():
         assert torch.equal(weight, before[name])
 
 
 def test_running_out_of_memory_says_what_to_lower(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def explode(*_: object) -> None:
+    def explode(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     trainer = Trainer(make_config(model_dir))
-    monkeypatch.setattr(trainer.policy, "logprobs", explode)
+    monkeypatch.setattr(trainer.policy, "backward", explode)
     with pytest.raises(UserError, match=r"train\.microbatch_tokens, now 16384"):
-        trainer.update([make_rows(0)])
+        trainer.update(*make_step(0))
