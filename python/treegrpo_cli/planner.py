@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from treegrpo_cli._core import Layout
+from treegrpo_cli._core import NO_PARENT, Layout
 from treegrpo_cli.batch import padded_tokens
 
 WHOLE_FOREST = ("runs", "flex", "dense")
@@ -30,6 +31,9 @@ CALL_FLOPS = {"cpu": 4e6, "cuda": 0.0}
 
 STRETCH_FLOPS = {"cpu": 2e7, "cuda": 1e11}
 """Cost of one more stretch, a layer: the kernels that it starts, however few tokens it has."""
+
+CACHED_TOKENS = 2048
+"""Tokens of one forward from where on a CPU gains nothing by more: their activations leave its cache."""
 
 ADVANTAGE = 1.02
 """How much sooner than chains a tree path must be by the estimate: chains are what the library computes itself."""
@@ -72,15 +76,18 @@ class Step:
     longest_path: int
 
     @classmethod
-    def of(cls, layouts: Sequence[Layout], max_tokens: int) -> Step:
-        """Count; `max_tokens` is the budget of a micro-batch."""
+    def of(cls, layouts: Sequence[Layout], max_tokens: int, device: torch.device) -> Step:
+        """Count in shared layouts; `max_tokens` is the budget of a micro-batch."""
         paths = [layout.path_tokens.astype(np.int64) for layout in layouts]
-        micros = [micro for layout in layouts for micro in layout.micro_batches(max_tokens)]
+        budgets = [forward_tokens(layout, max_tokens, device) for layout in layouts]
+        micros = [
+            micro for layout, budget in zip(layouts, budgets, strict=True) for micro in layout.micro_batches(budget)
+        ]
         return cls(
             unique_tokens=sum(len(layout.token_ids) for layout in layouts),
             split_tokens=sum(len(micro.token_ids) for micro in micros),
             chain_tokens=sum(int(path.sum()) for path in paths),
-            padded_tokens=sum(padded_tokens(path.tolist(), max_tokens) for path in paths),
+            padded_tokens=sum(padded_tokens(path.tolist(), _cached(path, max_tokens, device)) for path in paths),
             pairs=sum(float((micro.positions.astype(np.int64) + 1).sum()) for micro in micros),
             chain_pairs=sum(float((path * (path + 1) / 2).sum()) for path in paths),
             num_parts=sum(len(micro.run_start) - 1 + len(micro.key_start) for micro in micros),
@@ -114,6 +121,18 @@ def choose(
     if gain < ADVANTAGE:
         return Choice("chains", f"{step.chain_tokens:,} tokens, of which too few are shared to gain by trees")
     return Choice(path, f"{_counts(step)}, {gain:.1f} times as fast by estimate")
+
+
+def forward_tokens(layout: Layout, max_tokens: int, device: torch.device) -> int:
+    """Return the budget of a layout's micro-batches: `max_tokens`; on a CPU what its cache holds, trees kept whole."""
+    starts = np.flatnonzero(layout.parent_token == NO_PARENT)
+    return _cached(np.diff(starts, append=len(layout.token_ids)), max_tokens, device)
+
+
+def _cached(sizes: NDArray[np.int64], max_tokens: int, device: torch.device) -> int:
+    if device.type != "cpu":
+        return max_tokens
+    return min(max_tokens, max(CACHED_TOKENS, int(sizes.max(initial=0))))
 
 
 def _whole_forest_path(device: torch.device, dtype: torch.dtype) -> str | None:

@@ -24,7 +24,7 @@ from treegrpo_cli.errors import UserError
 from treegrpo_cli.forward import tree_refusal
 from treegrpo_cli.head import Objective
 from treegrpo_cli.loss import Targets, TokenTerms, token_terms
-from treegrpo_cli.planner import Choice, ModelShape, Step, choose
+from treegrpo_cli.planner import Choice, ModelShape, Step, choose, forward_tokens
 from treegrpo_cli.policy import Policy
 from treegrpo_cli.self_check import Disagreement, check
 from treegrpo_cli.types import TrainBatch
@@ -88,7 +88,7 @@ class Trainer:
             return layouts(forest, scores, self.config.loss.prefix_weight, size, shared=shared)
 
         packed = lay_out(shared=True)
-        step = Step.of(packed, self.config.train.microbatch_tokens)
+        step = Step.of(packed, self.config.train.microbatch_tokens, self.policy.device)
         self._check_positions(step)
         metrics: Metrics = {}
         choice = self._choose(step)
@@ -167,7 +167,7 @@ class Trainer:
         z = num_weighted if is_mean else loss_config.denominator_constant * len(layout.path_tokens)
         sums: dict[str, Tensor] = {}
         self.optimizer.zero_grad(set_to_none=True)
-        for micro in layout.micro_batches(self._max_tokens()):
+        for micro in layout.micro_batches(self._max_tokens(layout)):
             if len(micro.target_ids):
                 _add(sums, self._backward(to_batch(micro, self.policy.device), z))
         parameters = self.policy.trained_parameters().values()
@@ -177,9 +177,11 @@ class Trainer:
         self.optimizer.step()
         return [metrics]
 
-    def _max_tokens(self) -> int:
+    def _max_tokens(self, layout: Layout) -> int:
         """Tokens of a micro-batch; depth first they are forwarded piece by piece, and any number does."""
-        return 2**62 if self._path == "depth-first" else self.config.train.microbatch_tokens
+        if self._path == "depth-first":
+            return 2**62
+        return forward_tokens(layout, self.config.train.microbatch_tokens, self.policy.device)
 
     def _backward(self, batch: TrainBatch, z: float) -> dict[str, Tensor]:
         """Add the micro-batch's share of the gradient; return its sums over tokens, each 0-dimensional."""

@@ -86,6 +86,7 @@ class RunsPlan:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None, layer: int) -> Tensor:
         """See `Plan`."""
+        query, key, value = _autocast(query, key, value)
         if window is not None and window >= self.batch.max_path_tokens:
             window = None
         if query.is_cuda:
@@ -125,6 +126,14 @@ class RunsPlan:
 
     def _runs(self) -> list[range]:
         return [range(start, end) for start, end in self.batch.runs]
+
+
+def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Cast as autocast does for the library's attention: norms and rotations leave float32 beside bfloat16."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors)
 
 
 def varlen_attention(*args: Any, **kwargs: Any) -> Tensor:
@@ -283,6 +292,7 @@ class FlexPlan:
         """See `Plan`."""
         from torch.nn.attention.flex_attention import create_block_mask
 
+        query, key, value = _autocast(query, key, value)
         if window not in self._masks:
             length = query.shape[2]
             mask = visible(self.batch, window)

@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from treegrpo_cli._core import Forest, Layout
 from treegrpo_cli.batch import to_batch
 from treegrpo_cli.config import Config
-from treegrpo_cli.planner import ModelShape, Step, choose
+from treegrpo_cli.planner import ModelShape, Step, choose, forward_tokens
 from treegrpo_cli.policy import Policy
 from treegrpo_cli.types import NodeStatus, TrainBatch
 
@@ -138,13 +138,13 @@ def binary(depth: int, turn: int) -> Callable[[Grower], None]:
     return grow
 
 
-def separate(chains: int, turns: int, turn: int) -> Callable[[Grower], None]:
-    """Chains of prompts of their own, of unequal length."""
+def separate(chains: int, turns: int, turn: int, spread: float) -> Callable[[Grower], None]:
+    """Chains of prompts of their own, whose turns differ in length by `spread` of the mean."""
 
     def grow(grower: Grower) -> None:
         for number in range(chains):
             [root] = grower.prompt(turn)
-            grower.chain(root, turns, turn - turn // 4 + number * turn // 2 // chains)
+            grower.chain(root, turns, round(turn * (1 + spread * (number / (chains - 1) - 0.5))))
 
     return grow
 
@@ -159,7 +159,8 @@ SHAPES: dict[str, Callable[[Grower], None]] = {
     "8 leaves, 90% shared": fan(0.9, 1000),
     "caterpillar, 8 turns": caterpillar(8, 120),
     "binary tree, 8 leaves": binary(3, 200),
-    "8 chains, nothing shared": separate(8, 4, 150),
+    "nothing shared, unequal": separate(8, 4, 150, spread=0.5),
+    "nothing shared, equal": separate(8, 4, 150, spread=0.0),
 }
 
 
@@ -244,24 +245,23 @@ def measure(policy: Policy, name: str, rounds: int, vocabulary: int) -> dict[str
     scores = grower.forest.score("grpo", {})
     shared, chains = (grower.forest.pack(scores, shared=flag) for flag in (True, False))
 
-    def batches(layout: Layout, budget: int) -> list[TrainBatch]:
+    def batches(layout: Layout, budget: int = 0) -> list[TrainBatch]:
+        budget = budget or forward_tokens(layout, WHOLE, policy.device)
         return [to_batch(micro, policy.device) for micro in layout.micro_batches(budget)]
 
     shape = ModelShape.of(policy.model)
-    choice = choose(Step.of([shared], WHOLE), shape, policy.device, policy.dtype, "auto", None)
+    choice = choose(Step.of([shared], WHOLE, policy.device), shape, policy.device, policy.dtype, "auto", None)
     fast = "flex" if policy.device.type == "cuda" and policy.dtype == torch.float32 else "runs"
     methods = {
         "loop": Method("chains", batches(chains, 1)),
         "padded": Method("chains", batches(chains, WHOLE)),
-        "fast": Method(fast, batches(shared, WHOLE)),
+        "fast": Method(fast, batches(shared)),
         "memory": Method("depth-first", batches(shared, WHOLE)),
     }
     if policy.device.type == "cuda":
-        methods["flex"] = Method("flex", batches(shared, WHOLE))
+        methods["flex"] = Method("flex", batches(shared))
     methods["planner"] = (
-        Method("chains", batches(chains, 16384))
-        if choice.path == "chains"
-        else Method(choice.path, batches(shared, WHOLE))
+        Method("chains", batches(chains)) if choice.path == "chains" else Method(choice.path, batches(shared))
     )
     z = shared.weighted_tokens
     truth = gradient(policy, methods["loop"], z)
