@@ -1,0 +1,178 @@
+"""Every token of a forest once gives the loss, gradient and update of its rows, each alone through the whole model."""
+
+import copy
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from treegrpo_cli.trainer import Trainer
+
+from tests.chainwise import Rows, chain_loss, random_trees
+from tests.families import FAMILIES, VOCABULARY, Float64, make_trainer, relative, save_model, to_float64
+
+WHOLE = 10_000
+PATHS = {
+    "runs": ("runs", WHOLE),
+    "runs, cut at branches": ("runs", 24),
+    "dense": ("dense", WHOLE),
+    "dense, cut at branches": ("dense", 40),
+    "depth-first": ("depth-first", 24),
+    "chains": ("chains", WHOLE),
+    "chains, a few rows at a time": ("chains", 70),
+}
+"""Attention path and tokens of a micro-batch; the longest row of the forests is longer than the least of these."""
+
+
+@dataclass
+class Case:
+    """What is computed: a loss, the advantages in it, and which random forest; `clips` must all be at work."""
+
+    loss: dict[str, Any]
+    estimator: str
+    seed: int
+    clips: tuple[str, ...] = ("low", "high")
+    options: dict[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
+
+    def rows(self) -> Rows:
+        return Rows.of(random_trees(self.seed, VOCABULARY), self.estimator, **self.options)
+
+
+CASES = {
+    "grpo, a token's ratio": Case({}, "grpo", 0),
+    "tree-grpo, a turn's ratio, KL, entropy, p = 1/2": Case(
+        {
+            "ratio": "turn",
+            "prefix_weight": 0.5,
+            "kl_coef": 0.1,
+            "entropy_coef": 0.05,
+            "denominator": "constant",
+            "denominator_constant": 20.0,
+        },
+        "tree-grpo",
+        1,
+    ),
+    "parent, a token's ratio, dual clip, KL, p = 0": Case(
+        {"prefix_weight": 0.0, "dual_clip": 1.8, "kl_coef": 0.1, "clip_high": 0.28},
+        "parent",
+        2,
+        ("low", "high", "dual"),
+        {"roots": "tree"},
+        0.8,
+    ),
+    "parent, a turn's ratio, dual clip, entropy": Case(
+        {"ratio": "turn", "dual_clip": 1.5, "entropy_coef": 0.1, "clip_low": 0.1}, "parent", 5, ("low", "high", "dual")
+    ),
+    "grpo, a turn's ratio, dual clip, p = 0": Case(
+        {"ratio": "turn", "dual_clip": 1.5, "prefix_weight": 0.0}, "grpo", 4, ("low", "high", "dual")
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(FAMILIES[request.param], tmp_path_factory.mktemp(request.param))
+
+
+@dataclass
+class Update:
+    """loss, gradients and updated weights of one optimizer step; size: of the terms that the loss adds up."""
+
+    loss: float
+    grads: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    size: float = 0.0
+
+
+def expected_update(trainer: Trainer, case: Case) -> Update:
+    """One step of AdamW from the chains' gradient: its first moves by g / (|g| + eps), and matrices decay."""
+    model = copy.deepcopy(trainer.policy.model)
+    assert model.config._attn_implementation == "sdpa"
+    result = chain_loss(model, trainer.policy.reference, case.rows(), trainer.config.loss, case.temperature)
+    assert all(result.clipped[kind] for kind in case.clips), f"nothing tested: {result.clipped}"
+    result.loss.backward()
+    settings = trainer.config.optimizer
+    grads, weights = {}, {}
+    for name, weight in model.named_parameters():
+        assert weight.grad is not None
+        decay = settings.weight_decay if weight.dim() >= 2 else 0.0
+        move = weight.grad / (weight.grad.abs() + 1e-8) + decay * weight.detach()
+        grads[name], weights[name] = weight.grad, weight.detach() - settings.learning_rate * move
+    return Update(float(result.loss.detach()), grads, weights, result.size)
+
+
+def actual_update(trainer: Trainer, case: Case) -> Update:
+    rows = case.rows()
+    metrics = trainer.update(rows.forest, rows.scores)
+    parameters = trainer.policy.trained_parameters()
+    grads = {name: weight.grad for name, weight in parameters.items() if weight.grad is not None}
+    return Update(float(metrics["loss"]), grads, {name: weight.detach() for name, weight in parameters.items()})
+
+
+def assert_equal(actual: Update, expected: Update, tolerance: float, where: str) -> None:
+    """In float32 weights are left out: where a gradient vanishes but for rounding, Adam moves by the sign of that."""
+    assert abs(actual.loss - expected.loss) <= tolerance * expected.size, where
+    assert actual.grads.keys() == expected.grads.keys(), where
+    for name, grad in expected.grads.items():
+        assert relative(actual.grads[name], grad) <= tolerance, f"{where}: gradient of {name}"
+        if grad.dtype == torch.float64:
+            assert relative(actual.weights[name], expected.weights[name]) <= tolerance, f"{where}: {name}"
+
+
+def check_paths(model_dir: Path, case: Case, tolerance: float, monkeypatch: pytest.MonkeyPatch | None) -> None:
+    """Compare every path with the chains; with `monkeypatch`, in float64."""
+    expected = None
+    for name, (path, budget) in PATHS.items():
+        rollout = {"temperature": case.temperature}
+        trainer = make_trainer(model_dir, path, case.loss, train={"microbatch_tokens": budget}, rollout=rollout)
+        mode: AbstractContextManager[Any] = nullcontext()
+        if monkeypatch is not None:
+            mode = Float64()
+            to_float64(trainer, monkeypatch)
+        with mode:
+            expected = expected or expected_update(trainer, case)
+            assert_equal(actual_update(trainer, case), expected, tolerance, name)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_in_float64_every_path_equals_the_chains(model_dir: Path, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_paths(model_dir, case, 1e-12, monkeypatch)
+
+
+def test_in_float32_every_path_equals_the_chains_to_rounding(model_dir: Path) -> None:
+    check_paths(model_dir, CASES["tree-grpo, a turn's ratio, KL, entropy, p = 1/2"], 1e-5, None)
+
+
+@pytest.mark.parametrize("path", ["runs", "dense", "depth-first"])
+def test_a_checkpointed_layer_computes_the_same_again(path: str, tmp_path: Path) -> None:
+    """While its gradient is computed a layer's forward runs once more and must attend as before."""
+    case, model_dir = CASES["grpo, a token's ratio"], save_model(FAMILIES["gemma3"], tmp_path)
+    plain, checkpointed = (
+        actual_update(make_trainer(model_dir, path, case.loss, model={"gradient_checkpointing": flag}), case)
+        for flag in (False, True)
+    )
+    assert checkpointed.loss == plain.loss
+    for name, grad in plain.grads.items():
+        assert torch.equal(checkpointed.grads[name], grad), name
+
+
+@pytest.mark.parametrize("seed", {case.seed for case in CASES.values()})
+def test_the_random_forests_hold_what_is_hard(seed: int) -> None:
+    """Else equality would say little: shared turns with advantages of both signs, turns that begin alike, and so on."""
+    rows = Rows.of(random_trees(seed, VOCABULARY), "grpo")
+    layout = rows.forest.pack(rows.scores)
+    [whole] = layout.micro_batches(WHOLE)
+    assert sum(layout.path_tokens) > 1.5 * len(layout.token_ids), "little is shared"
+    assert ((whole.gain > 0) & (whole.penalty < 0)).any()
+    assert len(whole.target_row) > len(whole.predictors), "no token predicts several"
+    assert len(layout.micro_batches(24)) > 3
+    assert 20 < max(layout.path_tokens) < 80
+    assert any(leaf["reward"] is None for leaf in rows.nodes if not leaf["children"])
+    turns = [node["tokens"] for node in rows.nodes]
+    assert any(len(tokens) == 1 for tokens in turns)
+    openings = [[child["tokens"][0][0] for child in node["children"]] for node in rows.nodes]
+    assert any(len(set(first)) < len(first) for first in openings), "no siblings begin alike"
