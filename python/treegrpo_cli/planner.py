@@ -32,7 +32,7 @@ CALL_FLOPS = {"cpu": 4e6, "cuda": 0.0}
 STRETCH_FLOPS = {"cpu": 2e7, "cuda": 1e11}
 """Cost of one more stretch, a layer: the kernels that it starts, however few tokens it has."""
 
-CACHED_TOKENS = 2048
+CACHED_TOKENS = 1024
 """Tokens of one forward from where on a CPU gains nothing by more: their activations leave its cache."""
 
 ADVANTAGE = 1.02
