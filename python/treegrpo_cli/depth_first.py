@@ -85,7 +85,7 @@ def _forwards(
     for number, (start, end, above) in enumerate(batch.edges):
         while path and path[-1].number != above:
             finish(path.pop())
-        plan = EdgePlan(path[-1].plan if path else None, int(batch.positions[start]))
+        plan = EdgePlan(path[-1].plan if path else None)
         states = decoder.stretch_states(batch, slice(start, end), plan, embeds)
         predictors = _between(batch.predictors, start, end)
         targets = _between(batch.target_row, predictors.start, predictors.stop)

@@ -92,9 +92,18 @@ class RunsPlan:
         if query.is_cuda:
             return self._varlen(query, key, value, scale, window)
         if window is not None:
-            return DensePlan(self.batch).attend(query, key, value, scale, window, layer)
+            return self._windowed(query, key, value, scale, window)
         runs, segments = self.batch.runs, self.batch.segments
         return _Cascade.apply(query, key, value, runs, segments, scale)  # type: ignore[no-untyped-call, no-any-return]
+
+    def _windowed(self, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int) -> Tensor:
+        """Each run against the end of its path that its first token sees."""
+        outputs = []
+        for (start, end), path in zip(self.batch.runs, self._paths, strict=True):
+            seen = path[max(0, len(path) - (end - start) - window + 1) :]
+            mask = lower_right_mask(query[:, :, start:end], len(seen), window)
+            outputs.append(masked_attention(query[:, :, start:end], key[:, :, seen], value[:, :, seen], mask, scale))
+        return torch.cat(outputs, dim=1)
 
     def _varlen(self, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
         """One call: run r's queries against its gathered path, causal at the lower right."""
@@ -119,10 +128,14 @@ class RunsPlan:
     def _gathered(self) -> tuple[Tensor, Tensor, Tensor, int, int]:
         """The path of each run as one index, where runs and paths begin, and the longest of each."""
         device = self.batch.token_ids.device
-        paths = run_paths(self.batch)
+        paths = self._paths
         starts = [torch.tensor([0, *map(len, parts)]).cumsum(0, dtype=torch.int32) for parts in (self._runs(), paths)]
         longest = [max(map(len, parts)) for parts in (self._runs(), paths)]
         return torch.cat(paths).to(device), starts[0].to(device), starts[1].to(device), longest[0], longest[1]
+
+    @cached_property
+    def _paths(self) -> list[Tensor]:
+        return run_paths(self.batch)
 
     def _runs(self) -> list[range]:
         return [range(start, end) for start, end in self.batch.runs]
@@ -273,6 +286,15 @@ class DensePlan:
         return masked_attention(query, key, value, mask, scale)
 
 
+def lower_right_mask(query: Tensor, num_keys: int, window: int | None) -> Tensor:
+    """The additive causal mask [q, k] of the last q of `num_keys` tokens, each of which sees `window` of them."""
+    num_queries = query.shape[2]
+    tokens = torch.arange(num_keys, device=query.device)
+    distance = tokens[num_keys - num_queries :, None] - tokens
+    unseen = (distance < 0) if window is None else (distance < 0) | (distance >= window)
+    return torch.zeros(unseen.shape, dtype=query.dtype, device=query.device).masked_fill_(unseen, float("-inf"))
+
+
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
     """[1, H, q, D], [1, K, k, D] and an additive mask [q, k] -> [1, q, H, D]."""
     group = query.shape[1] // key.shape[1]
@@ -292,6 +314,8 @@ class FlexPlan:
         """See `Plan`."""
         from torch.nn.attention.flex_attention import create_block_mask
 
+        if query.requires_grad and not query.is_cuda:
+            raise TreeUnsupportedError(f"FlexAttention has no gradient on {query.device.type}")
         query, key, value = _autocast(query, key, value)
         if window not in self._masks:
             length = query.shape[2]
@@ -335,7 +359,6 @@ class EdgePlan:
     """
 
     above: EdgePlan | None
-    start_position: int
     num_calls: int = 0
     computed: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     lent: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -351,10 +374,7 @@ class EdgePlan:
         path = self._path()
         keys = torch.cat([*(edge.lent[layer][0] for edge in path), key], dim=2)
         values = torch.cat([*(edge.lent[layer][1] for edge in path), value], dim=2)
-        behind = torch.arange(query.shape[2], device=query.device)[:, None] + self.start_position
-        distance = behind - torch.arange(keys.shape[2], device=query.device)
-        unseen = (distance < 0) if window is None else (distance < 0) | (distance >= window)
-        mask = torch.zeros(unseen.shape, dtype=query.dtype, device=query.device).masked_fill_(unseen, float("-inf"))
+        mask = lower_right_mask(query, keys.shape[2], window)
         return masked_attention(query, keys, values, mask, scale)
 
     def _path(self) -> list[EdgePlan]:
