@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from treegrpo_cli.batch import to_batch
+from treegrpo_cli.policy import Policy
 from treegrpo_cli.trainer import Trainer
 
 from tests.chainwise import Rows, chain_loss, random_trees
@@ -176,3 +178,32 @@ def test_the_random_forests_hold_what_is_hard(seed: int) -> None:
     assert any(len(tokens) == 1 for tokens in turns)
     openings = [[child["tokens"][0][0] for child in node["children"]] for node in rows.nodes]
     assert any(len(set(first)) < len(first) for first in openings), "no siblings begin alike"
+
+
+def policy_gradient(policy: Policy, rows: Rows, path: str) -> Tensor:
+    """The gradient of -sum of A log pi over the rows, of all weights in one vector: nothing clips, no ratio weighs."""
+    for weight in policy.model.parameters():
+        weight.grad = None
+    [whole] = rows.forest.pack(rows.scores, shared=path != "chains").micro_batches(WHOLE)
+    batch = to_batch(whole)
+    advantages = batch.gain + batch.penalty
+    policy.backward(batch, path, lambda logprobs, _, which: -(advantages[which] * logprobs).sum(), is_local=True)
+    return torch.cat([weight.grad.flatten() for weight in policy.model.parameters()])
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma3"])
+def test_in_bfloat16_trees_are_no_noisier_than_padded_chains(family: str, tmp_path: Path) -> None:
+    """Against the truth of float32, root mean square over several forests."""
+    model_dir = save_model(FAMILIES[family], tmp_path)
+    exact, rounded = (
+        make_trainer(model_dir, "runs", {}, model={"dtype": dtype}).policy for dtype in ("float32", "bfloat16")
+    )
+    squares = dict.fromkeys(("chains", "runs", "dense", "depth-first"), 0.0)
+    for seed in range(8):
+        rows = Rows.of(random_trees(seed, VOCABULARY, num_turns=12), "grpo")
+        truth = policy_gradient(exact, rows, "chains")
+        for path in squares:
+            squares[path] += relative(policy_gradient(rounded, rows, path), truth) ** 2
+    for path in squares:
+        assert squares[path] <= 1.15**2 * squares["chains"], path
+    assert squares["chains"] > 0, "bfloat16 rounds nothing"
