@@ -8,7 +8,7 @@ from treegrpo_cli._core import Forest, Scores
 from treegrpo_cli.config import Config
 
 from tests.forests import forest_of, make_node
-from tests.reference import Node, Tree, scored_leaves
+from tests.reference import Node, Tree, scored_leaves, walk
 
 VOCABULARY = 300
 THINK = 7
@@ -74,11 +74,13 @@ def make_step(seed: int, num_prompts: int = 4, **shape: int) -> tuple[Forest, Sc
     return step_of(make_trees(seed, num_prompts, **shape))
 
 
-def make_chains(seed: int, num_chains: int = 4, turn_tokens: int = 8) -> tuple[Forest, Scores]:
-    """Return chains of unequal length, two a prompt, that share nothing: each tree's first path."""
-    trees = make_trees(seed, num_chains, 1, turn_tokens)
+def make_chains(seed: int, num_chains: int = 4) -> tuple[Forest, Scores]:
+    """Return chains of equal length, two a prompt, that share nothing: the first path of trees, each turn cut short."""
+    trees = make_trees(seed, num_chains, 1)
     for number, tree in enumerate(trees):
         del tree["root"]["children"][1:], tree["root"]["children"][0]["children"][1:]
+        for node in walk(tree["root"]):
+            del node["tokens"][4:]
         tree["root"]["tokens"][0] = (20 + number, False, 0.0)
         tree["prompt"] = number // 2
         _leaves(tree["root"])[0]["reward"] = float(number % 2)

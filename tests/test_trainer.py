@@ -8,16 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 from transformers import AutoModelForCausalLM, MixtralConfig
 from treegrpo_cli import planner
 from treegrpo_cli._core import Forest, Scores
 from treegrpo_cli.batch import layouts, to_batch
 from treegrpo_cli.config import Config
 from treegrpo_cli.errors import UserError
+from treegrpo_cli.self_check import Disagreement
 from treegrpo_cli.trainer import Metrics, Trainer, learning_rate, num_optimizer_steps
+from treegrpo_cli.tree_attention import RunsPlan, TreeUnsupportedError
 
+from tests.forests import make_node
 from tests.reference import Tree, walk
-from tests.steps import VOCABULARY, make_config, make_step, make_trees, set_rewards, step_of
+from tests.steps import VOCABULARY, make_chains, make_config, make_step, make_trees, set_rewards, step_of
 from tests.tiny import make_tiny_model
 
 PATHS = ["chains", "runs", "depth-first"]
@@ -52,10 +56,11 @@ def of_training(metrics: Metrics) -> Metrics:
     return {name: value for name, value in metrics.items() if not name.startswith(("tree/", "clip_ratio/"))}
 
 
-def assert_gradient(ours: dict[str, torch.Tensor], model: torch.nn.Module) -> None:
-    """Both are sums of float32: equal to a part in 10^5 of each weight's gradient as a whole."""
-    for name, weight in model.named_parameters():
-        assert float((ours[name] - weight.grad).norm()) < 2e-5 * float(weight.grad.norm()), name
+def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], tolerance: float) -> None:
+    """Tensor by tensor, relative to the whole tensor: single numbers may be sums that all but cancel."""
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert float((ours[name] - tensor).norm()) <= tolerance * float(tensor.norm()), name
 
 
 def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -143,7 +148,7 @@ def test_an_update_has_the_loss_and_gradient_of_the_definition(
     expected = by_definition(model, ref, forest, scores, config)
     expected["loss"].backward()
     assert metrics["loss"] == pytest.approx(expected["loss"].item(), rel=1e-4, abs=1e-6)
-    assert_gradient(grads, model)
+    assert_same(grads, {name: weight.grad for name, weight in model.named_parameters()}, 2e-5)
     norm = math.sqrt(sum(float((weight.grad**2).sum()) for weight in model.parameters()))
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
     assert metrics["entropy"] == pytest.approx(expected["entropy"].item(), rel=1e-4)
@@ -161,22 +166,20 @@ def test_node_level_advantages_have_the_gradient_of_the_definition(model_dir: Pa
     _, grads = gradients(config, forest, scores)
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     by_definition(model, model, forest, scores, config)["loss"].backward()
-    assert_gradient(grads, model)
+    assert_same(grads, {name: weight.grad for name, weight in model.named_parameters()}, 2e-5)
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_micro_batches_and_the_order_of_trees_leave_the_step_unchanged(model_dir: Path, path: str) -> None:
     trees = make_trees(1)
     shuffled = [trees[i] for i in np.random.default_rng(0).permutation(len(trees))]
-    chains = Trainer(make_config(model_dir, train={"attention_path": "chains"}))
-    expected = of_training(chains.update(*step_of(trees)))
+    expected, gradient = gradients(make_config(model_dir, train={"attention_path": "chains"}), *step_of(trees))
     for order, tokens in ((trees, 16384), (trees, 1), (trees, 100), (shuffled, 100)):
-        trainer = Trainer(make_config(model_dir, train={"microbatch_tokens": tokens, "attention_path": path}))
-        metrics = trainer.update(*step_of(order))
+        config = make_config(model_dir, train={"microbatch_tokens": tokens, "attention_path": path})
+        metrics, grads = gradients(config, *step_of(order))
         assert metrics["tree/attention_path"] == path
-        assert of_training(metrics) == pytest.approx(expected, rel=1e-4, abs=1e-7)
-        for name, weight in weights_of(chains).items():
-            torch.testing.assert_close(weights_of(trainer)[name], weight, rtol=1e-4, atol=2e-6)
+        assert of_training(metrics) == pytest.approx(of_training(expected), rel=1e-4, abs=1e-7)
+        assert_same(grads, gradient, 2e-5)
 
 
 @pytest.mark.parametrize("path", ["runs", "depth-first"])
@@ -192,13 +195,13 @@ def test_epochs_of_minibatches_end_where_chains_end(model_dir: Path, path: str, 
             train={"num_epochs": 2, "prompts_per_minibatch": 3, "attention_path": taken},
         )
         trainer = Trainer(config)
+        before = weights_of(trainer)
         history = [of_training(trainer.update(*make_step(step))) for step in range(2)]
-        ended.append((history, weights_of(trainer)))
-    (chains, expected), (trees, weights) = ended
+        ended.append((history, {name: after - before[name] for name, after in trainer.state_dict_for_sampler()}))
+    (chains, moved), (trees, also_moved) = ended
     assert trees[0] == pytest.approx(chains[0], rel=1e-3, abs=1e-6)
     assert trees[1] == pytest.approx(chains[1], rel=1e-3, abs=1e-6)
-    for name, weight in expected.items():
-        torch.testing.assert_close(weights[name], weight, rtol=1e-3, atol=5e-6)
+    assert_same(also_moved, moved, 0.01)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -217,8 +220,7 @@ def test_gradient_checkpointing_leaves_the_gradient_unchanged(model_dir: Path, l
     )
     assert of_training(saving[0]) == pytest.approx(of_training(plain[0]), rel=1e-5, abs=1e-7)
     assert any(float(grad.abs().max()) > 0 for grad in plain[1].values())
-    for name, grad in plain[1].items():
-        torch.testing.assert_close(saving[1][name], grad)
+    assert_same(saving[1], plain[1], 1e-5)
 
 
 def test_dropout_of_the_model_is_off(tmp_path: Path) -> None:
@@ -494,3 +496,195 @@ def test_running_out_of_memory_says_what_to_lower(model_dir: Path, monkeypatch: 
     monkeypatch.setattr(trainer.policy, "backward", explode)
     with pytest.raises(UserError, match=r"train\.microbatch_tokens, now 16384"):
         trainer.update(*make_step(0))
+
+
+def test_a_step_says_how_many_tokens_it_computed_and_how(model_dir: Path) -> None:
+    forest, scores = make_step(0)
+    layout = forest.pack(scores)
+    cut = sum(len(micro.token_ids) for micro in layout.micro_batches(60))
+    chain_tokens, unique = int(layout.path_tokens.sum()), len(layout.token_ids)
+    assert unique < cut < chain_tokens
+    for path, computed in {"chains": chain_tokens, "runs": cut, "depth-first": unique}.items():
+        config = make_config(model_dir, train={"attention_path": path, "microbatch_tokens": 60})
+        metrics = Trainer(config).update(forest, scores)
+        assert metrics["tree/attention_path"] == path
+        assert metrics["tree/computed_tokens"] == computed
+        assert metrics["tree/chain_tokens"] == chain_tokens
+
+
+@pytest.mark.usefixtures("free_calls")
+def test_the_path_is_explained_once_and_again_when_it_changes(model_dir: Path) -> None:
+    lines: list[str] = []
+    trainer = Trainer(make_config(model_dir), lines.append)
+    steps = (make_step(0), make_step(1), make_chains(0), make_chains(1), make_step(2))
+    paths = [trainer.update(*step)["tree/attention_path"] for step in steps]
+    assert paths == ["runs", "runs", "chains", "chains", "runs"]
+    layout = steps[0][0].pack(steps[0][1])
+    assert lines[0].startswith(
+        f"training on runs: {len(layout.token_ids)} tokens for {layout.path_tokens.sum()} of chains, "
+    )
+    assert lines[1].startswith(f"training on chains: {steps[2][0].num_tokens} tokens, of which too few are shared")
+    assert lines[2].startswith("training on runs: ")
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize(("path", "is_checked"), [("auto", [False, True, False]), ("runs", [True, True, False])])
+@pytest.mark.usefixtures("free_calls")
+def test_tree_paths_are_checked_until_a_forest_that_shares_was(
+    model_dir: Path, path: str, is_checked: list[bool]
+) -> None:
+    trainer = Trainer(make_config(model_dir, train={"attention_path": path}))
+    metrics = [trainer.update(*step) for step in (make_chains(0), make_step(0), make_step(1))]
+    assert ["tree/self_check" in step for step in metrics] == is_checked
+    assert 0 < metrics[1]["tree/self_check"] < 1e-5
+
+
+def test_the_self_check_leaves_the_update_as_it_is(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config(model_dir, loss={"kl_coef": 0.1}, train={"attention_path": "runs"})
+    checked = Trainer(config)
+    expected = of_training(checked.update(*make_step(0)))
+    monkeypatch.setattr(Trainer, "_check", lambda *_: {})
+    unchecked = Trainer(config)
+    assert of_training(unchecked.update(*make_step(0))) == expected
+    for name, weight in unchecked.state_dict_for_sampler():
+        assert torch.equal(weight, weights_of(checked)[name])
+
+
+@pytest.mark.usefixtures("free_calls")
+def test_a_tree_that_exceeds_the_budget_goes_depth_first(model_dir: Path) -> None:
+    """A caterpillar: each of its turns has a sibling, and cut to the budget its spine would be computed many times."""
+    [tree] = make_trees(0, num_prompts=1, trees_a_prompt=1)
+    spine = tree["root"]
+    for turns in [walk(other["root"])[1:3] for other in make_trees(1, num_prompts=8, trees_a_prompt=1)]:
+        spine["children"] = [
+            make_node() | {"tokens": turns[0]["tokens"]},
+            make_node(reward=float(len(spine["tokens"]) % 2)) | {"tokens": turns[1]["tokens"]},
+        ]
+        spine = spine["children"][0]
+    spine["reward"] = 1.0
+    lines: list[str] = []
+    metrics = Trainer(make_config(model_dir, train={"microbatch_tokens": 30}), lines.append).update(*step_of([tree]))
+    assert metrics["tree/attention_path"] == "depth-first"
+    assert len(lines) == 1
+    assert "exceeds" not in lines[0]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_longer_than_the_budget_goes_alone_and_is_said(model_dir: Path, path: str) -> None:
+    lines: list[str] = []
+    forest, scores = make_step(0, num_prompts=2)
+    train = {"attention_path": path, "microbatch_tokens": 10}
+    metrics = Trainer(make_config(model_dir, train=train), lines.append).update(forest, scores)
+    whole = Trainer(make_config(model_dir, train=train | {"microbatch_tokens": 16384})).update(forest, scores)
+    assert of_training(metrics) == pytest.approx(of_training(whole), rel=1e-4, abs=1e-7)
+    longest = int(forest.pack(scores).path_tokens.max())
+    said = f"; a path of {longest} tokens exceeds train.microbatch_tokens = 10 and goes alone"
+    assert [line.endswith(said) for line in lines] == [path != "depth-first"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"loss": {"ratio": "sequence"}}, "a ratio over whole sequences"),
+        ({"model": {"lora_rank": 2, "lora_dropout": 0.1}}, "dropout would be drawn once"),
+    ],
+)
+@pytest.mark.usefixtures("free_calls")
+def test_what_trees_cannot_train_goes_by_chains_and_is_refused_where_a_tree_path_is_asked_for(
+    model_dir: Path, sections: dict[str, dict[str, object]], said: str
+) -> None:
+    lines: list[str] = []
+    metrics = Trainer(make_config(model_dir, **sections), lines.append).update(*make_step(0))
+    assert metrics["tree/attention_path"] == "chains"
+    [line] = lines
+    assert said in line
+    for path in ("runs", "depth-first"):
+        with pytest.raises(UserError, match=rf"train\.attention_path: {path} .*{said}") as raised:
+            Trainer(make_config(model_dir, **sections, train={"attention_path": path}))
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("found", [None, Disagreement(0.0, None)])
+@pytest.mark.parametrize("step", [make_step, make_chains])
+def test_a_path_that_this_machine_cannot_compute_is_refused_in_one_line(
+    model_dir: Path, step: Any, found: Disagreement | None
+) -> None:
+    """A run that was checked on another machine may go on here."""
+    trainer = Trainer(make_config(model_dir, train={"attention_path": "flex"}))
+    trainer.self_check = found
+    before = weights_of(trainer)
+    with pytest.raises(
+        UserError, match=r"^train\.attention_path: flex cannot .* FlexAttention has no gradient on cpu$"
+    ):
+        trainer.update(*step(0))
+    for name, weight in trainer.state_dict_for_sampler():
+        assert torch.equal(weight, before[name])
+
+
+def test_a_path_longer_than_the_models_positions_is_refused_in_one_line(tmp_path: Path) -> None:
+    make_tiny_model(tmp_path, hidden=32, max_model_len=20)
+    forest, scores = make_step(0)
+    longest = int(forest.pack(scores).path_tokens.max())
+    assert longest > 20
+    said = (
+        f"^step 1: a path of {longest} tokens, and model.path has positions for 20; lower rollout.max_context_tokens$"
+    )
+    for path in ("auto", "chains"):
+        with pytest.raises(UserError, match=said):
+            Trainer(make_config(tmp_path, train={"attention_path": path})).update(forest, scores)
+
+
+def forget_the_tree(
+    _plan: RunsPlan, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, *_: object
+) -> torch.Tensor:
+    """Causal attention over all tokens that lie in front: siblings see each other."""
+    return functional.scaled_dot_product_attention(
+        query, key, value, is_causal=True, scale=scale, enable_gqa=True
+    ).transpose(1, 2)
+
+
+def refuse(*_: object) -> torch.Tensor:
+    raise TreeUnsupportedError("it attends in its own way")
+
+
+@pytest.mark.parametrize(
+    ("attend", "said"), [(forget_the_tree, "runs and chains differ by"), (refuse, "it attends in its own way")]
+)
+@pytest.mark.usefixtures("free_calls")
+def test_a_self_check_that_disagrees_warns_and_trains_on_chains(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, attend: Any, said: str
+) -> None:
+    loss = {"kl_coef": 0.1}
+    chains = Trainer(make_config(model_dir, loss=loss, train={"attention_path": "chains"}))
+    expected = [of_training(chains.update(*make_step(step))) for step in range(2)]
+    monkeypatch.setattr(RunsPlan, "attend", attend)
+    lines: list[str] = []
+    trainer = Trainer(make_config(model_dir, loss=loss), lines.append)
+    metrics = [trainer.update(*make_step(step)) for step in range(2)]
+    assert [of_training(step) for step in metrics] == expected
+    assert {step["tree/attention_path"] for step in metrics} == {"chains"}
+    for name, weight in trainer.state_dict_for_sampler():
+        assert torch.equal(weight, weights_of(chains)[name])
+    warning, explanation = lines
+    assert warning.startswith(f"warning: trees are trained on as chains: {said}")
+    assert explanation.startswith("training on chains: ")
+    if attend is forget_the_tree:
+        assert metrics[0]["tree/self_check"] > 1e-2
+
+
+def test_a_self_check_that_disagrees_is_an_error_where_the_path_was_asked_for(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RunsPlan, "attend", forget_the_tree)
+    trainer = Trainer(make_config(model_dir, train={"attention_path": "runs"}))
+    before = weights_of(trainer)
+    with pytest.raises(UserError, match=r"^train\.attention_path: runs .* runs and chains differ by .* on this model$"):
+        trainer.update(*make_step(0))
+    for name, weight in trainer.state_dict_for_sampler():
+        assert torch.equal(weight, before[name])
+
+
+@pytest.mark.parametrize("path", ["runs", "depth-first", "dense"])
+def test_bfloat16_trees_are_as_near_to_chains_as_bfloat16_is(model_dir: Path, path: str) -> None:
+    config = make_config(model_dir, model={"dtype": "bfloat16"}, train={"attention_path": path})
+    assert Trainer(config).update(*make_step(0))["tree/self_check"] < 0.05

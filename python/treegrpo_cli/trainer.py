@@ -27,6 +27,7 @@ from treegrpo_cli.loss import Targets, TokenTerms, token_terms
 from treegrpo_cli.planner import Choice, ModelShape, Step, choose, forward_tokens
 from treegrpo_cli.policy import Policy
 from treegrpo_cli.self_check import Disagreement, check
+from treegrpo_cli.tree_attention import TreeUnsupportedError
 from treegrpo_cli.types import TrainBatch
 
 Metrics = dict[str, float | str]
@@ -50,6 +51,7 @@ class Trainer:
         self._say = say
         self._shape = ModelShape.of(self.policy.model)
         self._refusal = _refusal(config, self.policy)
+        self._check_wanted(self._refusal)
         self._path = ""
         self.self_check: Disagreement | None = None
 
@@ -73,6 +75,8 @@ class Trainer:
                 f"{self.config.train.microbatch_tokens}, or sampler.gpu_memory_utilization, or set "
                 "model.gradient_checkpointing = true"
             ) from None
+        except TreeUnsupportedError as error:
+            raise UserError(f"train.attention_path: {self._path} cannot train this model: {error}") from None
         self.step += 1
         return self._summary(history) | metrics
 
@@ -106,12 +110,17 @@ class Trainer:
         }
 
     def _choose(self, step: Step) -> Choice:
-        wanted = self.config.train.attention_path
         found = self.self_check
         refusal = self._refusal or (found.refusal if found is not None else None)
+        self._check_wanted(refusal)
+        wanted = self.config.train.attention_path
+        return choose(step, self._shape, self.policy.device, self.policy.dtype, wanted, refusal)
+
+    def _check_wanted(self, refusal: str | None) -> None:
+        """Raise UserError where the settings ask for trees and something speaks against them."""
+        wanted = self.config.train.attention_path
         if refusal is not None and wanted not in ("auto", "chains"):
             raise UserError(f"train.attention_path: {wanted} cannot train this model: {refusal}")
-        return choose(step, self._shape, self.policy.device, self.policy.dtype, wanted, refusal)
 
     def _explain(self, choice: Choice, step: Step) -> None:
         """Say which path is taken and why, when that changes."""
@@ -128,19 +137,21 @@ class Trainer:
         batch = self._small_forest(packed)
         if batch is None:
             return {}
-        objective = self._objective(self._targets(batch, path), z=float(batch.weights.sum()))
+        objective = self._objective(self._targets(batch, "chains"), z=float(batch.weights.sum()))
         found = check(self.policy, batch, path, objective, is_local=self.config.loss.ratio == "token")
         self.optimizer.zero_grad(set_to_none=True)
-        self.self_check = found
+        if batch.segments or found.refusal is not None:  # rows side by side do not show what a shared prefix does
+            self.self_check = found
         if found.refusal is not None and self.config.train.attention_path == "auto":
             self._say(f"warning: trees are trained on as chains: {found.refusal}")
         return {} if found.difference is None else {"tree/self_check": found.difference}
 
     def _small_forest(self, packed: Sequence[Layout]) -> TrainBatch | None:
-        """The micro-batch with the longest path whose rows fit one forward; None where nothing is shared."""
+        """The micro-batch, if possible a shared one, with the longest path whose rows fit one forward."""
         budget = self.config.train.microbatch_tokens
         micros = [micro for layout in packed for micro in layout.micro_batches(min(budget, CHECK_TOKENS))]
-        shared = [micro for micro in micros if len(micro.key_start) and len(micro.target_ids)]
+        trained = [micro for micro in micros if len(micro.target_ids)]
+        shared = [micro for micro in trained if len(micro.key_start)] or trained
 
         def padded(micro: MicroBatch) -> int:
             return (len(micro.run_start) - 1) * (int(micro.positions.max()) + 1)
