@@ -87,6 +87,17 @@ def make_chains(seed: int, num_chains: int = 4) -> tuple[Forest, Scores]:
     return step_of(trees)
 
 
+def make_comb(seed: int, num_turns: int = 8) -> list[Tree]:
+    """Return one tree, a trunk of turns each of which has a leaf beside it: cut up, its trunk is computed again."""
+    draw = np.random.default_rng(seed)
+    trunk = root = make_node() | {"tokens": [(int(token), False, 0.0) for token in draw.integers(8, VOCABULARY, 4)]}
+    for number in range(num_turns):
+        _add_turn(draw, trunk, 8)["reward"] = float(number % 2)
+        trunk = _add_turn(draw, trunk, 8)
+    trunk["reward"] = 1.0
+    return [{"prompt": 1000, "root": root}]
+
+
 def set_rewards(tree: Tree, reward: float | None) -> None:
     """Give all scored leaves of a tree the same reward, or none."""
     for leaf in scored_leaves(tree["root"]):

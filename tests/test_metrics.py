@@ -30,6 +30,14 @@ def test_every_step_is_one_json_object_and_in_the_file_at_once(tmp_path: Path) -
     ]
 
 
+def test_a_metric_of_text_is_text_in_the_file(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    log.log(1, {"tree/attention_path": "depth-first", "loss": 0.5})
+    log.close()
+    [line] = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"step": 1, "tree/attention_path": "depth-first", "loss": 0.5}
+
+
 def test_a_resumed_file_equals_that_of_an_uninterrupted_run(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
@@ -92,10 +100,12 @@ def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
     for steps, resumed in ((range(1, 5), None), (range(3, 5), 2)):
         log = MetricsLog(tmp_path, ["tensorboard"], resumed_step=resumed)
         for step in steps:
-            log.log(step, {"reward": step / 4 + (resumed or 0)})
+            log.log(step, {"tree/attention_path": "runs", "reward": step / 4 + (resumed or 0)})
         log.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
+    assert events.Tags()["scalars"] == ["reward"]  # it takes no text
+    assert events.Tags()["tensors"] == []
     assert [(event.step, event.value) for event in events.Scalars("reward")] == [
         (1, 0.25),
         (2, 0.5),

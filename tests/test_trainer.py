@@ -19,9 +19,8 @@ from treegrpo_cli.self_check import Disagreement
 from treegrpo_cli.trainer import Metrics, Trainer, learning_rate, num_optimizer_steps
 from treegrpo_cli.tree_attention import RunsPlan, TreeUnsupportedError
 
-from tests.forests import make_node
 from tests.reference import Tree, walk
-from tests.steps import VOCABULARY, make_chains, make_config, make_step, make_trees, set_rewards, step_of
+from tests.steps import VOCABULARY, make_chains, make_comb, make_config, make_step, make_trees, set_rewards, step_of
 from tests.tiny import make_tiny_model
 
 PATHS = ["chains", "runs", "depth-first"]
@@ -552,18 +551,9 @@ def test_the_self_check_leaves_the_update_as_it_is(model_dir: Path, monkeypatch:
 
 @pytest.mark.usefixtures("free_calls")
 def test_a_tree_that_exceeds_the_budget_goes_depth_first(model_dir: Path) -> None:
-    """A caterpillar: each of its turns has a sibling, and cut to the budget its spine would be computed many times."""
-    [tree] = make_trees(0, num_prompts=1, trees_a_prompt=1)
-    spine = tree["root"]
-    for turns in [walk(other["root"])[1:3] for other in make_trees(1, num_prompts=8, trees_a_prompt=1)]:
-        spine["children"] = [
-            make_node() | {"tokens": turns[0]["tokens"]},
-            make_node(reward=float(len(spine["tokens"]) % 2)) | {"tokens": turns[1]["tokens"]},
-        ]
-        spine = spine["children"][0]
-    spine["reward"] = 1.0
     lines: list[str] = []
-    metrics = Trainer(make_config(model_dir, train={"microbatch_tokens": 30}), lines.append).update(*step_of([tree]))
+    trainer = Trainer(make_config(model_dir, train={"microbatch_tokens": 20}), lines.append)
+    metrics = trainer.update(*step_of(make_comb(0)))
     assert metrics["tree/attention_path"] == "depth-first"
     assert len(lines) == 1
     assert "exceeds" not in lines[0]
