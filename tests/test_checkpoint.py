@@ -39,6 +39,7 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "bfloat16": {"model": {"dtype": "bfloat16"}, "optimizer": {"learning_rate": 1e-5}},
     "adapters with dropout": {"model": {"lora_rank": 4, "lora_dropout": 0.3}, "loss": {"kl_coef": 0.01}},
+    "trees": {"loss": {"ratio": "turn"}, "train": {"attention_path": "runs"}},
     "adapters in bfloat16": {"model": {"lora_rank": 4, "dtype": "bfloat16"}},
 }
 
@@ -53,12 +54,15 @@ def test_ten_steps_equal_five_and_five_after_a_kill(model_dir: Path, tmp_path: P
     train(first, range(5))
     path = save_checkpoint(tmp_path, first, {"data_position": 5, "note": "ü"})
     train(first, range(5, 7))  # steps that the kill loses
+    first_check = first.self_check
     del first
     torch.manual_seed(999)
     second = Trainer(config)
     assert load_checkpoint(path, second) == {"data_position": 5, "note": "ü"}
     assert path.name == "checkpoint-5"
     assert second.step == 5
+    assert second.self_check == first_check
+    assert (first_check is not None) == (run == "trees")
     assert train(second, range(5, 10)) == expected[5:]
     resumed = second.policy.network.state_dict()
     for name, weight in whole.policy.network.state_dict().items():
