@@ -33,6 +33,9 @@ NAME = "treegrpo_tree"
 VARLEN_DTYPES = (torch.bfloat16, torch.float16)
 """What the CUDA kernel of variable lengths computes in."""
 
+FOREIGN = ("softcap", "s_aux", "position_bias", "indices", "block_indices")
+"""Keywords by which the library's models cap scores, add sinks or biases, or choose keys."""
+
 
 class TreeUnsupportedError(Exception):
     """The model's attention cannot be computed on a tree; the message says why."""
@@ -61,17 +64,23 @@ def tree_attention(
 ) -> tuple[Tensor, None]:
     """Attend as `tree_plan` says, in the signature of the library's attention functions.
 
-    Raises TreeUnsupportedError for what plans do not compute: dropout, masks of the model's own, capped scores, sinks.
+    Raises TreeUnsupportedError for what plans do not compute: dropout, masks of the model's own, capped scores, sinks,
+    biases, a choice of keys.
     """
     if tree_plan is None:
         raise TreeUnsupportedError(f"{type(module).__name__} does not receive its model's keyword arguments")
-    foreign = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
+    foreign = [name for name in FOREIGN if kwargs.get(name) is not None]
     if foreign or dropout or attention_mask is not None or kwargs.get("is_causal") is False:
         what = ", ".join(foreign) or ("dropout" if dropout else "a mask of its own")
         raise TreeUnsupportedError(f"{type(module).__name__} attends with {what}")
+    size, value_size = query.shape[-1], value.shape[-1]
+    if value_size > size:
+        raise TreeUnsupportedError(f"{type(module).__name__} has values of {value_size} beside keys of {size}")
     tree_plan.num_calls += 1
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return tree_plan.attend(query, key, value, scale, sliding_window, module.layer_idx), None
+    scale = size**-0.5 if scaling is None else scaling
+    if value_size < size:  # latent attention has two sizes, the kernels want one
+        value = functional.pad(value, (0, size - value_size))
+    return tree_plan.attend(query, key, value, scale, sliding_window, module.layer_idx)[..., :value_size], None
 
 
 AttentionInterface.register(NAME, tree_attention)
