@@ -9,9 +9,16 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from transformers import (
     AutoModelForCausalLM,
+    CohereConfig,
+    DeepseekV3Config,
+    Gemma2Config,
     Gemma3TextConfig,
+    GPT2Config,
+    GptOssConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
@@ -53,6 +60,34 @@ FAMILIES: dict[str, PreTrainedConfig] = {
     "gemma3": Gemma3TextConfig(**SIZES, **MIXED_WINDOWS, query_pre_attn_scalar=6),
     "qwen3-moe": Qwen3MoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16),
 }
+
+LATENT = SIZES | {"num_key_value_heads": 4, "kv_lora_rank": 16, "q_lora_rank": 16, "v_head_dim": 12}
+LATENT |= {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "n_routed_experts": 4, "num_experts_per_tok": 2}
+LATENT |= {"n_group": 1, "topk_group": 1, "moe_intermediate_size": 16, "first_k_dense_replace": 1}
+
+OTHERS: dict[str, PreTrainedConfig] = {
+    "gpt2, learned positions": GPT2Config(
+        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, initializer_range=0.25
+    ),
+    "mixtral": MixtralConfig(**SIZES, num_local_experts=4),
+    "deepseek-v3, values narrower than keys": DeepseekV3Config(
+        **{name: size for name, size in LATENT.items() if name != "head_dim"}
+    ),
+}
+"""Models whose paths are compared with chains in float32 only."""
+
+SCALED_HEADS: dict[str, PreTrainedConfig] = {
+    "gemma2": Gemma2Config(**SIZES, final_logit_softcapping=3.0),
+    "granite": GraniteConfig(**SIZES, logits_scaling=3.0, embedding_multiplier=2.0),
+    "cohere": CohereConfig(**SIZES, logit_scale=0.25),
+}
+"""Models that cap or scale their logits."""
+
+FOREIGN_ATTENTION: dict[str, PreTrainedConfig] = {
+    "softcap": Gemma2Config(**SIZES),
+    "s_aux": GptOssConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2),
+}
+"""Models whose attention no plan computes, by the keyword that says so."""
 
 
 def save_model(config: PreTrainedConfig, path: Path, seed: int = 0) -> Path:

@@ -1,8 +1,6 @@
 """Every token of a forest once gives the loss, gradient and update of its rows, each alone through the whole model."""
 
-import copy
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +9,10 @@ import torch
 from torch import Tensor
 from treegrpo_cli.batch import to_batch
 from treegrpo_cli.policy import Policy
-from treegrpo_cli.trainer import Trainer
 
-from tests.chainwise import Rows, chain_loss, random_trees
+from tests.chainwise import Rows, random_trees
 from tests.families import FAMILIES, VOCABULARY, Float64, make_trainer, relative, save_model, to_float64
+from tests.updates import Case, actual_update, assert_equal, expected_update
 
 WHOLE = 10_000
 PATHS = {
@@ -27,21 +25,6 @@ PATHS = {
     "chains, a few rows at a time": ("chains", 70),
 }
 """Attention path and tokens of a micro-batch; the longest row of the forests is longer than the least of these."""
-
-
-@dataclass
-class Case:
-    """What is computed: a loss, the advantages in it, and which random forest; `clips` must all be at work."""
-
-    loss: dict[str, Any]
-    estimator: str
-    seed: int
-    clips: tuple[str, ...] = ("low", "high")
-    options: dict[str, Any] = field(default_factory=dict)
-    temperature: float = 1.0
-
-    def rows(self) -> Rows:
-        return Rows.of(random_trees(self.seed, VOCABULARY), self.estimator, **self.options)
 
 
 CASES = {
@@ -78,51 +61,6 @@ CASES = {
 @pytest.fixture(scope="module", params=FAMILIES)
 def model_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(FAMILIES[request.param], tmp_path_factory.mktemp(request.param))
-
-
-@dataclass
-class Update:
-    """loss, gradients and updated weights of one optimizer step; size: of the terms that the loss adds up."""
-
-    loss: float
-    grads: dict[str, Tensor]
-    weights: dict[str, Tensor]
-    size: float = 0.0
-
-
-def expected_update(trainer: Trainer, case: Case) -> Update:
-    """One step of AdamW from the chains' gradient: its first moves by g / (|g| + eps), and matrices decay."""
-    model = copy.deepcopy(trainer.policy.model)
-    assert model.config._attn_implementation == "sdpa"
-    result = chain_loss(model, trainer.policy.reference, case.rows(), trainer.config.loss, case.temperature)
-    assert all(result.clipped[kind] for kind in case.clips), f"nothing tested: {result.clipped}"
-    result.loss.backward()
-    settings = trainer.config.optimizer
-    grads, weights = {}, {}
-    for name, weight in model.named_parameters():
-        assert weight.grad is not None
-        decay = settings.weight_decay if weight.dim() >= 2 else 0.0
-        move = weight.grad / (weight.grad.abs() + 1e-8) + decay * weight.detach()
-        grads[name], weights[name] = weight.grad, weight.detach() - settings.learning_rate * move
-    return Update(float(result.loss.detach()), grads, weights, result.size)
-
-
-def actual_update(trainer: Trainer, case: Case) -> Update:
-    rows = case.rows()
-    metrics = trainer.update(rows.forest, rows.scores)
-    parameters = trainer.policy.trained_parameters()
-    grads = {name: weight.grad for name, weight in parameters.items() if weight.grad is not None}
-    return Update(float(metrics["loss"]), grads, {name: weight.detach() for name, weight in parameters.items()})
-
-
-def assert_equal(actual: Update, expected: Update, tolerance: float, where: str) -> None:
-    """In float32 weights are left out: where a gradient vanishes but for rounding, Adam moves by the sign of that."""
-    assert abs(actual.loss - expected.loss) <= tolerance * expected.size, where
-    assert actual.grads.keys() == expected.grads.keys(), where
-    for name, grad in expected.grads.items():
-        assert relative(actual.grads[name], grad) <= tolerance, f"{where}: gradient of {name}"
-        if grad.dtype == torch.float64:
-            assert relative(actual.weights[name], expected.weights[name]) <= tolerance, f"{where}: {name}"
 
 
 def check_paths(model_dir: Path, case: Case, tolerance: float, monkeypatch: pytest.MonkeyPatch | None) -> None:
