@@ -1,5 +1,6 @@
 """Family -> a tiny random model of it, and the means to compute with it in float64."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ FOREIGN_ATTENTION: dict[str, PreTrainedConfig] = {
 def save_model(config: PreTrainedConfig, path: Path, seed: int = 0) -> Path:
     """Write a random model; norms and biases, which start at one value, are drawn too."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_config(copy.deepcopy(config))
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() == 1:
