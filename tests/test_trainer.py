@@ -206,17 +206,16 @@ def test_epochs_of_minibatches_end_where_chains_end(model_dir: Path, path: str, 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("lora_rank", [0, 4])
 def test_gradient_checkpointing_leaves_the_gradient_unchanged(model_dir: Path, lora_rank: int, path: str) -> None:
-    plain, saving = (
-        gradients(
-            make_config(
-                model_dir,
-                model={"lora_rank": lora_rank, "gradient_checkpointing": is_saving},
-                train={"attention_path": path},
-            ),
-            *make_step(2),
-        )
-        for is_saving in (False, True)
-    )
+    def train(gradient_checkpointing: bool) -> tuple[Metrics, dict[str, torch.Tensor], int]:
+        """Also return how often a layer is computed."""
+        model = {"lora_rank": lora_rank, "gradient_checkpointing": gradient_checkpointing}
+        config = make_config(model_dir, model=model, train={"attention_path": path})
+        trainer, calls = Trainer(config), []
+        trainer.policy.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(None))
+        return *gradients(config, *make_step(2), trainer), len(calls)
+
+    plain, saving = train(False), train(True)
+    assert saving[2] == 2 * plain[2]
     assert of_training(saving[0]) == pytest.approx(of_training(plain[0]), rel=1e-5, abs=1e-7)
     assert any(float(grad.abs().max()) > 0 for grad in plain[1].values())
     assert_same(saving[1], plain[1], 1e-5)
