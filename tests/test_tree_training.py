@@ -19,13 +19,11 @@ PATHS = {
     "runs": ("runs", WHOLE),
     "runs, cut at branches": ("runs", 24),
     "dense": ("dense", WHOLE),
-    "dense, cut at branches": ("dense", 40),
     "depth-first": ("depth-first", 24),
     "chains": ("chains", WHOLE),
     "chains, a few rows at a time": ("chains", 70),
 }
 """Attention path and tokens of a micro-batch; the longest row of the forests is longer than the least of these."""
-
 
 CASES = {
     "grpo, a token's ratio": Case({}, "grpo", 0),
@@ -137,7 +135,7 @@ def test_in_bfloat16_trees_are_no_noisier_than_padded_chains(family: str, tmp_pa
         make_trainer(model_dir, "runs", {}, model={"dtype": dtype}).policy for dtype in ("float32", "bfloat16")
     )
     squares = dict.fromkeys(("chains", "runs", "dense", "depth-first"), 0.0)
-    for seed in range(8):
+    for seed in range(6):
         rows = Rows.of(random_trees(seed, VOCABULARY, num_turns=12), "grpo")
         truth = policy_gradient(exact, rows, "chains")
         for path in squares:
