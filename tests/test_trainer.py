@@ -537,6 +537,18 @@ def test_tree_paths_are_checked_until_a_forest_that_shares_was(
     assert 0 < metrics[1]["tree/self_check"] < 1e-5
 
 
+def test_every_path_is_checked_when_it_is_first_taken(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(make_config(model_dir))
+    checked = []
+    for path in ("runs", "runs", "depth-first", "runs"):
+        monkeypatch.setattr(
+            "treegrpo_cli.trainer.choose", lambda *_, path=path: planner.Choice(path, "as the test asks")
+        )
+        checked.append("tree/self_check" in trainer.update(*make_step(0)))
+    assert checked == [True, False, True, False]
+    assert list(trainer.self_checks) == ["runs", "depth-first"]
+
+
 def test_the_self_check_leaves_the_update_as_it_is(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = make_config(model_dir, loss={"kl_coef": 0.1}, train={"attention_path": "runs"})
     checked = Trainer(config)
@@ -600,7 +612,7 @@ def test_a_path_that_this_machine_cannot_compute_is_refused_in_one_line(
 ) -> None:
     """A run that was checked on another machine may go on here."""
     trainer = Trainer(make_config(model_dir, train={"attention_path": "flex"}))
-    trainer.self_check = found
+    trainer.self_checks = {} if found is None else {"flex": found}
     before = weights_of(trainer)
     with pytest.raises(
         UserError, match=r"^train\.attention_path: flex cannot .* FlexAttention has no gradient on cpu$"

@@ -66,14 +66,13 @@ def load_checkpoint(path: str | Path, trainer: Trainer) -> dict[str, Any]:
         saved = orjson.loads((path / STATE_JSON).read_bytes())
         tensors = load_file(path / STATE_TENSORS)
         step, state = int(saved["step"]), dict(saved["state"])
-        found = saved.get("self_check")
-        self_check = None if found is None else Disagreement(**found)
+        self_checks = {path: Disagreement(**found) for path, found in saved.get("self_checks", {}).items()}
         _read_model(path, trainer)
         _restore_optimizer(trainer, tensors)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise FileError(path, f"not a whole checkpoint of this run: {_reason(error)}") from None
     _restore_random_state(tensors)
-    trainer.step, trainer.self_check = step, self_check
+    trainer.step, trainer.self_checks = step, self_checks
     return state
 
 
@@ -121,7 +120,7 @@ def _write_training_state(folder: Path, trainer: Trainer, state: dict[str, Any])
     if torch.cuda.is_available():
         tensors[CUDA_RNG] = torch.cuda.get_rng_state()
     save_file(tensors, folder / STATE_TENSORS)
-    contents = {"step": trainer.step, "self_check": trainer.self_check, "state": state}
+    contents = {"step": trainer.step, "self_checks": trainer.self_checks, "state": state}
     (folder / STATE_JSON).write_bytes(orjson.dumps(contents, option=orjson.OPT_INDENT_2))
 
 

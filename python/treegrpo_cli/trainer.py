@@ -36,7 +36,7 @@ Metrics = dict[str, float | str]
 class Trainer:
     """Holds policy, reference, optimizer and schedule; `step` counts the rollout steps that were trained on.
 
-    `self_check` says how far trees were from chains on this model, once that was computed; a run keeps what was found.
+    `self_checks` say for each path that was taken how far it is from chains on this model; a run keeps what was found.
     `say` takes the lines that explain which attention path is taken. Raises UserError for settings that cannot be
     trained with.
     """
@@ -53,7 +53,7 @@ class Trainer:
         self._refusal = _refusal(config, self.policy)
         self._check_wanted(self._refusal)
         self._path = ""
-        self.self_check: Disagreement | None = None
+        self.self_checks: dict[str, Disagreement] = {}
 
     def update(self, forest: Forest, scores: Scores) -> Metrics:
         """Train on the scored leaves of one rollout step and return its metrics.
@@ -96,7 +96,7 @@ class Trainer:
         self._check_positions(step)
         metrics: Metrics = {}
         choice = self._choose(step)
-        if choice.path != "chains" and self.self_check is None:
+        if choice.path != "chains" and choice.path not in self.self_checks:
             metrics |= self._check(packed, choice.path)
             choice = self._choose(step)
         self._explain(choice, step)
@@ -110,8 +110,8 @@ class Trainer:
         }
 
     def _choose(self, step: Step) -> Choice:
-        found = self.self_check
-        refusal = self._refusal or (found.refusal if found is not None else None)
+        found = [check.refusal for check in self.self_checks.values() if check.refusal is not None]
+        refusal = self._refusal or next(iter(found), None)
         self._check_wanted(refusal)
         wanted = self.config.train.attention_path
         return choose(step, self._shape, self.policy.device, self.policy.dtype, wanted, refusal)
@@ -141,7 +141,7 @@ class Trainer:
         found = check(self.policy, batch, path, objective, is_local=self.config.loss.ratio == "token")
         self.optimizer.zero_grad(set_to_none=True)
         if batch.segments or found.refusal is not None:  # rows side by side do not show what a shared prefix does
-            self.self_check = found
+            self.self_checks[path] = found
         if found.refusal is not None and self.config.train.attention_path == "auto":
             self._say(f"warning: trees are trained on as chains: {found.refusal}")
         return {} if found.difference is None else {"tree/self_check": found.difference}
