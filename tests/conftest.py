@@ -1,9 +1,14 @@
 """Settings and fixtures that all tests share."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell that starts us in the background ignores Ctrl-C, and every command under test would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 for variable, value in {
     "OMP_NUM_THREADS": "1",
