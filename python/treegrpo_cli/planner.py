@@ -24,8 +24,6 @@ from numpy.typing import NDArray
 from treegrpo_cli._core import NO_PARENT, Layout
 from treegrpo_cli.batch import padded_tokens
 
-WHOLE_FOREST = ("runs", "flex", "dense")
-
 CALL_FLOPS = {"cpu": 4e6, "cuda": 0.0}
 """Cost of one more part of an attention, a layer: on CUDA all runs are one call."""
 
