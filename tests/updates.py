@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from treegrpo_cli.trainer import Trainer
+from treegrpo_cli.train.trainer import Trainer
 
 from tests.chainwise import Rows, chain_loss, random_trees
 from tests.families import VOCABULARY, relative

@@ -18,9 +18,9 @@ from scripts import Episode, Script
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from treegrpo_cli.dialects import InlineDialect
 from treegrpo_cli.envs.retriever import Passage
 from treegrpo_cli.envs.search import SearchEnvironment, show
+from treegrpo_cli.rollout.dialects import InlineDialect
 from treegrpo_cli.types import Action, Message, Task
 
 OBSERVATION_WEIGHT = 0.2

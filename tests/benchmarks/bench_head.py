@@ -19,8 +19,8 @@ from statistics import median
 import torch
 from torch import Tensor
 from torch.nn import functional
-from treegrpo_cli.head import Head, HeadGradients, backward
-from treegrpo_cli.loss import Targets, token_terms
+from treegrpo_cli.train.head import Head, HeadGradients, backward
+from treegrpo_cli.train.loss import Targets, token_terms
 
 SHAPES = [(1024, 151_936, 896), (256, 151_936, 896), (1024, 32_000, 896), (1024, 32_000, 384)]
 """Predictors, vocabulary, hidden size; the first are those of Qwen2.5-0.5B."""

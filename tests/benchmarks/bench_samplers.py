@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tiny import make_tiny_model
 from treegrpo_cli.config import SamplerConfig
 from treegrpo_cli.samplers import make_sampler
 from treegrpo_cli.types import SamplingParams
+
+from tests.tiny import make_tiny_model
 
 CONCURRENT = 64
 ROUNDS = 5

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 from treegrpo_cli._core import Forest, Layout
-from treegrpo_cli.batch import to_batch
 from treegrpo_cli.config import Config
-from treegrpo_cli.planner import ModelShape, Step, choose, forward_tokens
-from treegrpo_cli.policy import Policy
+from treegrpo_cli.train.batch import to_batch
+from treegrpo_cli.train.planner import ModelShape, Step, choose, forward_tokens
+from treegrpo_cli.train.policy import Policy
 from treegrpo_cli.types import NodeStatus, TrainBatch
 
 PRESETS = {

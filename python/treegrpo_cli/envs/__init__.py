@@ -3,7 +3,7 @@
 from treegrpo_cli.envs.base import Environment
 from treegrpo_cli.envs.calls import check_environment, reset_with_retries, step_with_retries
 from treegrpo_cli.envs.load import load_environment
-from treegrpo_cli.envs.schema import tool_schema
+from treegrpo_cli.envs.tool_schema import tool_schema
 
 __all__ = [
     "Environment",

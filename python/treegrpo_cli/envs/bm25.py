@@ -13,7 +13,7 @@ from pathlib import Path
 import bm25s
 import numpy as np
 
-from treegrpo_cli.data import read_json_lines
+from treegrpo_cli.data.json_lines import read_json_lines
 from treegrpo_cli.envs.retriever import Passage, read_passage
 from treegrpo_cli.errors import FileError
 

@@ -6,10 +6,7 @@ An environment is pure in its path, which is what makes a second attempt safe.
 from __future__ import annotations
 
 import asyncio
-import inspect
-import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -17,6 +14,7 @@ from treegrpo_cli.config import EnvironmentConfig
 from treegrpo_cli.envs.base import Environment
 from treegrpo_cli.errors import ToolError, UserError
 from treegrpo_cli.types import Action, Message, StepResult, Task
+from treegrpo_cli.user_code import call
 
 Result = TypeVar("Result")
 
@@ -64,32 +62,6 @@ async def step_with_retries(
         raise UserError(f"environment: step must return (state, StepResult), got a {type(result).__name__}")
     _messages(result.observation, "step")
     return state, result
-
-
-async def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Await a coroutine function; run a plain one in a daemon thread, which blocks neither loop nor exit."""
-    if inspect.iscoroutinefunction(function):
-        return await function(*args, **kwargs)
-    result = await asyncio.wrap_future(_in_daemon_thread(lambda: function(*args, **kwargs)))
-    return await result if inspect.isawaitable(result) else result
-
-
-def _in_daemon_thread(function: Callable[[], Result]) -> Future[Result]:
-    future: Future[Result] = Future()
-    future.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            result = function()
-        except BaseException as error:
-            # A future cannot carry StopIteration, and a tool that calls sys.exit() must not end the run.
-            carried = isinstance(error, Exception) and not isinstance(error, StopIteration)
-            future.set_exception(error if carried else RuntimeError(repr(error)))
-        else:
-            future.set_result(result)
-
-    threading.Thread(target=run, daemon=True, name="treegrpo-tool").start()
-    return future
 
 
 async def _with_retries(attempt: Callable[[], Awaitable[Any]], config: EnvironmentConfig) -> Any:

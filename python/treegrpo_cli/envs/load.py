@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from treegrpo_cli.config import EnvironmentConfig
-from treegrpo_cli.dotted import load_dotted
 from treegrpo_cli.envs.base import Environment
-from treegrpo_cli.envs.schema import ArgumentError, check_arguments, parameters_of
 from treegrpo_cli.envs.stateful import StatefulEnvironment
+from treegrpo_cli.envs.tool_schema import ArgumentError, check_arguments, parameters_of
 from treegrpo_cli.envs.tools import ToolEnvironment
 from treegrpo_cli.errors import UserError, nearest
+from treegrpo_cli.user_code import load_dotted
 
 BUILTIN = {
     "search": "treegrpo_cli.envs.search:SearchEnvironment",

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from treegrpo_cli.envs.calls import call
 from treegrpo_cli.errors import ToolError, UserError
 from treegrpo_cli.types import Action, Message, StepResult, Task
+from treegrpo_cli.user_code import call
 
 
 @dataclass(frozen=True, slots=True)

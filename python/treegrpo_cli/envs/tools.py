@@ -9,12 +9,11 @@ from typing import Any, Literal
 
 import orjson
 
-from treegrpo_cli.dialects import inline_usage, last_answer
-from treegrpo_cli.dotted import load_dotted
-from treegrpo_cli.envs.calls import call
-from treegrpo_cli.envs.schema import ArgumentError, check_arguments, parameters_of, tool_schema
+from treegrpo_cli.envs.tool_schema import ArgumentError, check_arguments, parameters_of, tool_schema
 from treegrpo_cli.errors import UserError
+from treegrpo_cli.tags import inline_usage, last_answer
 from treegrpo_cli.types import Action, Message, StepResult, Task, ToolCall
+from treegrpo_cli.user_code import call, load_dotted
 
 Function = Callable[..., Any]
 

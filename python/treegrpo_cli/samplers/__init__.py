@@ -56,7 +56,7 @@ def make_sampler(
 
 def resolve_device(device: str) -> str:
     """Return `cuda` or `cpu` for `auto`, else the device as it is. Raises UserError where it is not there."""
-    from treegrpo_cli.devices import choose_device
+    from treegrpo_cli.models.devices import choose_device
 
     found = choose_device(device)
     return found.type if device == "auto" else device

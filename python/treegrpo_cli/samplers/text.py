@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from treegrpo_cli.pretrained import read_model_config
+from treegrpo_cli.models.pretrained import read_model_config
 
 MAX_BYTES_PER_CHARACTER = 4
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import DynamicCache
 
-from treegrpo_cli.pretrained import load_causal_lm, load_tokenizer
+from treegrpo_cli.models.pretrained import load_causal_lm, load_tokenizer
 from treegrpo_cli.samplers.stepping import Request, SteppedSampler
 from treegrpo_cli.samplers.text import context_limit, end_token_ids, find_stop, turn_text
 from treegrpo_cli.types import Completion, SamplingParams

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from treegrpo_cli.pretrained import check_weights, read_model_config
+from treegrpo_cli.models.pretrained import check_weights, read_model_config
 from treegrpo_cli.samplers.stepping import Request, SteppedSampler
 from treegrpo_cli.samplers.text import context_limit, end_token_ids, turn_text
 from treegrpo_cli.types import Completion

@@ -1,0 +1,234 @@
+"""Command line -> one function call, and its errors -> one line and an exit code: 2 for a user's mistake.
+
+Commands import what they need when they run, so that `--help` stays quick.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from treegrpo_cli.errors import Stopped, UserError
+
+if TYPE_CHECKING:
+    from treegrpo_cli.config import Config
+
+app = typer.Typer(
+    name="treegrpo",
+    help="Tree-GRPO for LLM agents: rollouts that branch at turns, step-level credit from outcome rewards.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help in plain text: rich would take three times as long to load
+)
+
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells know it."""
+
+
+class Format(StrEnum):
+    """How `inspect-tree` shows trees."""
+
+    TREE = "tree"
+    JSON = "json"
+
+
+class _Terminated(BaseException):
+    """SIGTERM came; like KeyboardInterrupt it is no Exception, so that no library takes it for a failure."""
+
+
+def main() -> None:
+    """Run the command line and exit: 0, 2 for a user's mistake, 130 for Ctrl-C; our own bugs fly."""
+    warnings.showwarning = _show_warning
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        sys.stdout.flush()
+        code = _complain("stopped", code) if code == INTERRUPTED else code
+    except typer.TyperException as error:  # without a message it has shown the help
+        code = _complain(error.format_message(), 2) if error.format_message() else 2
+    except UserError as error:
+        code = _complain(str(error), 2)
+    except Stopped as stopped:
+        code = _complain(stopped.hint or "stopped", 128 + stopped.signal_number)
+    except _Terminated:
+        code = _complain("stopped", 128 + signal.SIGTERM)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _complain("stopped", INTERRUPTED)
+    except BrokenPipeError:  # the reader has seen enough; typer does the same for what is written earlier
+        code = 1
+        _drop_output()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        code = _complain(f"{error.filename or 'standard output'}: {error.strerror}", 2)
+        _drop_output()
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _drop_output() -> None:
+    """Send what standard output still holds nowhere, so that the interpreter's last flush cannot fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _on_sigterm(*_: object) -> None:
+    raise _Terminated
+
+
+def _complain(message: str, code: int) -> int:
+    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in " ".join(message.splitlines()))
+    print(f"treegrpo: {shown}", file=sys.stderr)
+    return code
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"treegrpo: warning: {message}", file=sys.stderr)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from treegrpo_cli import __version__
+
+        print(f"treegrpo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("inspect-tree", short_help="Draw trees with their advantages, or dump them.")
+def inspect_tree(
+    file: Annotated[str, typer.Argument(help="Tree file, .jsonl or .jsonl.zst; - is standard input.")],
+    output_format: Annotated[
+        Format | None,
+        typer.Option("--format", help="Drawn, or scored lines.  [default: tree]", show_default=False),
+    ] = None,
+    nested: Annotated[bool, typer.Option("--nested", help="JSON with children inside their parents.")] = False,
+    summary: Annotated[bool, typer.Option("--summary", help="Counts and the signal at each depth.")] = False,
+    estimator: Annotated[
+        str | None,
+        typer.Option(help="Score anew.  [default: the file's scoring, else tree-grpo]", show_default=False),
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the estimator: name=value. May be given again.")
+    ] = None,
+    prompt_id: Annotated[str | None, typer.Option(help="Show the trees of this prompt only.")] = None,
+    tree_id: Annotated[int | None, typer.Option(help="Show trees of this number only.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Show this many trees, then stop.")] = None,
+) -> None:
+    """Draw trees with rewards, values and advantages, or dump them, scored, as JSON."""
+    from treegrpo_cli.cli.inspect import inspect
+
+    inspect(
+        file,
+        estimator=estimator,
+        options=_pairs(option or []),
+        prompt_id=prompt_id,
+        tree_id=tree_id,
+        limit=limit,
+        output_format=(output_format or (Format.JSON if nested else Format.TREE)).value,
+        nested=nested,
+        summary=summary,
+    )
+
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="CONFIG KEY=VALUE",
+        help="A TOML or YAML file, then settings that win over it.",
+        show_default=False,
+    ),
+]
+Model = Annotated[str | None, typer.Option(help="The same as model.path=...", show_default=False)]
+Data = Annotated[str | None, typer.Option(help="The same as data.train=...", show_default=False)]
+Reward = Annotated[
+    list[str] | None,
+    typer.Option(help="exact_match, f1, format, or package.module:function; may be given again."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print results only.")]
+
+
+@app.command(short_help="Grow trees, score them and write them.")
+def rollout(
+    settings: Settings = None,
+    output: Annotated[Path, typer.Option(help="Tree file to write, .jsonl or .jsonl.zst.")] = Path("trees.jsonl"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a file that was not finished.")] = False,
+    greedy: Annotated[
+        bool,
+        typer.Option("--greedy", help="Write no trees: one greedy chain a question, and the mean reward."),
+    ] = False,
+    model: Model = None,
+    data: Data = None,
+    reward: Reward = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Grow trees for every question of a data set, score them, and write them."""
+    from treegrpo_cli.cli.commands import read_settings, run_greedy, run_rollout
+
+    config = read_settings(settings or [], model=model, data=data, reward=reward)
+    if dry_run:
+        _print_settings(config)
+    elif greedy and resume:
+        raise UserError("--greedy writes no trees: there is nothing to --resume")
+    elif greedy:
+        run_greedy(config, quiet=quiet)
+    else:
+        run_rollout(config, output, resume=resume, quiet=quiet)
+
+
+@app.command(short_help="Train a policy on the trees it grows.")
+def train(
+    settings: Settings = None,
+    output_dir: Annotated[str | None, typer.Option(help="The same as output_dir=...", show_default=False)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output directory.")] = False,
+    report_to: Annotated[
+        list[str] | None,
+        typer.Option(help="tensorboard, wandb, trackio or none, beside metrics.jsonl; may be given again."),
+    ] = None,
+    model: Model = None,
+    data: Data = None,
+    reward: Reward = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train: rollouts, rewards, advantages, policy update, new weights to the engine, again."""
+    from treegrpo_cli.cli.commands import read_settings, run_train
+
+    config = read_settings(
+        settings or [], model=model, data=data, reward=reward, output_dir=output_dir, report_to=report_to
+    )
+    if dry_run:
+        _print_settings(config)
+    else:
+        run_train(config, resume=resume, quiet=quiet)
+
+
+def _print_settings(config: Config) -> None:
+    from treegrpo_cli.config.files import dump_config
+
+    print(dump_config(config), end="")
+
+
+def _pairs(given: list[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given]
+    for name, equals, _ in pairs:
+        if not name or not equals:
+            raise UserError(f"--option {name!r}: expected name=value")
+    return {name: value for name, _, value in pairs}

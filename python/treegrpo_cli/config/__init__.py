@@ -1,0 +1,29 @@
+"""Every setting with its default and limit; files and overrides."""
+
+from treegrpo_cli.config.settings import (
+    AdvantageConfig,
+    Config,
+    DataConfig,
+    EnvironmentConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RewardConfig,
+    RolloutConfig,
+    SamplerConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "AdvantageConfig",
+    "Config",
+    "DataConfig",
+    "EnvironmentConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "RewardConfig",
+    "RolloutConfig",
+    "SamplerConfig",
+    "TrainConfig",
+]

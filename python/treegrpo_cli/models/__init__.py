@@ -1,0 +1,1 @@
+"""`model.path` and `model.device` -> what transformers and torch have of them."""

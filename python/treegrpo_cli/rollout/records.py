@@ -1,0 +1,89 @@
+"""Grown tree -> TreeRecord: what the tree file keeps of it, nodes in the order of their keys."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from treegrpo_cli.trees.tree_file import TreeRecord
+from treegrpo_cli.types import NodeStatus, Task
+
+if TYPE_CHECKING:
+    from treegrpo_cli.config import Config
+    from treegrpo_cli.rollout.tree import Tree
+
+
+def tree_record(tree: Tree) -> TreeRecord:
+    """Return the record of a finished tree: rewards at its kept leaves, no scoring yet."""
+    columns = tree.forest.columns()
+    order = tree.in_key_order()
+    place = {node: index for index, node in enumerate(order)}
+    return TreeRecord(
+        prompt_id=tree.prompt.prompt_id,
+        tree_id=tree.tree_id,
+        nodes=[_node(tree, columns, node, place) for node in order],
+        task=task_json(tree.prompt.task),
+        meta=meta(tree.player.config) | {"number": tree.prompt.number},
+    )
+
+
+def _node(tree: Tree, columns: dict[str, Any], node: int, place: dict[int, int]) -> dict[str, Any]:
+    turn, span = tree.turns[node], slice(*map(int, columns["token_start"][node : node + 2]))
+    sampled = columns["sampled"][span]
+    num_sampled = int(sampled.sum())
+    fields: dict[str, Any] = {
+        "id": place[node],
+        "parent": place.get(int(columns["parent"][node])),
+        "status": turn.status.name.lower(),
+        "reward": tree.rewards.get(node),
+        "token_ids": columns["token_ids"][span].tolist(),
+        "sampled": [[0, num_sampled]] if num_sampled else [],
+        "logprobs": columns["logprobs"][span][sampled].tolist(),
+        "text": turn.text,
+        "observation": turn.observation,
+        "policy_version": int(columns["policy_version"][node]),
+        "num_tool_calls": turn.num_tool_calls,
+    }
+    if turn.status is not NodeStatus.OPEN:
+        fields["kept"] = node in tree.rewards
+    if turn.error is not None:
+        fields["error"] = turn.error
+    return fields
+
+
+def task_json(task: Task) -> dict[str, Any]:
+    """The dataset row, with question and ground truth under names that do not depend on its columns.
+
+    What JSON does not know (a date, bytes) is written as text.
+    """
+    row = {**task.columns, "question": task.question, "ground_truth": task.ground_truth}
+    plain: dict[str, Any] = orjson.loads(orjson.dumps(row, default=str, option=orjson.OPT_SERIALIZE_NUMPY))
+    return plain
+
+
+def meta(config: Config) -> dict[str, Any]:
+    """Where a tree comes from: model, sampling settings, seed, config digest, time (UTC), package version."""
+    return {
+        "model": config.model.path,
+        "sampling": config.rollout.model_dump(mode="json"),
+        "seed": config.seed,
+        "config_digest": config_digest(config),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": version("treegrpo"),
+    }
+
+
+def config_digest(config: Config) -> str:
+    """Sixteen hex digits that differ where a setting differs that a tree depends on."""
+    relevant = config.model_dump_json(
+        include={
+            **dict.fromkeys(("seed", "model", "environment", "reward", "rollout", "advantage"), True),
+            "data": {"train", "split"},
+        },
+        exclude={"rollout": {"max_live_trees"}},
+    )
+    return hashlib.sha256(relevant.encode()).hexdigest()[:16]

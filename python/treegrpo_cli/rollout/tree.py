@@ -1,0 +1,252 @@
+"""Prompt -> tree: the paper's procedure, the only place where sampler and environment meet.
+
+A tree is one coroutine: one chain to the end, then L rounds of N expansions, then K leaves kept and
+rewarded. A turn starts when its own tool answers; the engine batches whatever waits. Tokens in, tokens
+out: a context is always the stored tokens of its path, never text that is tokenised again. What a tree
+becomes depends on its keys (seed, prompt, tree, round, draw, turn) and never on who finished first.
+
+Source: Tree-GRPO (arXiv 2509.21240), section 3.2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from treegrpo_cli._core import Forest, derive_seed, keep_leaves, select_uniform
+from treegrpo_cli.envs import load_environment, reset_with_retries, step_with_retries
+from treegrpo_cli.errors import ToolError, UserError
+from treegrpo_cli.rewards import load_rewards
+from treegrpo_cli.rollout.dialects import make_dialect
+from treegrpo_cli.samplers import make_sampler
+from treegrpo_cli.types import Completion, Message, NodeStatus, Rollout, SamplingParams, StepResult, Task
+
+if TYPE_CHECKING:
+    from treegrpo_cli.config import Config
+    from treegrpo_cli.samplers.base import Sampler
+
+NodeKey = tuple[int, int, int]
+"""(round, draw, turn): a node's place in its tree whatever the order of arrival; a parent's is smaller."""
+
+ROOT_KEY: NodeKey = (-1, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A task to grow trees for: `number` keys its random draws, `prompt_id` names its group in files."""
+
+    number: int
+    prompt_id: str
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What the forest does not know of a node: its key, its text, and the state of the environment behind it."""
+
+    key: NodeKey
+    depth: int
+    status: NodeStatus
+    state: Any
+    text: str = ""
+    observation: str = ""
+    messages: tuple[Message, ...] = ()
+    num_tool_calls: int = 0
+    error: str | None = None
+
+
+class Player:
+    """A policy in an environment: what every tree of a run shares."""
+
+    def __init__(self, config: Config, sampler: Sampler, tokenizer: Any, *, greedy: bool = False) -> None:
+        self.config, self.sampler, self.tokenizer = config, sampler, tokenizer
+        self.environment = load_environment(config.environment)
+        self.dialect = make_dialect(config, tokenizer, self.environment.tools)
+        self.rewards = load_rewards(config.reward)
+        self.max_context_tokens = min(config.rollout.max_context_tokens or sampler.max_model_len, sampler.max_model_len)
+        if self.max_context_tokens < 2:
+            raise UserError(f"rollout.max_context_tokens: {self.max_context_tokens} leaves no tokens for a turn")
+        self.params = SamplingParams(
+            max_tokens=config.rollout.max_turn_tokens,
+            temperature=config.rollout.temperature,
+            top_p=config.rollout.top_p,
+            top_k=config.rollout.top_k,
+            stop=tuple(self.dialect.stop),
+            greedy=greedy,
+        )
+
+    async def act(self, context: np.ndarray, seed: int) -> Completion:
+        """Sample one turn behind `context`, no longer than the context limit leaves room for."""
+        room = self.max_context_tokens - len(context)
+        return await self.sampler.sample(
+            context, replace(self.params, max_tokens=min(self.params.max_tokens, room)), seed
+        )
+
+
+def open_sampler(config: Config, log_path: Path | None) -> Sampler:
+    """Start the engine that the config asks for, with room for the longest context that its limits allow."""
+    settings = config.rollout
+    turns = settings.max_turns * (settings.max_turn_tokens + settings.max_observation_tokens)
+    return make_sampler(
+        config.sampler,
+        config.model.path,
+        dtype=config.model.dtype,
+        device=config.model.device,
+        max_model_len=settings.max_context_tokens or settings.max_prompt_tokens + turns,
+        seed=config.seed,
+        log_path=log_path,
+    )
+
+
+class Tree:
+    """One tree while it grows: the forest's tables for tokens, `turns` for what stands beside them."""
+
+    def __init__(self, player: Player, prompt: Prompt, tree_id: int) -> None:
+        self.player, self.prompt, self.tree_id = player, prompt, tree_id
+        self.key = [player.config.seed, prompt.number, tree_id]
+        self.forest = Forest()
+        self.turns: dict[int, Turn] = {}
+        self.prompt_text = ""
+        self.prompt_messages: tuple[Message, ...] = ()
+        self.rewards: dict[int, float | None] = {}
+        """Kept leaf -> reward; None where the reward function left it unscored."""
+
+    async def grow(self) -> Tree:
+        """Grow the whole tree: a chain, L rounds of N expansions, K leaves kept and rewarded."""
+        settings = self.player.config.rollout
+        root = await self.plant()
+        await self.run_chain(root, round_=0, draw=0)
+        for round_ in range(1, settings.num_rounds + 1):
+            async with asyncio.TaskGroup() as chains:
+                for draw, node in enumerate(self.select(round_)):
+                    chains.create_task(self.run_chain(node, round_, draw))
+        await self.reward_leaves()
+        return self
+
+    async def plant(self) -> int:
+        """Put the prompt at the root. Raises UserError where it does not fit its limits."""
+        player, settings = self.player, self.player.config.rollout
+        try:
+            state, messages = await reset_with_retries(player.environment, self.prompt.task, player.config.environment)
+        except ToolError as error:
+            raise UserError(f"prompt {self.prompt.prompt_id}: the environment does not start: {error}") from None
+        self.prompt_messages = tuple(messages)
+        token_ids = player.dialect.prompt_ids(messages)
+        if not token_ids:
+            raise UserError(f"prompt {self.prompt.prompt_id}: no tokens; the tokenizer of model.path knows no text")
+        limit = min(settings.max_prompt_tokens, player.max_context_tokens - 1)
+        if len(token_ids) > limit:
+            raise UserError(
+                f"prompt {self.prompt.prompt_id}: {len(token_ids)} tokens, but rollout.max_prompt_tokens and the "
+                f"context of {player.max_context_tokens} allow {limit}"
+            )
+        self.prompt_text = player.tokenizer.decode(token_ids, skip_special_tokens=False)
+        root = self.forest.add_tree(self.prompt.number, np.asarray(token_ids, dtype=np.uint32))
+        self.turns[root] = Turn(ROOT_KEY, 0, NodeStatus.OPEN, state)
+        return root
+
+    async def run_chain(self, node: int, round_: int, draw: int) -> None:
+        """Take turns from `node` on until the branch closes. A first chain is an expansion of the root."""
+        turn = 0
+        while self.turns[node].status is NodeStatus.OPEN:
+            node = await self.take_turn(node, (round_, draw, turn))
+            turn += 1
+
+    async def take_turn(self, parent: int, key: NodeKey) -> int:
+        """Sample a turn, step the environment, add the node; a tool that fails closes its own branch."""
+        player, before = self.player, self.turns[parent]
+        context = self.forest.context(parent)
+        completion = await player.act(context, derive_seed([*self.key, *key]))
+        turn = Turn(key, before.depth + 1, NodeStatus.TRUNCATED_TOKENS, before.state, completion.text)
+        observation: Sequence[int] = ()
+        if completion.finish_reason != "length":
+            action = player.dialect.parse(completion.text)
+            try:
+                state, result = await step_with_retries(
+                    player.environment, before.state, action, player.config.environment
+                )
+            except ToolError as error:
+                turn = replace(turn, status=NodeStatus.ERROR, error=str(error))
+            else:
+                turn, observation = self.close_or_go_on(turn, state, result, completion, len(context))
+        node = self.add(parent, completion, observation, turn.status)
+        self.turns[node] = turn
+        return node
+
+    def close_or_go_on(
+        self, turn: Turn, state: Any, result: StepResult, completion: Completion, num_context_tokens: int
+    ) -> tuple[Turn, Sequence[int]]:
+        """Return the turn with its status, and the observation's tokens: none where nothing will read them."""
+        player = self.player
+        turn = replace(turn, state=state, num_tool_calls=result.num_tool_calls)
+        if result.done:
+            return replace(turn, status=NodeStatus.DONE), ()
+        if turn.depth >= player.config.rollout.max_turns:
+            return replace(turn, status=NodeStatus.TRUNCATED_TURNS), ()
+        observation = player.dialect.observation_ids(result.observation, completion.token_ids)
+        if num_context_tokens + len(completion.token_ids) + len(observation) >= player.max_context_tokens:
+            return turn, ()
+        text = player.tokenizer.decode(observation, skip_special_tokens=False)
+        messages = tuple(result.observation)
+        return replace(turn, status=NodeStatus.OPEN, observation=text, messages=messages), observation
+
+    def add(self, parent: int, completion: Completion, observation: Sequence[int], status: NodeStatus) -> int:
+        """Add a node: the sampled turn, then the observation."""
+        num_sampled, num_tokens = len(completion.token_ids), len(completion.token_ids) + len(observation)
+        logprobs = np.zeros(num_tokens, dtype=np.float32)
+        logprobs[:num_sampled] = completion.logprobs
+        return self.forest.add_node(
+            parent,
+            np.asarray([*completion.token_ids, *observation], dtype=np.uint32),
+            np.arange(num_tokens) < num_sampled,
+            logprobs,
+            int(status),
+            completion.policy_version,
+        )
+
+    def select(self, round_: int) -> list[int]:
+        """Draw the N nodes that this round expands, uniformly over the root and the inner turns."""
+        settings = self.player.config.rollout
+        candidates = [
+            node
+            for node in self.in_key_order()
+            if self.turns[node].status is NodeStatus.OPEN and (settings.include_root or self.turns[node].depth > 0)
+        ]
+        if not candidates:
+            return []
+        drawn = select_uniform(len(candidates), settings.num_expansions, settings.replacement, [*self.key, round_])
+        return [candidates[position] for position in drawn]
+
+    async def reward_leaves(self) -> None:
+        """Keep K of the leaves that can be scored, and ask the reward function for theirs."""
+        closed = (NodeStatus.DONE, NodeStatus.TRUNCATED_TURNS, NodeStatus.TRUNCATED_TOKENS)
+        scorable = [node for node in self.in_key_order() if self.turns[node].status in closed]
+        num_kept = min(self.player.config.rollout.leaves_kept, len(scorable))
+        kept = [scorable[position] for position in keep_leaves(len(scorable), num_kept, self.key)]
+        rewards = await self.player.rewards.reward([self.rollout(leaf) for leaf in kept])
+        self.rewards = dict(zip(kept, rewards, strict=True))
+
+    def rollout(self, leaf: int) -> Rollout:
+        """The path to `leaf` as a reward function sees it."""
+        path = [self.turns[node] for node in self.forest.path(leaf)[1:]]
+        messages: list[Message] = []
+        for turn in path:
+            messages += [{"role": "assistant", "content": turn.text}, *turn.messages]
+        return Rollout(
+            task=self.prompt.task,
+            prompt=self.prompt_text,
+            prompt_messages=self.prompt_messages,
+            completion="".join(turn.text + turn.observation for turn in path),
+            turns=tuple((turn.text, turn.observation) for turn in path),
+            messages=tuple(messages),
+            state=path[-1].state,
+        )
+
+    def in_key_order(self) -> list[int]:
+        """Node ids in the order of their keys, which is the order of the file: parents first, arrival ignored."""
+        return sorted(self.turns, key=lambda node: self.turns[node].key)

@@ -1,0 +1,153 @@
+"""Config + tree file -> trees on disk: what `treegrpo rollout` does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, aclosing, closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from treegrpo_cli.data.tasks import load_tasks
+from treegrpo_cli.errors import FileError, Stopped, UserError
+from treegrpo_cli.models.pretrained import load_tokenizer
+from treegrpo_cli.rewards import load_rewards
+from treegrpo_cli.rollout.collect import collect
+from treegrpo_cli.rollout.journal import Journal
+from treegrpo_cli.rollout.records import config_digest, tree_record
+from treegrpo_cli.rollout.tree import Player, Prompt, open_sampler
+from treegrpo_cli.run.evaluate import evaluate, greedy_config
+from treegrpo_cli.run.intervals import Mean
+from treegrpo_cli.run.stopping import StopRequest
+from treegrpo_cli.trees.scoring import score_group
+from treegrpo_cli.trees.stats import RolloutStats
+from treegrpo_cli.trees.tree_file import TreeRecord, TreeWriter, read_trees
+from treegrpo_cli.types import Task
+
+if TYPE_CHECKING:
+    from treegrpo_cli.config import Config
+    from treegrpo_cli.run.progress import Reporter
+
+
+def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool = False) -> RolloutStats:
+    """Grow trees for every row of `data.train` and write them, scored, prompt by prompt, to `output`.
+
+    Raises FileError where `output` exists and `resume` is not asked, or holds trees of other settings.
+    """
+    if output.exists() and not resume:
+        raise FileError(output, "exists; --resume goes on with it, or give another --output")
+    tasks = load_tasks(
+        config.data.train,
+        split=config.data.split,
+        limit=config.data.limit,
+        require_answer=needs_answer(config),
+    )
+    stats = RolloutStats()
+    with ExitStack() as stack:
+        journal = Journal(output, resume=resume)
+        stack.callback(_close, journal, output)
+        for waiting in journal.trees.values():
+            _check_settings(waiting.values(), config, output)
+        done = _recover(config, output, stats) if resume else set()
+        for prompt_id in done:
+            journal.forget(prompt_id)
+        writer = stack.enter_context(TreeWriter(output, append=resume))
+        engine_log = output.with_name(f"{output.name}.engine.log")
+        player = _open_player(config, config, reporter, stack, engine_log)
+        runner, stop = stack.enter_context(asyncio.Runner()), stack.enter_context(StopRequest())
+        bar = stack.enter_context(reporter.bar("rolling out", len(tasks)))
+        bar.advance(len(done))
+        prompts = (prompt for prompt in number_tasks(tasks) if prompt.prompt_id not in done)
+
+        async def work() -> None:
+            grown = {(prompt_id, tree_id) for prompt_id, trees in journal.trees.items() for tree_id in trees}
+            keep = lambda tree: journal.add(tree_record(tree))  # noqa: E731
+            async with aclosing(collect(player, prompts, config.rollout.num_trees, keep, grown)) as groups:
+                async for prompt, _ in groups:
+                    finish(prompt.prompt_id)
+
+        def finish(prompt_id: str) -> None:
+            group = score_group(journal.group(prompt_id), config.advantage.estimator, config.advantage.options)
+            writer.write_group(group)
+            journal.forget(prompt_id)
+            stats.add_group(group)
+            bar.advance(note=f"{stats.num_leaves} leaves")
+
+        try:
+            stop.run(runner, work())
+        except Stopped as stopped:
+            stopped.hint = f"stopped; the same command with --resume goes on with {output}"
+            raise
+    return stats
+
+
+def play_greedily(config: Config, reporter: Reporter) -> Mean:
+    """Play one greedy chain a question of `data.eval`, or of `data.train` where there is none; the mean reward."""
+    data = config.data
+    source, split = (data.eval, data.eval_split) if data.eval else (data.train, data.split)
+    limit = data.eval_limit if data.eval else data.limit
+    tasks = load_tasks(source, split=split, limit=limit, require_answer=needs_answer(config))
+    with ExitStack() as stack:
+        player = _open_player(config, greedy_config(config), reporter, stack, Path(os.devnull), greedy=True)
+        runner, stop = stack.enter_context(asyncio.Runner()), stack.enter_context(StopRequest())
+        bar = stack.enter_context(reporter.bar("playing", len(tasks)))
+        return stop.run(runner, evaluate(player, tasks, bar))
+
+
+def needs_answer(config: Config) -> bool:
+    """Whether the reward cannot do without a task's answer, so that a row without one is found before any rollout."""
+    return load_rewards(config.reward).needs_answer
+
+
+def number_tasks(tasks: list[Task]) -> Iterator[Prompt]:
+    """One prompt a row, keyed and named by its place in the data."""
+    return (Prompt(number, f"{number:08d}", task) for number, task in enumerate(tasks))
+
+
+def _open_player(
+    config: Config, played: Config, reporter: Reporter, stack: ExitStack, engine_log: Path, *, greedy: bool = False
+) -> Player:
+    sampler = stack.enter_context(closing(open_sampler(config, engine_log)))
+    reporter.say(f"rollouts run on {sampler.name}")
+    return Player(played, sampler, load_tokenizer(config.model.path), greedy=greedy)
+
+
+def _close(journal: Journal, output: Path) -> None:
+    """Remove a journal where nothing waits, and an output that a run which could not start left empty."""
+    journal.close(complete=not journal.trees)
+    if not journal.trees and output.is_file() and output.stat().st_size == 0:
+        output.unlink()
+
+
+def _check_settings(records: Iterable[TreeRecord], config: Config, output: Path) -> None:
+    if any((record.meta or {}).get("config_digest") != config_digest(config) for record in records):
+        raise UserError(f"{output}: holds trees of other settings; give another --output")
+
+
+def _recover(config: Config, output: Path, stats: RolloutStats) -> set[str]:
+    """Keep the whole groups of a file that a killed run left, count them, and return their prompt ids."""
+    if not output.exists() or output.stat().st_size == 0:
+        return set()
+    done: set[str] = set()
+    partial = output.with_name(f".partial.{output.name}")
+    with TreeWriter(partial) as writer:
+        for group in _whole_groups(config, output):
+            writer.write_group(group)
+            stats.add_group(group)
+            done.add(group[0].prompt_id)
+    partial.replace(output)
+    return done
+
+
+def _whole_groups(config: Config, output: Path) -> Iterator[list[TreeRecord]]:
+    group: list[TreeRecord] = []
+    try:
+        for record in read_trees(output):
+            _check_settings([record], config, output)
+            group = [*group, record] if group and group[0].prompt_id == record.prompt_id else [record]
+            if len(group) == config.rollout.num_trees:
+                yield group
+    except FileError:
+        if not group:
+            raise  # not a file that a killed run left: leave it alone

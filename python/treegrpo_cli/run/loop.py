@@ -1,0 +1,61 @@
+"""Config -> a trained policy: the whole algorithm on one page.
+
+Each step draws prompts, grows a few trees for each, rewards their leaves, turns the differences between
+sibling subtrees into advantages, updates the policy, and hands the new weights to the engine.
+
+Source: Tree-GRPO (arXiv 2509.21240), section 3.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+from treegrpo_cli._core import derive_seed
+from treegrpo_cli.config import Config
+from treegrpo_cli.rollout.tree import Prompt
+from treegrpo_cli.run.progress import Reporter
+from treegrpo_cli.run.session import Session
+from treegrpo_cli.run.tree_metrics import is_dead, tree_metrics
+from treegrpo_cli.trees.scoring import annotate, to_forest
+from treegrpo_cli.types import Task
+
+
+def train(config: Config, reporter: Reporter, *, resume: bool = False) -> None:
+    """Train the policy that `config` describes; all it leaves behind is in `config.output_dir`.
+
+    Raises UserError for what is wrong with settings, data, model or disk; Stopped where the user ended
+    the run, with a checkpoint of the last whole step behind it.
+    """
+    with Session(config, reporter, resume=resume) as session:
+        session.evaluate_if_due()  # before the first step
+        while session.step < config.train.num_steps:
+            start = time.monotonic()
+            prompts = list(draw_prompts(session.tasks, config, session.step))
+            groups = session.grow(prompts)
+            learned = [group for group in groups if config.advantage.dead_prompts == "keep" or not is_dead(group)]
+            forest = to_forest([record for group in learned for record in group])
+            scores = forest.score(config.advantage.estimator, config.advantage.options)
+            metrics = session.trainer.update(forest, scores)
+            session.send_weights()
+            metrics |= tree_metrics(groups, forest, scores) | {"step_time": time.monotonic() - start}
+            session.finish_step(metrics, annotate(groups, config.advantage))
+
+
+def draw_prompts(tasks: Sequence[Task], config: Config, step: int) -> Iterator[Prompt]:
+    """Yield the prompts of a step: whole passes over the data, each in an order of its own, pure in (seed, step)."""
+    first = step * config.train.prompts_per_step
+    for number in range(first, first + config.train.prompts_per_step):
+        epoch, place = divmod(number, len(tasks))
+        row = epoch_order(len(tasks), config.seed, epoch)[place] if config.data.shuffle else place
+        yield Prompt(number, f"{number:08d}", tasks[row])
+
+
+@lru_cache(maxsize=2)
+def epoch_order(num_tasks: int, seed: int, epoch: int) -> Sequence[int]:
+    """The order in which a pass over the data draws its rows."""
+    order = list(range(num_tasks))
+    random.Random(derive_seed([seed, epoch])).shuffle(order)  # noqa: S311 - no secret
+    return order

@@ -1,0 +1,160 @@
+"""Config -> the parts of a training run, opened, resumed and closed together; the plumbing under `loop.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, aclosing, closing
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from treegrpo_cli.data.tasks import load_tasks
+from treegrpo_cli.errors import Stopped, UserError
+from treegrpo_cli.models.pretrained import load_tokenizer
+from treegrpo_cli.rewards import load_rewards
+from treegrpo_cli.rollout.collect import collect
+from treegrpo_cli.rollout.records import tree_record
+from treegrpo_cli.rollout.tree import Player, Prompt, open_sampler
+from treegrpo_cli.run.directory import RunDirectory
+from treegrpo_cli.run.evaluate import evaluate, evaluation_config
+from treegrpo_cli.run.metrics import MetricsLog
+from treegrpo_cli.run.stopping import StopRequest
+from treegrpo_cli.train.checkpoint import checkpoints, load_checkpoint, remove_old_checkpoints, save_checkpoint
+from treegrpo_cli.train.trainer import Trainer
+from treegrpo_cli.trees.tree_file import TreeRecord, TreeWriter
+from treegrpo_cli.types import Task
+
+if TYPE_CHECKING:
+    from treegrpo_cli.config import Config
+    from treegrpo_cli.run.progress import Reporter
+
+
+class Session:
+    """A run while it is open: data, trainer, sampler, log and signals; `step` counts the whole steps behind it."""
+
+    def __init__(self, config: Config, reporter: Reporter, *, resume: bool) -> None:
+        self.config, self.reporter = config, reporter
+        self.directory = RunDirectory(config, resume=resume)
+        data, needs_answer = config.data, load_rewards(config.reward).needs_answer
+        self.tasks = load_tasks(data.train, split=data.split, limit=data.limit, require_answer=needs_answer)
+        self.eval_tasks: list[Task] = []
+        if config.train.eval_steps:
+            needs_answer = load_rewards(evaluation_config(config).reward).needs_answer
+            if not data.eval:
+                raise UserError("data.eval: not set; train.eval_steps needs it")
+            self.eval_tasks = load_tasks(
+                data.eval, split=data.eval_split, limit=data.eval_limit, require_answer=needs_answer
+            )
+        self.trainer = Trainer(config, reporter.say)
+        self.state: dict[str, Any] = {"num_tokens": 0, "evaluated_step": None}
+        resumed_step = self._load_newest_checkpoint() if resume else None
+        with ExitStack() as stack:
+            self._open(stack, resumed_step)
+            self._closing = stack.pop_all()
+
+    def _open(self, stack: ExitStack, resumed_step: int | None) -> None:
+        config = self.config
+        self.sampler = stack.enter_context(closing(open_sampler(config, self.directory.engine_log)))
+        self.reporter.say(f"rollouts run on {self.sampler.name}")
+        self.send_weights()
+        tokenizer = load_tokenizer(config.model.path)
+        self.player = Player(config, self.sampler, tokenizer)
+        self.evaluator = Player(evaluation_config(config), self.sampler, tokenizer, greedy=True)
+        log = MetricsLog(config.output_dir, config.report_to, config.model_dump(mode="json"), resumed_step)
+        self.log = stack.enter_context(closing(log))
+        self.runner = stack.enter_context(asyncio.Runner())
+        self.stop = stack.enter_context(StopRequest())
+        self._bar = stack.enter_context(self.reporter.bar("training", config.train.num_steps))
+        self._bar.advance(self.step)
+
+    @property
+    def step(self) -> int:
+        """Whole steps trained."""
+        return self.trainer.step
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if isinstance(error, Stopped):
+                self.save()
+                error.hint = f"stopped after step {self.step}; the same command with --resume goes on from there"
+        finally:
+            self._closing.__exit__(kind, error, trace)
+
+    def grow(self, prompts: Sequence[Prompt]) -> list[list[TreeRecord]]:
+        """Grow the trees of a step; groups in the order of `prompts`, whichever was finished first."""
+
+        async def work() -> dict[int, list[TreeRecord]]:
+            async with aclosing(collect(self.player, prompts, self.config.rollout.num_trees)) as groups:
+                return {prompt.number: [tree_record(tree) for tree in trees] async for prompt, trees in groups}
+
+        done = self.stop.run(self.runner, work())
+        return [done[prompt.number] for prompt in prompts]
+
+    def send_weights(self) -> None:
+        """Hand the policy's weights to the engine; what it samples from now on carries this step as its version."""
+        self.sampler.update_weights(self.trainer.state_dict_for_sampler(), self.step)
+
+    def finish_step(self, metrics: dict[str, float | str], groups: Sequence[Sequence[TreeRecord]]) -> None:
+        """Write trees and metrics of the step just trained; evaluate and save where that is due."""
+        self.directory.claim()
+        train = self.config.train
+        if train.save_trees:
+            with TreeWriter(self.directory.trees(self.step)) as writer:
+                for group in groups:
+                    writer.write_group(group)
+        self.state["num_tokens"] += int(metrics.pop("tree/step_tokens"))
+        hits = self.sampler.prefix_cache_hit_ratio()
+        metrics |= {"num_tokens": self.state["num_tokens"]} | (
+            {} if hits is None else {"tree/prefix_cache_hit_ratio": hits}
+        )
+        self.log.log(self.step, metrics)
+        self._bar.advance(note=f"reward {metrics['reward']:.3f}")
+        self.evaluate_if_due()
+        if self.step == train.num_steps or (train.save_steps and self.step % train.save_steps == 0):
+            self.save()
+        self.stop.check()
+
+    def evaluate_if_due(self) -> None:
+        """Evaluate before the first step, every `train.eval_steps`, and after the last; log it as a line of its own."""
+        train = self.config.train
+        due = bool(self.eval_tasks) and (self.step % train.eval_steps == 0 or self.step == train.num_steps)
+        if not due or self.state["evaluated_step"] == self.step:
+            return
+        start = time.monotonic()
+        with self.reporter.bar("evaluating", len(self.eval_tasks)) as bar:
+            mean = self.stop.run(self.runner, evaluate(self.evaluator, self.eval_tasks, bar))
+        self.directory.claim()
+        name = self.config.reward.eval_function
+        self.log.log(
+            self.step,
+            {
+                f"eval/{name}": mean.mean,
+                f"eval/{name}_low": mean.low,
+                f"eval/{name}_high": mean.high,
+                "eval/num_questions": mean.num_values,
+                "eval/time": time.monotonic() - start,
+            },
+        )
+        self.reporter.result(f"step {self.step}: {name} on held-out questions {mean}")
+        self.state["evaluated_step"] = self.step
+
+    def save(self) -> None:
+        """Write a checkpoint of this step, and remove the oldest beyond `train.max_checkpoints`."""
+        self.directory.claim()
+        save_checkpoint(self.config.output_dir, self.trainer, self.state)
+        remove_old_checkpoints(self.config.output_dir, self.config.train.max_checkpoints)
+
+    def _load_newest_checkpoint(self) -> int:
+        """Return the step to go on from; -1 where the run was stopped before its first checkpoint."""
+        found = checkpoints(self.config.output_dir)
+        if not found:
+            return -1
+        self.state = load_checkpoint(found[-1], self.trainer)
+        self.reporter.say(f"resuming after step {self.step}")
+        return self.step

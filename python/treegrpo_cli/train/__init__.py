@@ -1,0 +1,1 @@
+"""Trees -> new weights: trainer, policy, loss, head, attention paths, planner, checkpoints."""

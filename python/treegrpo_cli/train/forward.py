@@ -1,0 +1,95 @@
+"""TrainBatch + attention path -> hidden states of the tokens whose logits are read.
+
+The decoder is called with depths as positions and every token once, or, on the path `chains`, row by row as the
+library knows it. Which attention a model uses is written into its configuration and stays there until the next
+forward: a checkpointed layer asks for it again during the backward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from treegrpo_cli.train.tree_attention import (
+    NAME,
+    DensePlan,
+    FlexPlan,
+    Plan,
+    RunsPlan,
+    TreeUnsupportedError,
+    run_paths,
+)
+from treegrpo_cli.types import TrainBatch
+
+PLANS = {"runs": RunsPlan, "flex": FlexPlan, "dense": DensePlan}
+"""The paths that compute a whole forest in one forward."""
+
+
+class Decoder:
+    """A causal LM without its head, and the two attentions that it switches between."""
+
+    def __init__(self, model: Any) -> None:
+        self.module = model.get_decoder()
+        self._library_attention = self.module.config._attn_implementation
+
+    def predictor_states(self, batch: TrainBatch, path: str, embeds: Tensor | None = None) -> Tensor:
+        """Return the last hidden states of `batch.predictors`, [P, hidden]; `embeds` [U, hidden] replace the tokens'.
+
+        Raises TreeUnsupportedError where the model does not attend as the path asks it to.
+        """
+        if path == "chains":
+            return self._row_states(batch, embeds)
+        tokens = slice(0, len(batch.token_ids))
+        return self.stretch_states(batch, tokens, PLANS[path](batch), embeds)[batch.predictors]
+
+    def stretch_states(self, batch: TrainBatch, tokens: slice, plan: Plan, embeds: Tensor | None = None) -> Tensor:
+        """Return the hidden states of consecutive tokens that attend as `plan` says, [u, hidden]."""
+        self.module.config._attn_implementation = NAME
+        states = self._call(
+            batch.token_ids[None, tokens], batch.positions[None, tokens], embeds, tokens, tree_plan=plan
+        )
+        if plan.num_calls != (num_layers := self.module.config.num_hidden_layers):
+            raise TreeUnsupportedError(
+                f"{plan.num_calls} of {num_layers} layers attend through the library's interface"
+            )
+        return states[0]
+
+    def _row_states(self, batch: TrainBatch, embeds: Tensor | None) -> Tensor:
+        """Each run with all of its path in front as a row, padded on the right: causality hides the padding."""
+        self.module.config._attn_implementation = self._library_attention
+        rows = nn.utils.rnn.pad_sequence(run_paths(batch), batch_first=True).to(batch.token_ids.device)
+        positions = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
+        states = self._call(batch.token_ids[rows], positions, embeds, rows)
+        starts = torch.tensor([start for start, _ in batch.runs[1:]], device=rows.device)
+        row = torch.bucketize(batch.predictors, starts, right=True)
+        return states[row, batch.positions[batch.predictors]]
+
+    def _call(self, token_ids: Tensor, positions: Tensor, embeds: Tensor | None, index: Any, **kwargs: Any) -> Tensor:
+        if embeds is not None:
+            chosen = embeds[index]
+            inputs = {"inputs_embeds": chosen if chosen.dim() == 3 else chosen[None]}
+        else:
+            inputs = {"input_ids": token_ids}
+        states: Tensor = self.module(**inputs, position_ids=positions, use_cache=False, **kwargs).last_hidden_state
+        return states
+
+
+def tree_refusal(model: Any) -> str | None:
+    """Say why a model cannot compute a forest with every token once, or None where nothing speaks against it."""
+    config = model.get_decoder().config
+    foreign = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"})
+    rope = getattr(config, "rope_parameters", None) or {}
+    rope_types = {str(part.get("rope_type")) for part in (rope, *rope.values()) if isinstance(part, dict)}
+    if foreign:
+        return f"its {' and '.join(foreign)} layers do not read a mask, so siblings would see each other"
+    if getattr(model, "_is_stateful", False):
+        return "its layers carry a state from token to token, so siblings would see each other"
+    if not getattr(model, "_supports_attention_backend", False):
+        return "its attention cannot be replaced"
+    if moving := sorted(rope_types & {"dynamic", "longrope"}):
+        return f"its {moving[0]} positions depend on the longest row of a batch"
+    if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
+        return "dropout would be drawn once for what the chains draw anew in every row"
+    return None

@@ -1,0 +1,225 @@
+"""Config -> the model that is trained, the frozen one it is held to, and their log-probabilities.
+
+Precision. `float32` computes in float32. `bfloat16` keeps the trained weights, their gradients and
+Adam's moments in float32 and computes matrix products in bfloat16 (autocast). At a learning rate of
+1e-6 an update is far below the spacing of bfloat16 numbers (2^-8 of a weight), so that weights kept in
+bfloat16 would not move at all. Frozen linear weights (the reference, and the base under LoRA) are
+stored in bfloat16: autocast would round them to that anyway, so their results are the same bits.
+
+Dropout of the model is off, or the policy that is trained would not be the one that sampled; LoRA's own
+is as configured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils.logging import disable_progress_bar
+
+from treegrpo_cli.config import Config, ModelConfig
+from treegrpo_cli.errors import UserError
+from treegrpo_cli.models.devices import choose_device
+from treegrpo_cli.models.pretrained import load_causal_lm, read_model_config
+from treegrpo_cli.train import depth_first
+from treegrpo_cli.train import head as heads
+from treegrpo_cli.train.forward import Decoder
+from treegrpo_cli.train.head import Head, HeadGradients, HeadResult, Objective
+from treegrpo_cli.types import TrainBatch
+
+
+class Policy:
+    """The trained model and its reference, where the KL asks for one.
+
+    `model` is the plain causal LM; `network` is what is called: the same, or peft's wrapper around it.
+    """
+
+    model: Any
+    network: Any
+    reference: Any
+
+    def __init__(self, config: Config) -> None:
+        self.temperature = config.rollout.temperature
+        self.uses_lora = config.model.lora_rank > 0
+        self.device = choose_device(config.model.device)
+        self.dtype = torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32
+        self.model = load_model(config.model.path)
+        self.network = _add_lora(self.model, config.model) if self.uses_lora else self.model
+        if config.model.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self._place(self.network).train()
+        self.decoder = Decoder(self.model)
+        self.reference = None
+        if config.loss.kl_coef > 0 and not self.uses_lora:
+            self.reference = self._place(load_model(config.model.path).requires_grad_(False)).eval()
+            self._reference_decoder = Decoder(self.reference)
+        self._check_head()
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """Return what the optimizer moves, by name in `network`; tied weights once."""
+        return {name: weight for name, weight in self.network.named_parameters() if weight.requires_grad}
+
+    def backward(
+        self, batch: TrainBatch, path: str, objective: Objective, *, is_local: bool, embeds: Tensor | None = None
+    ) -> HeadResult:
+        """Add the gradient of `objective` to the trained weights; return loss, log-probabilities and entropies, [Q].
+
+        `path` is an attention path of `planner`; `is_local` as in `head.backward`; `embeds` [U, hidden] take the
+        place of the tokens' embeddings and get a gradient. Raises TreeUnsupportedError as the path does.
+        """
+        head, grads = self._head(self.model), self._head_gradients()
+        with self._autocast():
+            if path == "depth-first":
+                return depth_first.backward(
+                    self.decoder, head, batch, objective, grads, is_local=is_local, embeds=embeds
+                )
+            states = self.decoder.predictor_states(batch, path, embeds)
+            targets = (batch.target_row, batch.target_ids)
+            result = heads.backward(head, states.detach(), *targets, objective, grads, is_local=is_local)
+        states.backward(result.hidden_grad)  # type: ignore[no-untyped-call]
+        return result
+
+    @torch.no_grad()
+    def log_probs(self, batch: TrainBatch, path: str) -> Tensor:
+        """Return the policy's log-probabilities of the targets, [Q], in nats, without a gradient."""
+        return self._log_probs(self.model, self.decoder, batch, path)
+
+    @torch.no_grad()
+    def ref_log_probs(self, batch: TrainBatch, path: str) -> Tensor:
+        """Return the reference's log-probabilities of the targets, [Q]; under LoRA it is the base."""
+        with self.network.disable_adapter() if self.uses_lora else nullcontext():
+            if self.reference is None:
+                return self._log_probs(self.model, self.decoder, batch, path)
+            return self._log_probs(self.reference, self._reference_decoder, batch, path)
+
+    def weights(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+        """Yield the plain model's `state_dict()`, tied names included, adapters merged on the way.
+
+        The training weights stay as they are; a yielded tensor may share their memory.
+        """
+        modules = dict(self.model.named_modules())
+        for name, tensor in self.model.state_dict().items():
+            if any(part.startswith("lora_") for part in name.split(".")):
+                continue
+            module, _, parameter = name.rpartition(".base_layer.")
+            if module and parameter == "weight":
+                tensor = tensor.float() + modules[module].get_delta_weight("default").detach()
+            yield (
+                name.replace(".base_layer.", "."),
+                tensor.to(dtype) if tensor.is_floating_point() else tensor,
+            )
+
+    def _log_probs(self, model: Any, decoder: Decoder, batch: TrainBatch, path: str) -> Tensor:
+        head = self._head(model)
+        with self._autocast():
+            if path == "depth-first":
+                return depth_first.log_probs(decoder, head, batch)
+            states = decoder.predictor_states(batch, path)
+            return heads.log_probs(head, states, batch.target_row, batch.target_ids)[0]
+
+    def _head(self, model: Any) -> Head:
+        """The LM head as the model applies it: some scale or cap their logits."""
+        output, config = model.get_output_embeddings(), model.config.get_text_config()
+        weight = output.weight.detach()
+        scale = getattr(model, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+        return Head(
+            weight.to(torch.bfloat16) if self.dtype == torch.bfloat16 else weight,
+            None if output.bias is None else output.bias.detach(),
+            temperature=self.temperature / scale,
+            softcap=getattr(config, "final_logit_softcapping", None),
+        )
+
+    def _head_gradients(self) -> HeadGradients:
+        """Where the head's gradient is added: the weights' own."""
+        output = self.model.get_output_embeddings()
+        return HeadGradients(_gradient_of(output.weight), _gradient_of(output.bias))
+
+    @torch.no_grad()
+    def _check_head(self) -> None:
+        """Raise UserError where the model makes its logits in a way of its own."""
+        token_ids = torch.arange(4, device=self.device)[None]
+        with self._autocast():
+            logits = self.model(input_ids=token_ids, use_cache=False).logits[0]
+            states = self.decoder.module(input_ids=token_ids, use_cache=False).last_hidden_state[0]
+            targets = torch.arange(4, device=self.device)
+            ours, _ = heads.log_probs(self._head(self.model), states, targets, targets)
+        theirs = torch.log_softmax(logits.float() / self.temperature, dim=-1)[targets, targets]
+        if not torch.allclose(ours, theirs, rtol=0.0, atol=1e-3 if self.dtype == torch.float32 else 0.1):
+            name = type(self.model).__name__
+            raise UserError(f"model.path: {name} cannot be trained: its logits are not what its LM head gives")
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+    def _place(self, model: Any) -> Any:
+        if self.dtype == torch.bfloat16:
+            _store_frozen_in_bfloat16(model)
+        return model.to(self.device)
+
+
+def load_model(path: str | Path) -> Any:
+    """Load a causal LM in float32, on the CPU, with every dropout at 0.
+
+    Raises UserError where there is no model, or none with an LM head.
+    """
+    disable_progress_bar()  # the program shows its own
+    config = read_model_config(path)
+    _set_dropout_to_zero(config)
+    model = load_causal_lm(path, torch.float32, config)
+    if not isinstance(model.get_output_embeddings(), nn.Linear):
+        raise UserError(f"model.path: {type(model).__name__} cannot be trained: it has no linear LM head")
+    return model
+
+
+def _gradient_of(weight: nn.Parameter | None) -> Tensor | None:
+    if weight is None or not weight.requires_grad:
+        return None
+    if weight.grad is None:
+        weight.grad = torch.zeros_like(weight)
+    return weight.grad
+
+
+def _set_dropout_to_zero(config: Any) -> None:
+    for part in (config, config.get_text_config()):
+        for name, value in part.to_dict().items():
+            if isinstance(value, float) and any(word in name for word in ("dropout", "pdrop", "jitter")):
+                setattr(part, name, 0.0)
+
+
+def _store_frozen_in_bfloat16(model: nn.Module) -> None:
+    """Store frozen linear weights in bfloat16; a tied LM head stays: autocast does not round embeddings."""
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and not module.weight.requires_grad and id(module.weight) not in embeddings:
+            module.to(torch.bfloat16)
+
+
+def _add_lora(model: Any, settings: ModelConfig) -> Any:
+    """Wrap the model in trainable low-rank adapters of float32 and freeze the rest."""
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    lora = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=settings.lora_target_modules,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        network = get_peft_model(model, lora)
+    except ValueError as error:
+        raise UserError(f"model.lora_target_modules: {' '.join(str(error).split())}") from None
+    adapted = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+    if not all(hasattr(module.get_base_layer(), "weight") for module in adapted):
+        raise UserError("model.lora_target_modules: fused experts cannot be adapted, name linear modules")
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    if model.config.tie_word_embeddings and any(module is end for module in adapted for end in ends):
+        raise UserError("model.lora_target_modules: a tied embedding cannot be adapted, name other modules")
+    if any(module is ends[1] for module in adapted):
+        raise UserError("model.lora_target_modules: the LM head cannot be adapted, name other modules")
+    return network

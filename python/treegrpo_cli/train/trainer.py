@@ -1,0 +1,353 @@
+"""Forest + scores + Config -> updated weights and their metrics: one rollout step's optimizer steps.
+
+    lay out the prompts of every mini-batch, each token once; choose how to compute them
+    for every epoch, for every mini-batch:
+        Z of the whole mini-batch
+        for every micro-batch of tokens: forward, loss / Z, backward
+        clip, step
+
+Z is known before the first forward, so the size of micro-batches changes memory and never the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from treegrpo_cli._core import Forest, Layout, MicroBatch, Scores
+from treegrpo_cli.config import Config
+from treegrpo_cli.errors import UserError
+from treegrpo_cli.train.batch import layouts, to_batch
+from treegrpo_cli.train.forward import tree_refusal
+from treegrpo_cli.train.head import Objective
+from treegrpo_cli.train.loss import Targets, TokenTerms, token_terms
+from treegrpo_cli.train.planner import Choice, ModelShape, Step, choose, forward_tokens
+from treegrpo_cli.train.policy import Policy
+from treegrpo_cli.train.self_check import Disagreement, check
+from treegrpo_cli.train.tree_attention import TreeUnsupportedError
+from treegrpo_cli.types import TrainBatch
+
+Metrics = dict[str, float | str]
+
+
+class Trainer:
+    """Holds policy, reference, optimizer and schedule; `step` counts the rollout steps that were trained on.
+
+    `self_checks` say for each path that was taken how far it is from chains on this model; a run keeps what was found.
+    `say` takes the lines that explain which attention path is taken. Raises UserError for settings that cannot be
+    trained with.
+    """
+
+    def __init__(self, config: Config, say: Callable[[str], None] = lambda _: None) -> None:
+        _check_whole_distribution(config)
+        torch.manual_seed(config.seed)  # adapters start from it, and LoRA's dropout goes on from it
+        self.config = config
+        self.policy = Policy(config)
+        self.optimizer = _make_optimizer(self.policy, config)
+        self.step = 0
+        self._say = say
+        self._shape = ModelShape.of(self.policy.model)
+        self._refusal = _refusal(config, self.policy)
+        self._check_wanted(self._refusal)
+        self._path = ""
+        self.self_checks: dict[str, Disagreement] = {}
+
+    def update(self, forest: Forest, scores: Scores) -> Metrics:
+        """Train on the scored leaves of one rollout step and return its metrics.
+
+        A prompt that is not in the forest counts nowhere. A forest without a trained token leaves the weights
+        alone. Raises UserError where memory runs out, a path is longer than the model's positions or the loss is
+        not finite; the weights then stay as they were before the failing optimizer step.
+        """
+        history: list[dict[str, float]] = []
+        try:
+            packed, metrics = self._lay_out(forest, scores)
+            for epoch in range(self.config.train.num_epochs):
+                for position, layout in enumerate(packed):
+                    self._set_learning_rate(epoch, position)
+                    history += self._optimizer_step(layout)
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"step {self.step + 1}: out of memory; lower train.microbatch_tokens, now "
+                f"{self.config.train.microbatch_tokens}, or sampler.gpu_memory_utilization, or set "
+                "model.gradient_checkpointing = true"
+            ) from None
+        except TreeUnsupportedError as error:
+            raise UserError(f"train.attention_path: {self._path} cannot train this model: {error}") from None
+        self.step += 1
+        return self._summary(history) | metrics
+
+    def state_dict_for_sampler(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the whole model in `model.dtype`, named as in its `state_dict()`, LoRA merged."""
+        return self.policy.weights(self.policy.dtype)
+
+    def _lay_out(self, forest: Forest, scores: Scores) -> tuple[list[Layout], Metrics]:
+        """Lay out every mini-batch for the path that is chosen; the first step checks it against chains."""
+
+        def lay_out(shared: bool) -> list[Layout]:
+            size = _prompts_per_minibatch(self.config)
+            return layouts(forest, scores, self.config.loss.prefix_weight, size, shared=shared)
+
+        packed = lay_out(shared=True)
+        step = Step.of(packed, self.config.train.microbatch_tokens, self.policy.device)
+        self._check_positions(step)
+        metrics: Metrics = {}
+        choice = self._choose(step)
+        if choice.path != "chains" and choice.path not in self.self_checks:
+            metrics |= self._check(packed, choice.path)
+            choice = self._choose(step)
+        self._explain(choice, step)
+        if choice.path == "chains":
+            packed = lay_out(shared=False)
+        computed = {"chains": step.chain_tokens, "depth-first": step.unique_tokens}.get(choice.path, step.split_tokens)
+        return packed, metrics | {
+            "tree/computed_tokens": float(computed),
+            "tree/chain_tokens": float(step.chain_tokens),
+            "tree/attention_path": choice.path,
+        }
+
+    def _choose(self, step: Step) -> Choice:
+        found = [check.refusal for check in self.self_checks.values() if check.refusal is not None]
+        refusal = self._refusal or next(iter(found), None)
+        self._check_wanted(refusal)
+        wanted = self.config.train.attention_path
+        return choose(step, self._shape, self.policy.device, self.policy.dtype, wanted, refusal)
+
+    def _check_wanted(self, refusal: str | None) -> None:
+        """Raise UserError where the settings ask for trees and something speaks against them."""
+        wanted = self.config.train.attention_path
+        if refusal is not None and wanted not in ("auto", "chains"):
+            raise UserError(f"train.attention_path: {wanted} cannot train this model: {refusal}")
+
+    def _explain(self, choice: Choice, step: Step) -> None:
+        """Say which path is taken and why, when that changes."""
+        if choice.path == self._path:
+            return
+        self._path = choice.path
+        budget = self.config.train.microbatch_tokens
+        alone = f"; a path of {step.longest_path:,} tokens exceeds train.microbatch_tokens = {budget:,} and goes alone"
+        exceeds = step.longest_path > budget and choice.path != "depth-first"
+        self._say(f"training on {choice.path}: {choice.reason}{alone if exceeds else ''}")
+
+    def _check(self, packed: Sequence[Layout], path: str) -> Metrics:
+        """Compute a small forest on this path and as chains; where they disagree, chains are what is trained on."""
+        batch = self._small_forest(packed)
+        if batch is None:
+            return {}
+        objective = self._objective(self._targets(batch, "chains"), z=float(batch.weights.sum()))
+        found = check(self.policy, batch, path, objective, is_local=self.config.loss.ratio == "token")
+        self.optimizer.zero_grad(set_to_none=True)
+        if batch.segments or found.refusal is not None:  # rows side by side do not show what a shared prefix does
+            self.self_checks[path] = found
+        if found.refusal is not None and self.config.train.attention_path == "auto":
+            self._say(f"warning: trees are trained on as chains: {found.refusal}")
+        return {} if found.difference is None else {"tree/self_check": found.difference}
+
+    def _small_forest(self, packed: Sequence[Layout]) -> TrainBatch | None:
+        """The micro-batch, if possible a shared one, with the longest path whose rows fit one forward."""
+        budget = self.config.train.microbatch_tokens
+        micros = [micro for layout in packed for micro in layout.micro_batches(min(budget, CHECK_TOKENS))]
+        trained = [micro for micro in micros if len(micro.target_ids)]
+        shared = [micro for micro in trained if len(micro.key_start)] or trained
+
+        def padded(micro: MicroBatch) -> int:
+            return (len(micro.run_start) - 1) * (int(micro.positions.max()) + 1)
+
+        fitting = [micro for micro in shared if padded(micro) <= budget]
+        chosen = max(fitting, key=padded) if fitting else min(shared, key=padded, default=None)
+        return None if chosen is None else to_batch(chosen, self.policy.device)
+
+    def _check_positions(self, step: Step) -> None:
+        limit = getattr(self.policy.model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and step.longest_path > limit:
+            raise UserError(
+                f"step {self.step + 1}: a path of {step.longest_path} tokens, and model.path has positions for "
+                f"{limit}; lower rollout.max_context_tokens"
+            )
+
+    def _optimizer_step(self, layout: Layout) -> list[dict[str, float]]:
+        """Take one optimizer step; return its metrics, or nothing where no token is trained."""
+        loss_config = self.config.loss
+        num_weighted = layout.weighted_tokens
+        if num_weighted == 0:
+            return []
+        is_mean = loss_config.denominator == "token-mean"
+        z = num_weighted if is_mean else loss_config.denominator_constant * len(layout.path_tokens)
+        sums: dict[str, Tensor] = {}
+        self.optimizer.zero_grad(set_to_none=True)
+        for micro in layout.micro_batches(self._max_tokens(layout)):
+            if len(micro.target_ids):
+                _add(sums, self._backward(to_batch(micro, self.policy.device), z))
+        parameters = self.policy.trained_parameters().values()
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.max_grad_norm))
+        metrics = _step_metrics(sums, num_weighted) | {"grad_norm": grad_norm}
+        self._check_finite(metrics)
+        self.optimizer.step()
+        return [metrics]
+
+    def _max_tokens(self, layout: Layout) -> int:
+        """Tokens of a micro-batch; depth first they are forwarded piece by piece, and any number does."""
+        if self._path == "depth-first":
+            return 2**62
+        return forward_tokens(layout, self.config.train.microbatch_tokens, self.policy.device)
+
+    def _backward(self, batch: TrainBatch, z: float) -> dict[str, Tensor]:
+        """Add the micro-batch's share of the gradient; return its sums over tokens, each 0-dimensional."""
+        targets = self._targets(batch, self._path)
+        objective = self._objective(targets, z)
+        result = self.policy.backward(batch, self._path, objective, is_local=self.config.loss.ratio == "token")
+        with torch.no_grad():
+            terms = self._terms(result.logprobs, result.entropy, targets)
+        difference = (result.logprobs - batch.sampling_logprobs).abs()
+        weights = batch.weights
+        sums = {
+            "entropy": (weights * result.entropy).sum(),
+            "clip_ratio/low_mean": (weights * terms.clipped_low).sum(),
+            "clip_ratio/high_mean": (weights * terms.clipped_high).sum(),
+            MISMATCH_MEAN: (weights * difference).sum(),
+        }
+        if self.config.loss.kl_coef > 0:
+            sums["kl"] = (weights * terms.kl).sum()
+        return {"loss": result.loss.detach(), MISMATCH_MAX: difference.max()} | sums
+
+    def _targets(self, batch: TrainBatch, path: str) -> Targets:
+        segment = {"token": None, "turn": batch.turn, "sequence": batch.row}[self.config.loss.ratio]
+        needs_reference = self.config.loss.kl_coef > 0
+        return Targets(
+            sampling_logprobs=batch.sampling_logprobs,
+            gain=batch.gain,
+            penalty=batch.penalty,
+            weights=batch.weights,
+            segment=segment,
+            ref_logprobs=self.policy.ref_log_probs(batch, path) if needs_reference else None,
+        )
+
+    def _objective(self, targets: Targets, z: float) -> Objective:
+        """The loss as a function of the targets' log-probabilities and entropies."""
+
+        def objective(logprobs: Tensor, entropy: Tensor, which: slice) -> Tensor:
+            return -self._terms(logprobs, entropy, targets.part(which)).objective.sum() / z
+
+        return objective
+
+    def _terms(self, logprobs: Tensor, entropy: Tensor, targets: Targets) -> TokenTerms:
+        loss_config = self.config.loss
+        return token_terms(
+            logprobs,
+            entropy,
+            targets,
+            clip_low=loss_config.clip_low,
+            clip_high=loss_config.clip_high,
+            dual_clip=loss_config.dual_clip,
+            kl_coef=loss_config.kl_coef,
+            entropy_coef=loss_config.entropy_coef,
+        )
+
+    def _check_finite(self, metrics: dict[str, float]) -> None:
+        if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
+            raise UserError(
+                f"step {self.step + 1}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}; "
+                "stopped before this update; go on from the last checkpoint with a lower "
+                'optimizer.learning_rate, or with model.dtype = "float32"'
+            )
+
+    def _set_learning_rate(self, epoch: int, position: int) -> None:
+        per_epoch = _minibatches_per_epoch(self.config)
+        index = (self.step * self.config.train.num_epochs + epoch) * per_epoch + min(position, per_epoch - 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, index)
+
+    def _summary(self, history: Sequence[dict[str, float]]) -> Metrics:
+        """Mean over the optimizer steps; the engine's mismatch is that of the first, before any update."""
+        rate: Metrics = {"learning_rate": float(self.optimizer.param_groups[0]["lr"])}
+        if not history:
+            return {"loss": 0.0, "grad_norm": 0.0} | rate
+        means = {name: sum(metrics[name] for metrics in history) / len(history) for name in history[0]}
+        return means | {name: history[0][name] for name in (MISMATCH_MEAN, MISMATCH_MAX)} | rate
+
+
+MISMATCH_MEAN = "sampling/sampling_logp_difference/mean"
+MISMATCH_MAX = "sampling/sampling_logp_difference/max"
+"""|policy - sampling| log-probability of a token before any update: how far engine and trainer are apart."""
+
+
+def num_optimizer_steps(config: Config) -> int:
+    """Return the optimizer steps of the whole run, which the schedule spans."""
+    return config.train.num_steps * config.train.num_epochs * _minibatches_per_epoch(config)
+
+
+def learning_rate(config: Config, index: int) -> float:
+    """Return the learning rate of optimizer step `index`, counted from 0.
+
+    Warm-up is linear and reaches the full rate at its last step; unlike in transformers' schedules its
+    first step is not at 0, which would waste a rollout. Then constant, linear or cosine towards 0 at the
+    step after the last.
+    """
+    settings, total = config.optimizer, num_optimizer_steps(config)
+    warmup = settings.warmup_steps or math.ceil(settings.warmup_ratio * total)
+    if index < warmup:
+        return settings.learning_rate * (index + 1) / warmup
+    progress = min(1.0, (index - warmup) / max(1, total - warmup))
+    falls = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
+    return settings.learning_rate * falls[settings.schedule]
+
+
+CHECK_TOKENS = 2048
+"""Tokens of the forest that the self-check computes."""
+
+
+def _refusal(config: Config, policy: Policy) -> str | None:
+    """Why this run cannot compute a forest with every token once, or None."""
+    if config.loss.ratio == "sequence":
+        return "a ratio over whole sequences differs between the rows that share a token"
+    return tree_refusal(policy.network)
+
+
+def _prompts_per_minibatch(config: Config) -> int:
+    return config.train.prompts_per_minibatch or config.train.prompts_per_step
+
+
+def _minibatches_per_epoch(config: Config) -> int:
+    return math.ceil(config.train.prompts_per_step / _prompts_per_minibatch(config))
+
+
+def _make_optimizer(policy: Policy, config: Config) -> torch.optim.AdamW:
+    """AdamW; weight decay falls on matrices, not on norms and biases."""
+    settings = config.optimizer
+    weights = list(policy.trained_parameters().values())
+    return torch.optim.AdamW(
+        [
+            {
+                "params": [weight for weight in weights if weight.dim() >= 2],
+                "weight_decay": settings.weight_decay,
+            },
+            {"params": [weight for weight in weights if weight.dim() < 2], "weight_decay": 0.0},
+        ],
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        fused=policy.device.type == "cuda",
+    )
+
+
+def _check_whole_distribution(config: Config) -> None:
+    """Refuse to sample from a part of the vocabulary: the ratio would compare two different distributions."""
+    for key, value, whole in (("top_p", config.rollout.top_p, 1.0), ("top_k", config.rollout.top_k, 0)):
+        if value != whole:
+            raise UserError(f"rollout.{key}: training needs the whole distribution, set {key} = {whole}, got {value}")
+
+
+def _add(sums: dict[str, Tensor], more: dict[str, Tensor]) -> None:
+    for name, value in more.items():
+        if name not in sums:
+            sums[name] = value
+        else:
+            sums[name] = torch.maximum(sums[name], value) if name == MISMATCH_MAX else sums[name] + value
+
+
+def _step_metrics(sums: dict[str, Tensor], num_weighted: float) -> dict[str, float]:
+    """Turn sums over tokens into means, weighted as in the loss."""
+    whole = ("loss", MISMATCH_MAX)
+    return {name: float(value) if name in whole else float(value) / num_weighted for name, value in sums.items()}

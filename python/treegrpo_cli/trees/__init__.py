@@ -1,0 +1,1 @@
+"""The tree file, and what is read off it: scores, training rows, summaries, drawings."""

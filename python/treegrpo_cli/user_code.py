@@ -1,0 +1,93 @@
+"""`package.module:name` or `path/to/file.py:name` -> the object that a user wrote, and the one way to call it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import inspect
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from treegrpo_cli.errors import UserError, nearest
+
+Result = TypeVar("Result")
+
+
+def load_dotted(path: str, key: str) -> Any:
+    """Import `path` and return what it names; modules of the working directory are found too.
+
+    Raises:
+        UserError: names `key`, where the module cannot be imported or has no such name.
+    """
+    module_name, colon, name = path.rpartition(":")
+    if not (colon and module_name and name):
+        raise UserError(f"{key}: {path!r} is not of the form package.module:name or path/to/file.py:name")
+    module = _load_module(module_name, key)
+    if not hasattr(module, name):
+        public = [other for other in vars(module) if not other.startswith("_")]
+        raise UserError(f"{key}: {module_name} has no {name!r}; {nearest(name, public)}")
+    return getattr(module, name)
+
+
+def _load_module(name: str, key: str) -> ModuleType:
+    try:
+        if name.endswith(".py"):
+            return _load_file(Path(name), key)
+        if str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        return importlib.import_module(name)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the user's module raises is the user's to mend
+        raise UserError(f"{key}: cannot import {name}: {type(error).__name__}: {error}") from error
+
+
+def _load_file(file: Path, key: str) -> ModuleType:
+    """Run a file once; its path is its module's name, where dataclasses and type hints look it up."""
+    if not file.is_file():
+        raise UserError(f"{key}: no such file: {file}")
+    name = str(file.resolve())
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None  # there is one for every name that ends in .py
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+async def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Await a coroutine function; run a plain one in a daemon thread, which blocks neither loop nor exit."""
+    if inspect.iscoroutinefunction(function):
+        return await function(*args, **kwargs)
+    result = await asyncio.wrap_future(_in_daemon_thread(lambda: function(*args, **kwargs)))
+    return await result if inspect.isawaitable(result) else result
+
+
+def _in_daemon_thread(function: Callable[[], Result]) -> Future[Result]:
+    future: Future[Result] = Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            result = function()
+        except BaseException as error:
+            # A future cannot carry StopIteration, and a tool that calls sys.exit() must not end the run.
+            carried = isinstance(error, Exception) and not isinstance(error, StopIteration)
+            future.set_exception(error if carried else RuntimeError(repr(error)))
+        else:
+            future.set_result(result)
+
+    threading.Thread(target=run, daemon=True, name="treegrpo-tool").start()
+    return future

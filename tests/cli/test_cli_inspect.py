@@ -1,0 +1,270 @@
+"""`treegrpo` as a shell sees it: output, one line of complaint, exit codes, and what it loads."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import treegrpo_cli
+from treegrpo_cli.cli.app import main
+
+from tests.sample_trees import full_tree, tree, vector_trees, write_lines
+
+HEAVY = ["torch", "vllm", "transformers", "datasets", "pandas", "pyarrow", "numpy", "pydantic"]
+
+
+def run(*arguments: str | Path, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in this process, with streams and environment of its own."""
+    streams = [io.TextIOWrapper(io.BytesIO(content), encoding="utf-8") for content in (stdin, b"", b"")]
+    command = ["treegrpo", *map(str, arguments)]
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("default")
+        for name in ("COLUMNS", "FORCE_COLOR"):
+            patch.delenv(name, raising=False)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", command)
+        for name, stream in zip(("stdin", "stdout", "stderr"), streams, strict=True):
+            patch.setattr(sys, name, stream)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    shown = []
+    for stream in streams[1:]:
+        stream.flush()
+        shown.append(stream.buffer.getvalue().decode())  # type: ignore[attr-defined]
+    return subprocess.CompletedProcess(command, int(ended.value.code or 0), *shown)
+
+
+def run_process(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a shell does."""
+    command = [sys.executable, "-m", "treegrpo_cli", *map(str, arguments)]
+    return subprocess.run(command, text=True, timeout=120, **options)
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> Path:
+    return write_lines(tmp_path / "trees.jsonl", vector_trees())
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a command that failed by its user's mistake."""
+    assert done.returncode == 2, done.stderr
+    [line] = done.stderr.splitlines()
+    return line
+
+
+def test_help_is_quick_because_it_loads_little() -> None:
+    code = (
+        "import sys; sys.argv = ['treegrpo', '--help']\n"
+        "from treegrpo_cli.cli.app import main\n"
+        "try: main()\n"
+        f"finally: print('loaded', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "loaded []"
+    assert "inspect-tree" in done.stdout
+
+
+def test_importing_the_package_loads_none_of_its_rooms() -> None:
+    code = "import sys, treegrpo_cli; print([n for n in sys.modules if n.startswith('treegrpo_cli.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names_are_what_they_say_whatever_was_imported_before() -> None:
+    code = (
+        "import treegrpo_cli.cli.inspect, treegrpo_cli.trees.scoring, treegrpo_cli as t\n"
+        "print([name for name in t.__all__ if not getattr(t, name)], callable(t.score))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[] True"
+    with pytest.raises(AttributeError, match="nonsense"):
+        treegrpo_cli.nonsense  # noqa: B018
+
+
+def test_the_version_is_the_packages() -> None:
+    assert run("--version").stdout == f"treegrpo {treegrpo_cli.__version__}\n"
+
+
+def test_the_published_trees_are_scored_as_published(vectors: Path) -> None:
+    done = run("inspect-tree", vectors, "--estimator", "tree-grpo", "--option", "eps=0", "--format", "json")
+    first, second = map(json.loads, done.stdout.splitlines())
+    leaves = [node["advantage"] for node in first["nodes"] if node["reward"] is not None]
+    signs = [1 if node["reward"] else -1 for node in first["nodes"] if node["reward"] is not None]
+    assert leaves == pytest.approx([sign * 1.848285 for sign in signs], abs=5e-7)
+    assert [node["advantage"] for node in second["nodes"][1:]] == pytest.approx([-1.642521, 1.642521], abs=5e-7)
+    assert first["scoring"]["estimator"] == "tree-grpo"
+    assert first["scoring"]["options"]["eps"] == 0
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "tree-grpo", "parent", "sibling"])
+def test_scored_lines_read_back_and_scored_again_are_the_same_bytes(estimator: str, tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "a.jsonl", [*vector_trees(), full_tree(), full_tree() | {"tree_id": 1}])
+    once = run("inspect-tree", source, "--estimator", estimator, "--format", "json").stdout
+    again = run("inspect-tree", "-", "--estimator", estimator, "--format", "json", stdin=once.encode()).stdout
+    kept = run("inspect-tree", "-", "--format", "json", stdin=once.encode()).stdout
+    assert once
+    assert once == again == kept
+
+
+def test_a_scoring_is_kept_unless_another_is_asked_for(vectors: Path) -> None:
+    scored = run("inspect-tree", vectors, "--estimator", "parent", "--format", "json").stdout.encode()
+    names = {
+        json.loads(line)["scoring"]["estimator"]
+        for asked in ([], ["--estimator", "sibling"])
+        for line in run("inspect-tree", "-", "--format", "json", *asked, stdin=scored).stdout.splitlines()[:1]
+    }
+    assert names == {"parent", "sibling"}
+
+
+def test_trees_are_chosen_after_they_were_scored_together(vectors: Path) -> None:
+    every = run("inspect-tree", vectors, "--format", "json").stdout.splitlines()
+    chosen = run("inspect-tree", vectors, "--format", "json", "--prompt-id", "vectors", "--tree-id", "1")
+    assert chosen.stdout.splitlines() == every[1:]
+
+
+def test_a_limit_shows_the_first_trees_as_they_stand_among_all(vectors: Path) -> None:
+    every = run("inspect-tree", vectors, "--format", "json").stdout.splitlines()
+    assert run("inspect-tree", vectors, "--format", "json", "--limit", "1").stdout.splitlines() == every[:1]
+    assert "1 tree · 10 nodes" in run("inspect-tree", vectors, "--summary", "--limit", "1").stdout
+
+
+def test_the_drawing_is_plain_and_80_columns_wide_where_there_is_no_terminal(vectors: Path) -> None:
+    done = run("inspect-tree", vectors)
+    assert max(map(len, done.stdout.splitlines())) == 80
+    assert "\x1b" not in done.stdout
+    assert max(map(len, run("inspect-tree", vectors, COLUMNS="100").stdout.splitlines())) == 100
+
+
+def test_colour_follows_the_sign_of_the_advantage(vectors: Path) -> None:
+    shown = run("inspect-tree", vectors, FORCE_COLOR="1", TERM="xterm").stdout
+    lines = [line for line in shown.splitlines() if "done" in line]
+    assert all(("\x1b[32m" in line) == ("+" in line) and ("\x1b[31m" in line) == ("  -" in line) for line in lines)
+
+
+def test_a_terminal_that_cannot_show_the_signs_shows_others(vectors: Path) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = run_process("inspect-tree", vectors, capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "done: node 4" in done.stdout
+
+
+def test_the_summary_is_drawn_or_one_object(vectors: Path) -> None:
+    assert "2 trees · 13 nodes" in run("inspect-tree", vectors, "--summary").stdout
+    assert json.loads(run("inspect-tree", vectors, "--summary", "--format", "json").stdout)["num_nodes"] == 13
+
+
+def test_nested_lines_hold_a_root(vectors: Path) -> None:
+    [first, _] = run("inspect-tree", vectors, "--nested").stdout.splitlines()
+    assert [child["id"] for child in json.loads(first)["root"]["children"]] == [1, 2, 3]
+
+
+def test_one_tree_a_prompt_under_tree_grpo_warns_once(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "a.jsonl", [tree(f"p{number}") for number in range(3)])
+    done = run("inspect-tree", source)
+    [line] = done.stderr.splitlines()
+    assert "single tree" in line
+    assert done.returncode == 0
+
+
+def test_trees_in_front_of_a_broken_line_are_shown(vectors: Path) -> None:
+    with open(vectors, "a") as file:
+        file.write('{"schema": "treegrpo.tree/1", "promp')
+    done = run("inspect-tree", vectors, "--format", "json")
+    assert f"{vectors}:3: " in refused(done)
+    assert len(done.stdout.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--option", "ddof=0"], "--option needs --estimator"),
+        (["--estimator", "tree-grop"], "tree-grop"),
+        (["--estimator", "grpo", "--option", "ddf=0"], "ddf"),
+        (["--estimator", "grpo", "--option", "ddof"], "name=value"),
+        (["--estimator", "grpo", "--option", "ddof=2"], "ddof"),
+        (["--estimator", "grpo", "--option", "eps=nan"], "eps"),
+        (["--estimator", "grpo", "--option", "eps=-1"], "eps"),
+        (["--prompt-id", "nobody"], "'nobody'"),
+        (["--tree-id", "7"], "tree_id 7"),
+        (["--tree-id", "x"], "--tree-id"),
+        (["--format", "xml"], "xml"),
+        (["--format", "tree", "--nested"], "--nested"),
+        (["--summary", "--nested"], "--nested"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_exit_code_2(vectors: Path, arguments: list[str], complaint: str) -> None:
+    done = run("inspect-tree", vectors, *arguments)
+    assert complaint in refused(done)
+    assert done.stdout == ""
+
+
+def test_bernoulli_names_the_tree_and_line_whose_reward_is_no_probability(tmp_path: Path) -> None:
+    nodes = [{"id": 0, "parent": None, "reward": None}] + [{"id": i, "parent": 0, "reward": i} for i in (1, 2)]
+    source = write_lines(tmp_path / "a.jsonl", [tree("q", 0), tree("q", 1, nodes)])
+    done = run("inspect-tree", source, "--estimator", "grpo", "--option", "scale=bernoulli")
+    assert f"{source}:2: tree 1, node 2: " in refused(done)
+
+
+def test_a_file_name_with_control_characters_is_shown_on_one_line(tmp_path: Path) -> None:
+    assert "\\x1b" in refused(run("inspect-tree", tmp_path / "a\x1b[31m\nb.jsonl"))
+
+
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "a.jsonl", [tree(f"p{number}", 0) for number in range(3000)])
+    for output in ("tree", "json"):
+        command = [sys.executable, "-m", "treegrpo_cli", "inspect-tree", str(source), "--format", output]
+        command += ["--estimator", "grpo"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.readline()
+            process.stdout.close()
+            assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("arguments", [["--format", "json"], ["--format", "tree"], ["--summary"]])
+def test_a_full_standard_output_is_one_line_and_exit_code_2(vectors: Path, arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = run_process("inspect-tree", vectors, *arguments, stdout=full, stderr=subprocess.PIPE)
+    assert refused(done) == "treegrpo: standard output: No space left on device"
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "treegrpo_cli",
+        "inspect-tree",
+        "-",
+        "--estimator",
+        "grpo",
+        "--format",
+        "json",
+    ]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        lines = b"".join(json.dumps(tree(f"p{number}")).encode() + b"\n" for number in range(100))
+        process.stdin.write(lines)
+        process.stdin.flush()
+        process.stdout.readline()  # it is at work, and waits for more
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.stderr.read() == b"treegrpo: stopped\n"
+    assert process.returncode == 130
+
+
+def test_no_command_shows_the_help() -> None:
+    bare = run()
+    assert (bare.returncode, bare.stdout) == (0, run("--help").stdout)

@@ -1,0 +1,161 @@
+"""Settings are read from TOML or YAML, overridden by dotted keys, and refused with a name that helps."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from treegrpo_cli.config import Config
+from treegrpo_cli.config.files import TRL_NAMES, dump_config, load_config, make_config
+from treegrpo_cli.errors import FileError, UserError
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_toml_and_yaml_say_the_same(tmp_path: Path) -> None:
+    toml = write(
+        tmp_path / "a.toml", "seed = 3\n[rollout]\nnum_trees = 4\n[advantage]\nestimator = 'parent'\nscale = 'std'\n"
+    )
+    yaml = write(tmp_path / "a.yaml", "seed: 3\nrollout: {num_trees: 4}\nadvantage: {estimator: parent, scale: std}\n")
+    assert load_config(toml) == load_config(yaml)
+    assert load_config(toml).rollout.num_trees == 4
+    assert load_config(toml).advantage.options == {"scale": "std"}
+
+
+def test_overrides_win_over_the_file_and_keep_their_types(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.toml", "[rollout]\nnum_trees = 4\n")
+    overrides = ["rollout.num_trees=7", "model.path=some/where", "rollout.include_root=false", "report_to=none"]
+    config = load_config(file, overrides)
+    assert (config.rollout.num_trees, config.model.path, config.rollout.include_root) == (7, "some/where", False)
+    assert config.report_to == []
+
+
+def test_a_dumped_config_reads_back_the_same(tmp_path: Path) -> None:
+    config = make_config(
+        {"loss": {"dual_clip": 3.0}, "advantage": {"estimator": "grpo", "scale": "none"}, "report_to": "tensorboard"}
+    )
+    assert load_config(write(tmp_path / "c.toml", dump_config(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rollout.num_tree=4", r"unknown key 'rollout.num_tree', did you mean 'num_trees'"),
+        ("num_trees=4", r"unknown key 'num_trees', did you mean 'rollout.num_trees'"),
+        ("rolout.num_trees=4", r"unknown key 'rolout', did you mean 'rollout'"),
+        ("rollout.num_trees=zero", r"rollout.num_trees: .*got 'zero'"),
+        ("rollout.num_trees=0", r"rollout.num_trees: .*greater than or equal to 1, got 0"),
+        ("rollout.temperature=nan", r"rollout.temperature: .*got nan"),
+        ("rollout.temperature=-1", r"rollout.temperature: "),
+        ("optimizer.learning_rate=inf", r"optimizer.learning_rate: "),
+        ("loss.dual_clip=0.5", r"loss.dual_clip: "),
+        ("loss.entropy_coef=-0.1", r"loss.entropy_coef: "),
+        ("loss.ratio=row", r"loss.ratio: .*'token', 'turn' or 'sequence', got 'row'"),
+        ("importance_sampling_level=tokens", r"loss.ratio: "),
+        ("rollout.num_kept_leaves=4", r"rollout: num_kept_leaves is 4.*= 3 leaves"),
+        ("rollout.max_context_tokens=1", r"no tokens for a turn"),
+        ("train.prompts_per_minibatch=99", r"prompts_per_minibatch is 99"),
+        ("advantage.estimator=grop", r"advantage: unknown estimator 'grop'"),
+        ("advantage.roots=tree", r"advantage: tree-grpo has no option 'roots'"),
+        ("advantage.eps=-1", r"advantage: option eps"),
+        ("model.dtype=float16", r"model.dtype: "),
+        ("report_to=mlflow", r"report_to"),
+        ("output_dir=", r"output_dir: "),
+        ("rollout.num_trees", r"expected section.key=value"),
+        ("=3", r"expected section.key=value"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_key(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load_config(None, [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.toml", None, "No such file"),
+        ("bad.toml", b"seed = ", "not TOML"),
+        ("bad.yaml", b"a: [1, 2", "not YAML"),
+        ("binary.toml", bytes([0xFF, 0xFE, 0x00]), "not a text file"),
+        ("list.yaml", b"- 1\n- 2\n", "expected a table"),
+        ("tag.yaml", b"seed: !!python/object/apply:os.getcwd []\n", "not YAML"),
+    ],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(FileError, match=message) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_trl_spellings_are_ours() -> None:
+    config = load_config(
+        None,
+        [
+            "beta=0.04",
+            "epsilon=0.1",
+            "epsilon_high=0.28",
+            "delta=4.0",
+            "importance_sampling_level=sequence",
+            "num_iterations=2",
+            "lr_scheduler_type=cosine",
+        ],
+    )
+    assert config == make_config(
+        {
+            "loss": {"kl_coef": 0.04, "clip_low": 0.1, "clip_high": 0.28, "dual_clip": 4.0, "ratio": "sequence"},
+            "train": {"num_epochs": 2},
+            "optimizer": {"schedule": "cosine"},
+        }
+    )
+
+
+def test_trl_epsilon_alone_sets_both_sides() -> None:
+    assert (make_config({"epsilon": 0.3}).loss.clip_low, make_config({"epsilon": 0.3}).loss.clip_high) == (0.3, 0.3)
+    assert load_config(None, ["epsilon=0.3"]).loss.clip_high == 0.3
+
+
+def test_every_trl_spelling_names_a_setting_that_exists() -> None:
+    for ours in TRL_NAMES.values():
+        section, name = ours.split(".")
+        assert name in type(getattr(Config(), section)).model_fields
+
+
+def test_num_generations_is_the_number_of_chains() -> None:
+    assert make_config({"num_generations": 8, "rollout": {"num_rounds": 0}}).rollout.num_trees == 8
+    with pytest.raises(UserError, match=r"num_rounds = 0"):
+        make_config({"num_generations": 8})
+
+
+def test_the_example_for_qwen_has_the_settings_of_the_paper() -> None:
+    config = load_config(Path("examples/search-qwen2.5-3b.toml"))
+    rollout = config.rollout
+    assert (rollout.num_trees, rollout.num_expansions, rollout.num_rounds, rollout.num_kept_leaves) == (2, 2, 1, 3)
+    assert (rollout.max_turns, rollout.max_prompt_tokens, rollout.max_turn_tokens) == (3, 4096, 500)
+    assert (rollout.max_observation_tokens, rollout.temperature) == (500, 1.0)
+    assert (config.train.num_steps, config.train.prompts_per_step, config.train.prompts_per_minibatch) == (180, 512, 64)
+    assert (config.loss.kl_coef, config.optimizer.warmup_ratio, config.optimizer.learning_rate) == (0.001, 0.285, 1e-6)
+    assert config.environment.options["topk"] == 3
+    assert (config.reward.functions, config.reward.structure, config.reward.final_format) == (["format"], 0.2, 0.1)
+    assert tomllib.loads(dump_config(config))["advantage"]["estimator"] == "tree-grpo"
+
+
+def test_flags_stand_for_keys_and_win() -> None:
+    from treegrpo_cli.cli.commands import read_settings
+
+    config = read_settings(
+        ["model.path=a", "report_to=tensorboard", "output_dir=x"],
+        model='b"\\',
+        data="d",
+        reward=["f1", "my.py:r"],
+        output_dir="y",
+        report_to=["none"],
+    )
+    assert (config.model.path, config.data.train, config.output_dir) == ('b"\\', "d", "y")
+    assert (config.reward.functions, config.report_to) == (["f1", "my.py:r"], [])

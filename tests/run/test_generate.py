@@ -1,0 +1,362 @@
+"""`treegrpo rollout`: trees on disk, safe at any moment, and the same whenever they are grown."""
+
+import asyncio
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import tomli_w
+from treegrpo_cli import read_trees
+from treegrpo_cli.config.files import make_config
+from treegrpo_cli.errors import FileError, UserError
+from treegrpo_cli.rollout import journal as journal_module
+from treegrpo_cli.rollout.journal import Journal
+from treegrpo_cli.run.generate import generate, play_greedily
+from treegrpo_cli.run.progress import Reporter
+from treegrpo_cli.trees.stats import RolloutStats
+from treegrpo_cli.trees.tree_file import TreeRecord, TreeWriter
+
+from tests.runs import small_run, treegrpo
+
+QUIET = Reporter(quiet=True)
+
+
+def settings_for(folder: Path, model: Path, **changes: Any) -> dict[str, Any]:
+    settings = small_run(folder, model, **changes)
+    rows = [{"question": f"capital number {number}", "answer": "Lisbon"} for number in range(6)]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return settings
+
+
+def trees_in(path: Path) -> dict[tuple[str, int], bytes]:
+    """Trees by id, without the time at which they were made."""
+    trees = {}
+    for record in read_trees(path):
+        meta = {name: value for name, value in (record.meta or {}).items() if name != "time"}
+        trees[record.prompt_id, record.tree_id] = record.replaced(meta=meta).to_json()
+    return trees
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return settings_for(tmp_path_factory.mktemp("rollout"), tiny_model_dir)
+
+
+@pytest.fixture(scope="module")
+def whole(settings: dict[str, Any]) -> dict[tuple[str, int], bytes]:
+    """The trees of a run that nothing interrupted."""
+    output = Path(settings["output_dir"]).with_name("whole.jsonl")
+    generate(make_config(settings), output, QUIET)
+    return trees_in(output)
+
+
+def test_every_prompt_has_its_trees_scored_and_together(whole: dict[tuple[str, int], bytes]) -> None:
+    assert set(whole) == {(f"{number:08d}", tree) for number in range(6) for tree in range(2)}
+    for line in whole.values():
+        tree = orjson.loads(line)
+        assert tree["scoring"]["estimator"] == "tree-grpo"
+        assert tree["task"]["ground_truth"] == "Lisbon"
+        assert {"model", "sampling", "seed", "config_digest", "version"} <= set(tree["meta"])
+
+
+@pytest.mark.parametrize("changes", [{"sampler": {"max_num_seqs": 1}}, {"rollout": {"max_live_trees": 1}}])
+def test_the_same_seed_gives_the_same_trees_whatever_the_batch(
+    settings: dict[str, Any], whole: dict[tuple[str, int], bytes], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    changed = {section: {**settings[section], **change} for section, change in changes.items()}
+    generate(make_config({**settings, **changed}), tmp_path / "t.jsonl", QUIET)
+    assert_same_trees(trees_in(tmp_path / "t.jsonl"), whole)
+
+
+def assert_same_trees(ours: dict[tuple[str, int], bytes], theirs: dict[tuple[str, int], bytes]) -> None:
+    """The same nodes to the token; log-probabilities to the rounding of another batch."""
+    assert set(ours) == set(theirs)
+    for key in theirs:
+        nodes, others = orjson.loads(ours[key])["nodes"], orjson.loads(theirs[key])["nodes"]
+        for node, other in zip(nodes, others, strict=True):
+            assert node.pop("logprobs") == pytest.approx(other.pop("logprobs"), abs=1e-4)
+        assert nodes == others
+
+
+def test_another_seed_gives_other_trees(
+    settings: dict[str, Any], whole: dict[tuple[str, int], bytes], tmp_path: Path
+) -> None:
+    generate(make_config({**settings, "seed": 1}), tmp_path / "t.jsonl", QUIET)
+    assert all(trees_in(tmp_path / "t.jsonl")[key] != line for key, line in whole.items())
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.zst"])
+@pytest.mark.parametrize("num_groups", [0, 1, 3])
+def test_resume_after_a_kill_gives_the_trees_of_a_whole_run(
+    settings: dict[str, Any],
+    whole: dict[tuple[str, int], bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    suffix: str,
+    num_groups: int,
+) -> None:
+    output, write_group, written = tmp_path / f"t{suffix}", TreeWriter.write_group, []
+
+    def die(self: TreeWriter, group: Any) -> None:
+        if len(written) == num_groups:
+            raise RuntimeError("killed")
+        written.append(group)
+        write_group(self, group)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TreeWriter, "write_group", die)
+        with pytest.raises(RuntimeError, match="killed"):
+            generate(make_config(settings), output, QUIET)
+    if num_groups and suffix == ".jsonl":
+        with output.open("ab") as file:
+            file.write(b'{"schema": "treegrpo.tree/1", "prompt_id": "0000')
+    with output.with_name(f"{output.name}.journal").open("ab") as file:
+        file.write(b'{"schema": "tree')
+    stats = generate(make_config(settings), output, QUIET, resume=True)
+    assert_same_trees(trees_in(output), whole)
+    assert stats.num_trees == 12
+    assert sorted(path.name for path in tmp_path.iterdir()) == [output.name]
+
+
+def test_resume_grows_only_what_the_journal_does_not_have(
+    settings: dict[str, Any], whole: dict[tuple[str, int], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from treegrpo_cli.rollout.tree import Tree
+
+    output = tmp_path / "t.jsonl"
+    journal = Journal(output, resume=False)
+    for key in [("00000000", 0), ("00000003", 0), ("00000003", 1)]:
+        journal.add(TreeRecord.parse(whole[key], output, 1).replaced(scoring=None))
+    journal.close(complete=False)
+    grow, grown = Tree.grow, []
+
+    async def counted(self: Tree) -> Tree:
+        grown.append((self.prompt.prompt_id, self.tree_id))
+        return await grow(self)
+
+    monkeypatch.setattr(Tree, "grow", counted)
+    generate(make_config(settings), output, QUIET, resume=True)
+    assert len(grown) == 9
+    assert not {("00000000", 0), ("00000003", 0), ("00000003", 1)} & set(grown)
+    assert_same_trees(trees_in(output), whole)
+
+
+def test_the_journal_is_rewritten_when_most_of_it_is_stale(
+    whole: dict[tuple[str, int], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "COMPACT_AT", 1)
+    journal = Journal(tmp_path / "t.jsonl", resume=False)
+    records = [TreeRecord.parse(line, "t", 1) for _, line in sorted(whole.items())]
+    for record in records[:6]:
+        journal.add(record)
+    assert len(journal.path.read_bytes().splitlines()) == 6
+    for prompt_id in ("00000000", "00000001"):
+        journal.forget(prompt_id)
+    assert len(journal.path.read_bytes().splitlines()) == 2
+    journal.add(records[6])
+    journal.close(complete=False)
+    resumed = Journal(tmp_path / "t.jsonl", resume=True)
+    resumed.close(complete=False)
+    assert len(resumed.trees) == 2
+
+
+def test_an_existing_file_is_not_overwritten(settings: dict[str, Any], tmp_path: Path) -> None:
+    output = tmp_path / "t.jsonl"
+    output.write_text("precious")
+    with pytest.raises(FileError, match="exists; --resume"):
+        generate(make_config(settings), output, QUIET)
+    with pytest.raises(FileError):
+        generate(make_config(settings), output, QUIET, resume=True)
+    assert output.read_text() == "precious"
+
+
+def test_resume_with_other_settings_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+    output = tmp_path / "t.jsonl"
+    generate(make_config({**settings, "data": {**settings["data"], "limit": 1}}), output, QUIET)
+    before = output.read_bytes()
+    with pytest.raises(UserError, match="trees of other settings"):
+        generate(make_config({**settings, "seed": 5}), output, QUIET, resume=True)
+    assert output.read_bytes() == before
+
+
+def test_a_journal_of_other_settings_is_refused_and_kept(
+    settings: dict[str, Any], whole: dict[tuple[str, int], bytes], tmp_path: Path
+) -> None:
+    journal = Journal(tmp_path / "t.jsonl", resume=False)
+    journal.add(TreeRecord.parse(whole["00000000", 0], "t", 1))
+    journal.close(complete=False)
+    before = journal.path.read_bytes()
+    for change in ({"seed": 5}, {"advantage": {"estimator": "grpo"}}, {"data": {**settings["data"], "split": "other"}}):
+        with pytest.raises(UserError, match="trees of other settings"):
+            generate(make_config({**settings, **change}), tmp_path / "t.jsonl", QUIET, resume=True)
+    assert journal.path.read_bytes() == before
+
+
+def test_a_rollout_that_could_not_start_is_not_in_the_way_of_the_next_try(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    output = tmp_path / "t.jsonl"
+    with pytest.raises(UserError, match=r"model.path"):
+        generate(make_config({**settings, "model": {"path": str(tmp_path / "mising")}}), output, QUIET)
+    assert list(tmp_path.iterdir()) == []
+    generate(make_config({**settings, "data": {**settings["data"], "limit": 1}}), output, QUIET)
+    assert len(trees_in(output)) == 2
+
+
+def test_greedy_play_is_the_mean_reward_of_one_chain_a_question(settings: dict[str, Any], tmp_path: Path) -> None:
+    one = play_greedily(make_config(settings), QUIET)
+    again = play_greedily(
+        make_config({**settings, "seed": 9, "rollout": {**settings["rollout"], "num_trees": 7}}), QUIET
+    )
+    assert one == again
+    assert one.num_values == 6
+    assert one.low <= one.mean <= one.high
+
+
+def test_stats_of_a_file_are_those_of_its_run(settings: dict[str, Any], tmp_path: Path) -> None:
+    output = tmp_path / "t.jsonl"
+    stats = generate(make_config(settings), output, QUIET)
+    resumed = generate(make_config(settings), output, QUIET, resume=True)
+    assert resumed == stats
+    assert isinstance(stats, RolloutStats)
+    nodes = [node for record in read_trees(output) for node in record.nodes]
+    assert stats.generated_tokens == sum(end - start for node in nodes for start, end in node["sampled"])
+
+
+SLOW_TOOL = '''
+import time
+def slow(query: str) -> str:
+    """Wait.
+
+    Args:
+        query: ignored
+    """
+    time.sleep(60)
+'''
+
+
+def start(folder: Path, settings: dict[str, Any], *arguments: str, **popen: Any) -> subprocess.Popen[str]:
+    (folder / "c.toml").write_text(tomli_w.dumps(settings))
+    command = [sys.executable, "-m", "treegrpo_cli", "rollout", "c.toml", "--output", "t.jsonl", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **popen
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_cleanly_and_says_how_to_go_on(
+    tiny_model_dir: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    settings = settings_for(tmp_path, tiny_model_dir, rollout={"max_turns": 500, "max_context_tokens": 500})
+    rows = [{"question": f"question {n}", "answer": "x"} for n in range(4000)]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    process = start(tmp_path, settings)
+    journal = tmp_path / "t.jsonl.journal"
+    deadline = time.monotonic() + 60
+    while not (journal.exists() and journal.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "--resume goes on with t.jsonl" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    assert journal.exists()
+
+
+def test_kill_9_loses_only_trees_in_progress(tiny_model_dir: Path, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, tiny_model_dir)
+    rows = [{"question": f"capital number {number}", "answer": "Lisbon"} for number in range(30)]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output, journal = tmp_path / "t.jsonl", tmp_path / "t.jsonl.journal"
+    process = start(tmp_path, settings, "sampler.max_num_seqs=2")
+    deadline = time.monotonic() + 60
+    while not (journal.exists() and journal.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate(timeout=60)
+    before = output.read_bytes().count(b"\n") + journal.read_bytes().count(b"\n")
+    assert 0 < before < 60
+    config = make_config({**settings, "sampler": {**settings["sampler"], "max_num_seqs": 2}})
+    generate(config, output, QUIET, resume=True)
+    generate(config, tmp_path / "whole.jsonl", QUIET)
+    assert_same_trees(trees_in(output), trees_in(tmp_path / "whole.jsonl"))
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tiny_model_dir: Path, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, tiny_model_dir)
+
+    def small_files_only() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    process = start(tmp_path, settings, preexec_fn=small_files_only)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 2, errors
+    assert "Traceback" not in errors
+    assert "t.jsonl" in errors.splitlines()[-1]
+    written = sum(1 for line in (tmp_path / "t.jsonl").read_bytes().splitlines(keepends=True) if line.endswith(b"\n"))
+    waiting = (tmp_path / "t.jsonl.journal").read_bytes().splitlines(keepends=True)
+    assert written + sum(line.endswith(b"\n") for line in waiting) > 0
+    generate(make_config(settings), tmp_path / "t.jsonl", QUIET, resume=True)
+    assert len(trees_in(tmp_path / "t.jsonl")) == 12
+
+
+def test_a_tool_that_hangs_closes_its_branch_and_the_program_ends(tmp_path: Path) -> None:
+    from treegrpo_cli.rollout.tree import Player, Prompt, Tree
+    from treegrpo_cli.types import NodeStatus, Task
+
+    from tests.fakes import HashSampler
+    from tests.tiny import make_tiny_tokenizer
+
+    (tmp_path / "tool.py").write_text(SLOW_TOOL.replace("def slow", "def search"))
+    environment = {"name": f"{tmp_path / 'tool.py'}:search", "tool_timeout_s": 0.5, "tool_retries": 1}
+    config = make_config({"environment": environment})
+    tokenizer = make_tiny_tokenizer()
+    player = Player(config, HashSampler(tokenizer), tokenizer)
+    begin = time.monotonic()
+    trees = [asyncio.run(Tree(player, Prompt(n, str(n), Task("q", "a")), 0).grow()) for n in range(4)]
+    assert time.monotonic() - begin < 30
+    failed = [turn for tree in trees for turn in tree.turns.values() if turn.status is NodeStatus.ERROR]
+    assert failed
+    assert all("0.5" in (turn.error or "") for turn in failed)
+
+
+def test_the_command_reports_what_it_grew(tiny_model_dir: Path, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, tiny_model_dir)
+    (tmp_path / "c.toml").write_text(tomli_w.dumps(settings))
+    output = tmp_path / "t.jsonl"
+    done = treegrpo("rollout", str(tmp_path / "c.toml"), "--output", str(output))
+    assert done.returncode == 0, done.stderr
+    lines = dict(line.split("  ", 1) for line in done.stdout.splitlines())
+    assert lines["trees"].strip() == f"12 in {output}"
+    assert lines["leaves"].strip().startswith("36 (")
+    assert {"turns", "tool calls", "generated tokens", "sharing ratio"} <= set(lines)
+    assert "rollouts run on transformers" in done.stderr
+
+
+def test_greedy_with_resume_is_refused(tmp_path: Path) -> None:
+    done = treegrpo("rollout", "--greedy", "--resume", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "treegrpo: --greedy writes no trees: there is nothing to --resume\n"
+
+
+def test_sigterm_before_the_run_has_begun_is_one_line(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys, treegrpo_cli.cli.app as cli, treegrpo_cli.cli.commands as commands\n"
+        "commands.read_settings = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.argv = ['treegrpo', 'train']\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (143, "treegrpo: stopped\n")

@@ -1,0 +1,199 @@
+"""Training runs: what they leave behind, exact resume, and what stops them."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from safetensors.torch import load_file
+from treegrpo_cli import read_trees
+from treegrpo_cli.config.files import load_config, make_config
+from treegrpo_cli.errors import FileError, Stopped, UserError
+from treegrpo_cli.run.loop import draw_prompts, train
+from treegrpo_cli.run.progress import Reporter
+from treegrpo_cli.run.session import Session
+from treegrpo_cli.train.checkpoint import checkpoints
+from treegrpo_cli.types import Task
+
+from tests.runs import small_run
+
+QUIET = Reporter(quiet=True)
+TIMES = ("step_time", "eval/time")
+
+
+def metrics_of(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    lines = (Path(settings["output_dir"]) / "metrics.jsonl").read_bytes().splitlines()
+    return [{name: value for name, value in orjson.loads(line).items() if name not in TIMES} for line in lines]
+
+
+def weights_of(settings: dict[str, Any]) -> dict[str, bytes]:
+    newest = checkpoints(settings["output_dir"])[-1]
+    return {name: tensor.numpy().tobytes() for name, tensor in load_file(newest / "model.safetensors").items()}
+
+
+def run(settings: dict[str, Any], *, resume: bool = False) -> None:
+    train(make_config(settings), QUIET, resume=resume)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A run of four steps that nothing interrupted."""
+    settings = small_run(tmp_path_factory.mktemp("whole"), tiny_model_dir)
+    run(settings)
+    return settings
+
+
+def test_a_run_leaves_config_metrics_trees_and_checkpoints(whole: dict[str, Any]) -> None:
+    folder = Path(whole["output_dir"])
+    assert load_config(folder / "config.toml") == make_config(whole)
+    assert [path.name for path in checkpoints(folder)] == ["checkpoint-2", "checkpoint-4"]
+    assert sorted(path.name for path in (folder / "trees").iterdir()) == [
+        f"step-{n:05d}.jsonl.zst" for n in (1, 2, 3, 4)
+    ]
+    steps = [(line["step"], "reward" in line) for line in metrics_of(whole)]
+    assert steps == [(0, False), (1, True), (2, True), (2, False), (3, True), (4, True), (4, False)]
+
+
+def test_the_weights_move_and_every_node_carries_the_version_that_sampled_it(whole: dict[str, Any]) -> None:
+    folder = Path(whole["output_dir"])
+    before, after = load_file(Path(whole["model"]["path"]) / "model.safetensors"), weights_of(whole)
+    assert any(before[name].numpy().tobytes() != after[name] for name in after)
+    for step in (1, 3):
+        trees = list(read_trees(folder / "trees" / f"step-{step:05d}.jsonl.zst"))
+        assert len(trees) == 2 * 2
+        assert {node["policy_version"] for tree in trees for node in tree.nodes if node["parent"] is not None} == {
+            step - 1
+        }
+        assert all(tree.scoring and tree.scoring["estimator"] == "tree-grpo" for tree in trees)
+
+
+def test_sampler_and_trainer_agree_on_log_probabilities(whole: dict[str, Any]) -> None:
+    steps = [line for line in metrics_of(whole) if "reward" in line]
+    assert max(line["sampling/sampling_logp_difference/max"] for line in steps) < 1e-4
+
+
+def test_checkpoints_load_in_transformers(whole: dict[str, Any]) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    newest = checkpoints(whole["output_dir"])[-1]
+    model = AutoModelForCausalLM.from_pretrained(newest)
+    assert (
+        model.get_input_embeddings().weight.detach().numpy().tobytes() == weights_of(whole)["model.embed_tokens.weight"]
+    )
+    assert AutoTokenizer.from_pretrained(newest).chat_template
+
+
+def test_a_killed_run_resumes_to_the_same_metrics_and_weights(
+    whole: dict[str, Any], tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small_run(tmp_path, tiny_model_dir)
+    finish_step, killed = Session.finish_step, []
+
+    def die_in_step_three(self: Session, *arguments: Any) -> None:
+        finish_step(self, *arguments)
+        if self.step == 3 and not killed:
+            killed.append(True)
+            raise RuntimeError("the machine is gone")  # behind step 3's metrics, before any checkpoint of it
+
+    monkeypatch.setattr(Session, "finish_step", die_in_step_three)
+    with pytest.raises(RuntimeError, match="the machine is gone"):
+        run(settings)
+    assert [line["step"] for line in metrics_of(settings)][-1] == 3
+    run(settings, resume=True)
+    assert metrics_of(settings) == metrics_of(whole)
+    assert weights_of(settings) == weights_of(whole)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over(
+    whole: dict[str, Any], tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small_run(tmp_path, tiny_model_dir)
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "finish_step", lambda *_: (_ for _ in ()).throw(RuntimeError("gone")))
+        with pytest.raises(RuntimeError, match="gone"):
+            run(settings)
+    run(settings, resume=True)
+    assert metrics_of(settings) == metrics_of(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_and_resume_goes_on_from_it(
+    whole: dict[str, Any], tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    settings = small_run(tmp_path, tiny_model_dir, train={"save_steps": 0})
+    grow, signalled = Session.grow, []
+
+    def interrupted(self: Session, prompts: Any) -> Any:
+        if self.step == 1 and not signalled:
+            signalled.append(True)
+            os.kill(os.getpid(), number)
+        return grow(self, prompts)
+
+    monkeypatch.setattr(Session, "grow", interrupted)
+    with pytest.raises(Stopped, match=r"after step 1; .*--resume") as stopped:
+        run(settings)
+    assert stopped.value.signal_number == number
+    assert [path.name for path in checkpoints(settings["output_dir"])] == ["checkpoint-1"]
+    run(settings, resume=True)
+    assert metrics_of(settings) == metrics_of(whole)
+    assert weights_of(settings) == weights_of(whole)
+
+
+def test_an_output_directory_that_holds_a_run_is_refused_and_untouched(whole: dict[str, Any]) -> None:
+    before = (Path(whole["output_dir"]) / "metrics.jsonl").read_bytes()
+    with pytest.raises(FileError, match="holds another run; --resume"):
+        run(whole)
+    assert (Path(whole["output_dir"]) / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_that_could_not_start_is_not_in_the_way_of_the_next_try(tiny_model_dir: Path, tmp_path: Path) -> None:
+    settings = small_run(tmp_path, tiny_model_dir, train={"num_steps": 1, "eval_steps": 0})
+    with pytest.raises(UserError, match=r"model.path"):
+        run({**settings, "model": {"path": str(tmp_path / "mising")}})
+    run(settings)
+    assert len(metrics_of(settings)) == 1
+
+
+def test_evaluation_without_questions_is_refused_with_the_key(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.eval: not set"):
+        run(small_run(tmp_path, tiny_model_dir, data={"eval": ""}))
+
+
+def test_resume_with_other_settings_is_refused_with_the_key(whole: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"optimizer.learning_rate = 0.001, --resume was asked with 0.5"):
+        run({**whole, "optimizer": {"learning_rate": 0.5}}, resume=True)
+
+
+def test_resume_without_a_run_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="holds no run to resume"):
+        run(small_run(tmp_path, tiny_model_dir), resume=True)
+
+
+def test_a_step_with_equal_rewards_moves_nothing_where_dead_prompts_are_dropped(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    settings = small_run(
+        tmp_path,
+        tiny_model_dir,
+        reward={"functions": ["exact_match"]},
+        advantage={"dead_prompts": "drop"},
+        train={"num_steps": 1, "eval_steps": 0},
+    )
+    run(settings)
+    [line] = metrics_of(settings)
+    assert line["frac_reward_zero_std"] == 1
+    before = load_file(tiny_model_dir / "model.safetensors")
+    assert weights_of(settings) == {name: tensor.numpy().tobytes() for name, tensor in before.items()}
+
+
+def test_prompts_are_whole_passes_over_the_data_each_in_its_own_order() -> None:
+    config = make_config({"train": {"prompts_per_step": 4}})
+    tasks = [Task(str(number)) for number in range(6)]
+    drawn = [prompt for step in range(6) for prompt in draw_prompts(tasks, config, step)]
+    passes = [[prompt.task.question for prompt in drawn[start : start + 6]] for start in range(0, 24, 6)]
+    assert all(sorted(one) == [str(number) for number in range(6)] for one in passes)
+    assert len({tuple(one) for one in passes}) > 1
+    assert len({prompt.prompt_id for prompt in drawn}) == 24
+    assert list(draw_prompts(tasks, config, 3)) == drawn[12:16]
