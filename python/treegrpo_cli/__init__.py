@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from treegrpo_cli.errors import UserError
     from treegrpo_cli.trees.scoring import TrainingRow, score, training_rows
-    from treegrpo_cli.trees.tree_file import TreeRecord, read_trees
+    from treegrpo_cli.trees.tree_file import read_trees
+    from treegrpo_cli.trees.tree_record import TreeRecord
 
     __version__: str
 
 __all__ = ["TrainingRow", "TreeRecord", "UserError", "__version__", "read_trees", "score", "training_rows"]
 
-_HOMES = {"UserError": "errors", "TreeRecord": "trees.tree_file", "read_trees": "trees.tree_file"} | dict.fromkeys(
+_HOMES = {"UserError": "errors", "TreeRecord": "trees.tree_record", "read_trees": "trees.tree_file"} | dict.fromkeys(
     ("TrainingRow", "score", "training_rows"), "trees.scoring"
 )
 

@@ -11,7 +11,7 @@ from treegrpo_cli.errors import UserError
 from treegrpo_cli.trees.draw import draw_tree, plain, shorten
 from treegrpo_cli.trees.scoring import score
 from treegrpo_cli.trees.summary import Summary
-from treegrpo_cli.trees.tree_file import TreeRecord
+from treegrpo_cli.trees.tree_record import TreeRecord
 
 from tests.sample_trees import VECTOR_PARENTS, VECTOR_REWARDS, full_tree, nodes_of, tree, vector_trees
 

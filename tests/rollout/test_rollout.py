@@ -223,6 +223,12 @@ def test_a_failed_tool_closes_its_own_branch_and_no_other(corpus: str, monkeypat
     assert failed > 3
 
 
+def test_the_root_keeps_the_text_that_its_tokens_are(corpus: str) -> None:
+    for [first, *_] in nodes_of(grow(corpus)):
+        assert first["text"] == TOKENIZER.decode(first["token_ids"])
+        assert "capital number" in first["text"]
+
+
 def test_stats_count_shared_tokens_once_and_chains_would_repeat_them(corpus: str) -> None:
     trees = grow(corpus)
     stats = RolloutStats()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from treegrpo_cli import UserError, read_trees, score, training_rows
 from treegrpo_cli.trees.scoring import score_group, to_forest
-from treegrpo_cli.trees.tree_file import TreeRecord
+from treegrpo_cli.trees.tree_record import TreeRecord
 
 from tests.sample_trees import VECTOR_NAMES, Fields, full_tree, nodes_of, tree, vector_trees, write_lines
 

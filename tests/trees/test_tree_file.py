@@ -17,7 +17,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from treegrpo_cli.errors import FileError, UserError
-from treegrpo_cli.trees.tree_file import TreeRecord, TreeWriter, read_groups, read_trees
+from treegrpo_cli.trees.tree_file import TreeWriter, read_groups, read_trees
+from treegrpo_cli.trees.tree_record import TreeRecord
 
 from tests.sample_trees import Fields, full_tree, nodes_of, tree, write_lines
 

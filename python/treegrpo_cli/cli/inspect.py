@@ -16,7 +16,8 @@ from treegrpo_cli.errors import FileError, UserError
 from treegrpo_cli.trees.draw import draw_tree
 from treegrpo_cli.trees.scoring import keep_or_score, score_group
 from treegrpo_cli.trees.summary import Summary
-from treegrpo_cli.trees.tree_file import TreeRecord, read_groups
+from treegrpo_cli.trees.tree_file import read_groups
+from treegrpo_cli.trees.tree_record import TreeRecord
 
 MAX_NESTED_DEPTH = 200
 PLAIN_WIDTH = 80

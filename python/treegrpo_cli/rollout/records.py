@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from treegrpo_cli.trees.tree_file import TreeRecord
+from treegrpo_cli.trees.tree_record import TreeRecord
 from treegrpo_cli.types import NodeStatus, Task
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _node(tree: Tree, columns: dict[str, Any], node: int, place: dict[int, int])
         "token_ids": columns["token_ids"][span].tolist(),
         "sampled": [[0, num_sampled]] if num_sampled else [],
         "logprobs": columns["logprobs"][span][sampled].tolist(),
-        "text": turn.text,
+        "text": turn.text if place[node] else tree.prompt_text,
         "observation": turn.observation,
         "policy_version": int(columns["policy_version"][node]),
         "num_tool_calls": turn.num_tool_calls,

@@ -16,7 +16,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from treegrpo_cli.trees.format import Fields, inner_nodes, sampled_mask, status_of
-from treegrpo_cli.trees.tree_file import TreeRecord
+from treegrpo_cli.trees.tree_record import TreeRecord
 
 HEADERS = ("depth", "reward", "value", "advantage")
 GAP = "  "
@@ -42,7 +42,6 @@ def draw_tree(record: TreeRecord, width: int) -> Iterator[Text]:
     cells = [_numbers(node, node["id"] in inner) for node in nodes]
     sizes = [max(map(len, column)) for column in zip(HEADERS, *cells, strict=True)]
     room = max(width - sum(sizes) - len(GAP) * len(sizes), MIN_TEXT)
-    asks = _question(record)
     yield from _header(record, inner, width)
     yield _line("", "", HEADERS, sizes, room, "dim")
     for place in _walk(nodes, room // 2):
@@ -53,7 +52,7 @@ def draw_tree(record: TreeRecord, width: int) -> Iterator[Text]:
         is_inner = place.node in inner
         mark = "○ " if status_of(node, is_inner) == "open" else "● "
         space = room - cell_len(place.lead) - len(mark)
-        label = _label(node, is_inner, asks, space)
+        label = _label(node, is_inner, space)
         yield _line(place.lead, mark + label, cells[place.node], sizes, room, _style(node))
         yield from _notes(node, place.rest + ("│ " if is_inner else "  "), width)
 
@@ -138,7 +137,7 @@ def _question(record: TreeRecord) -> str:
     return plain(question) if isinstance(question, str) else ""
 
 
-def _label(node: Fields, is_inner: bool, asks: str, space: int) -> str:
+def _label(node: Fields, is_inner: bool, space: int) -> str:
     """Status (where a branch ends), then the turn's text with its end, where the action stands."""
     status = status_of(node, is_inner)
     tags = [status] if not is_inner else []
@@ -146,7 +145,7 @@ def _label(node: Fields, is_inner: bool, asks: str, space: int) -> str:
     tag = f"{', '.join(tags)}: " if tags else ""
     text = plain(node.get("text") or "")
     if node["id"] == 0:
-        text = f"prompt {_token_counts(node) if asks or not text else text}".strip()
+        text = f"prompt {text or _token_counts(node)}".strip()
     return tag + shorten(text or _token_counts(node) or f"node {node['id']}", max(space - len(tag), 1), tail=0.6)
 
 

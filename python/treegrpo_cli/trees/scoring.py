@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from treegrpo_cli._core import NO_PARENT, Forest, estimators
 from treegrpo_cli.errors import UserError, nearest
 from treegrpo_cli.trees.format import STATUS_CODES, Fields, inner_nodes, sampled_mask, status_of
-from treegrpo_cli.trees.tree_file import TreeRecord
+from treegrpo_cli.trees.tree_record import TreeRecord
 
 if TYPE_CHECKING:
     from treegrpo_cli._core import Scores

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from treegrpo_cli.trees.tree_file import TreeRecord
+from treegrpo_cli.trees.tree_record import TreeRecord
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from treegrpo_cli.trees.draw import count, number
 from treegrpo_cli.trees.format import inner_nodes, status_of
-from treegrpo_cli.trees.tree_file import TreeRecord
+from treegrpo_cli.trees.tree_record import TreeRecord
 
 FLAT = 1e-8
 """Values closer than this are equal, as in the core's normaliser."""
