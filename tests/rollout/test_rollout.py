@@ -128,9 +128,9 @@ def test_rewards_are_those_of_the_answers(corpus: str) -> None:
     seen = set()
     for group in grow(corpus).values():
         for tree in group:
-            for leaf, reward in tree.rewards.items():
+            for leaf, worth in tree.rewards.items():
                 right = tree.turns[leaf].text == "<answer>lisbon</answer>"
-                assert reward == float(right)
+                assert worth.reward == float(right)
                 seen.add(right)
     assert seen == {True, False}
 

@@ -75,6 +75,8 @@ class RewardConfig(Section):
     """One a function; empty = 1 each."""
     eval_function: str = "exact_match"
     """What `train` evaluates by."""
+    timeout_s: Positive = 60.0
+    """Seconds that a call of a function of your own may take; a rollout that it does not answer for is unscored."""
     structure: Fraction = 0.2
     final_format: Fraction = 0.1
     retrieval: Fraction = 0.0
@@ -83,6 +85,8 @@ class RewardConfig(Section):
     def _one_weight_a_function(self) -> RewardConfig:
         if self.weights and len(self.weights) != len(self.functions):
             raise ValueError(f"weights has {len(self.weights)} entries, functions has {len(self.functions)}")
+        if twice := [name for name in self.functions if self.functions.count(name) > 1]:
+            raise ValueError(f"functions names {twice[0]} twice; give it a weight")
         return self
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from treegrpo_cli.errors import UserError
-from treegrpo_cli.rewards.base import Rewards
+from treegrpo_cli.rewards.base import Reward, RewardFailure
 from treegrpo_cli.tags import last_answer
 from treegrpo_cli.types import Rollout
 
@@ -21,9 +21,15 @@ class AnswerReward:
     name: str
     function: Callable[[Rollout], float]
 
-    async def reward(self, rollouts: Sequence[Rollout]) -> Rewards:
-        """Return one reward a rollout."""
-        return [self.function(rollout) for rollout in rollouts]
+    async def reward(self, rollouts: Sequence[Rollout]) -> list[Reward]:
+        """Return one reward a rollout; a failure where the row has no answer to compare with."""
+        return [self._reward_one(rollout) for rollout in rollouts]
+
+    def _reward_one(self, rollout: Rollout) -> Reward:
+        try:
+            return self.function(rollout)
+        except UserError as error:
+            return RewardFailure(str(error))
 
 
 def exact_match(rollout: Rollout) -> float:

@@ -1,22 +1,52 @@
-"""Rollouts -> outcome rewards: the protocol, and the weighted sum of the functions that a run names."""
+"""Rollouts -> outcome rewards: the protocol, and the weighted sum of the functions that a run names.
+
+A function that fails is data: the rollouts that it could not judge are unscored, and each says why.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
 
 from treegrpo_cli.types import Rollout
 
-Rewards = list[float | None]
+
+@dataclass(frozen=True, slots=True)
+class RewardFailure:
+    """Why a function gave a rollout no reward although it should: one line, and the traceback of people's own code."""
+
+    reason: str
+    trace: str = ""
+
+
+Reward: TypeAlias = float | RewardFailure | None
+"""What one function gives one rollout: a finite number; None where it leaves it unscored; why there is neither."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeafReward:
+    """What a leaf is worth: `reward`, the weighted sum, and beside it what each function gave.
+
+    `reward` is None where a function gave None (it leaves the leaf unscored, no failure) or failed.
+    """
+
+    reward: float | None
+    by_function: Mapping[str, float | None] = field(default_factory=dict)
+    failure: RewardFailure | None = None
 
 
 class RewardFunction(Protocol):
-    """What a rollout is worth; None leaves it unscored."""
+    """What a rollout is worth."""
 
-    async def reward(self, rollouts: Sequence[Rollout]) -> Rewards:
-        """Return one reward a rollout."""
+    @property
+    def name(self) -> str:
+        """As it stands in `reward.functions`."""
+        ...
+
+    async def reward(self, rollouts: Sequence[Rollout]) -> list[Reward]:
+        """Return one reward a rollout; what fails is returned, not raised."""
         ...
 
 
@@ -29,17 +59,25 @@ class WeightedSum:
     needs_answer: bool
     """Whether every task must bring its answer."""
 
-    async def reward(self, rollouts: Sequence[Rollout]) -> Rewards:
-        """Return one finite reward, or None, for each rollout.
+    @property
+    def names(self) -> list[str]:
+        """What metrics and files call each function: what stands behind the colon, all of it where two share that."""
+        whole = [function.name for function in self.functions]
+        short = [name.rpartition(":")[2] for name in whole]
+        return [one if short.count(one) == 1 else name for one, name in zip(short, whole, strict=True)]
 
-        Raises:
-            UserError: names the function that failed, or did not give one finite number or None each.
-        """
+    async def reward(self, rollouts: Sequence[Rollout]) -> list[LeafReward]:
+        """Return what each rollout is worth."""
         columns = await asyncio.gather(*(function.reward(rollouts) for function in self.functions))
         return [self._sum(rewards) for rewards in zip(*columns, strict=True)]
 
-    def _sum(self, rewards: Sequence[float | None]) -> float | None:
-        scored = [reward for reward in rewards if reward is not None]
-        if len(scored) < len(rewards):
-            return None
-        return sum(weight * reward for weight, reward in zip(self.weights, scored, strict=True))
+    def _sum(self, rewards: Sequence[Reward]) -> LeafReward:
+        failures = [reward for reward in rewards if isinstance(reward, RewardFailure)]
+        plain = [None if isinstance(reward, RewardFailure) else reward for reward in rewards]
+        scored = [reward for reward in plain if reward is not None]
+        whole = len(scored) == len(plain)
+        return LeafReward(
+            sum(weight * reward for weight, reward in zip(self.weights, scored, strict=True)) if whole else None,
+            dict(zip(self.names, plain, strict=True)),
+            failures[0] if failures else None,
+        )

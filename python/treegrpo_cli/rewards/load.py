@@ -30,7 +30,7 @@ def _load(name: str, config: RewardConfig) -> RewardFunction:
         function = load_dotted(name, "reward.functions")
         if not callable(function):
             raise UserError(f"reward.functions: {name} is no function")
-        return adapt(name, function)
+        return adapt(name, function, config.timeout_s)
     built_in: dict[str, Callable[[Rollout], float]] = {
         "exact_match": exact_match,
         "f1": f1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -9,76 +10,93 @@ from dataclasses import dataclass
 from typing import Any
 
 from treegrpo_cli.errors import UserError, nearest
-from treegrpo_cli.rewards.base import RewardFunction, Rewards
+from treegrpo_cli.rewards.base import Reward, RewardFailure, RewardFunction
 from treegrpo_cli.types import Rollout
 from treegrpo_cli.user_code import call
 
 
-def adapt(name: str, function: Callable[..., Any]) -> RewardFunction:
+def adapt(name: str, function: Callable[..., Any], timeout_s: float) -> RewardFunction:
     """Return the function behind the protocol; raises UserError for a signature that is neither."""
     parameters = inspect.signature(function).parameters
     if "completions" in parameters:
-        return TRLReward(name, function)
+        return TRLReward(name, function, timeout_s)
     if "solution_str" in parameters:
-        return VerlReward(name, function)
+        return VerlReward(name, function, timeout_s)
     raise UserError(
         f"reward.functions: {name} must take (prompts, completions, **columns) as in TRL, "
         f"or (data_source, solution_str, ground_truth, extra_info) as in verl; got ({', '.join(parameters)})"
     )
 
 
+class _Failed(Exception):  # noqa: N818 - never leaves this file
+    """The function gave no reward; `failure` says why."""
+
+    def __init__(self, name: str, reason: str, trace: str = "") -> None:
+        self.failure = RewardFailure(f"reward {name}: {reason}", trace)
+        super().__init__(reason)
+
+
 @dataclass(frozen=True, slots=True)
 class TRLReward:
-    """`fn(prompts, completions, **columns) -> list[float | None]`, once for all rollouts.
+    """`fn(prompts, completions, **columns) -> list[float | None]`, once for all rollouts of a tree.
 
     Prompts and completions are texts; lists of messages where every row's own prompt is one. Each column of
-    the rows is a list, None where a row lacks it.
+    the rows is a list, None where a row lacks it. A function that takes `states` gets the environment's state at
+    the end of each rollout, one that takes `rollouts` the `Rollout`s themselves: lists too, one entry a completion.
+    A row's own column of either name goes before.
     """
 
     name: str
     function: Callable[..., Any]
+    timeout_s: float
+    """Seconds that one call may take."""
 
-    async def reward(self, rollouts: Sequence[Rollout]) -> Rewards:
-        """Call the function and check what it gives."""
-        arguments = _accepted(self.name, self.function, _trl_arguments(rollouts))
-        rewards = await _call(self.name, self.function, arguments)
-        if not isinstance(rewards, (list, tuple)) and not hasattr(rewards, "tolist"):
-            raise UserError(f"reward {self.name}: must return a list of numbers, got a {type(rewards).__name__}")
-        values = rewards.tolist() if hasattr(rewards, "tolist") else rewards
-        if not isinstance(values, (list, tuple)) or len(values) != len(rollouts):
+    async def reward(self, rollouts: Sequence[Rollout]) -> list[Reward]:
+        """Call the function and check what it gives: a wrong value costs its own rollout, a wrong shape all."""
+        try:
+            answer = await _call(self, _trl_arguments(rollouts))
+            return [_checked(self.name, value) for value in self._values(answer, len(rollouts))]
+        except _Failed as failed:
+            return [failed.failure for _ in rollouts]
+
+    def _values(self, answer: Any, count: int) -> Sequence[Any]:
+        if not isinstance(answer, (list, tuple)) and not hasattr(answer, "tolist"):
+            raise _Failed(self.name, f"must return a list of numbers, got a {type(answer).__name__}")
+        values = answer.tolist() if hasattr(answer, "tolist") else answer
+        if not isinstance(values, (list, tuple)) or len(values) != count:
             got = len(values) if isinstance(values, (list, tuple)) else 1
-            raise UserError(f"reward {self.name}: returned {got} rewards for {len(rollouts)} completions")
-        return [_checked(self.name, value) for value in values]
+            raise _Failed(self.name, f"returned {got} rewards for {count} completions")
+        return values
 
 
 @dataclass(frozen=True, slots=True)
 class VerlReward:
     """`compute_score(data_source, solution_str, ground_truth, extra_info) -> float`, once a rollout.
 
-    `solution_str` is all text behind the prompt, observations included. A dict's `score` is the reward.
+    `solution_str` is all text behind the prompt, observations included. A dict's `score` is the reward. A function
+    that takes `state` gets the environment's state at the end of the rollout, one that takes `rollout` the
+    `Rollout` itself; by TRL's names `states` and `rollouts` it gets them as the list of one.
     """
 
     name: str
     function: Callable[..., Any]
+    timeout_s: float
+    """Seconds that one call may take."""
 
-    async def reward(self, rollouts: Sequence[Rollout]) -> Rewards:
-        """Call the function for each rollout, one after another."""
+    async def reward(self, rollouts: Sequence[Rollout]) -> list[Reward]:
+        """Call the function for each rollout, one after another; each may fail alone."""
         return [await self._reward_one(rollout) for rollout in rollouts]
 
-    async def _reward_one(self, rollout: Rollout) -> float | None:
-        task = rollout.task
-        offered = {
-            "data_source": task.data_source,
-            "solution_str": rollout.completion,
-            "ground_truth": task.ground_truth,
-            "extra_info": task.columns.get("extra_info") or {},
-        }
-        reward = await _call(self.name, self.function, _accepted(self.name, self.function, offered))
-        if isinstance(reward, Mapping):
-            if "score" not in reward:
-                raise UserError(f"reward {self.name}: the dict it returned has no `score`")
-            reward = reward["score"]
-        return _checked(self.name, reward)
+    async def _reward_one(self, rollout: Rollout) -> Reward:
+        try:
+            answer = await _call(self, _verl_arguments(rollout))
+        except _Failed as failed:
+            return failed.failure
+        if isinstance(answer, Mapping):
+            if "score" not in answer:
+                return RewardFailure(f"reward {self.name}: the dict it returned has no `score`")
+            answer = answer["score"]
+        return _checked(self.name, answer)
 
 
 def _trl_arguments(rollouts: Sequence[Rollout]) -> dict[str, list[Any]]:
@@ -90,7 +108,21 @@ def _trl_arguments(rollouts: Sequence[Rollout]) -> dict[str, list[Any]]:
     else:
         prompts = [rollout.prompt for rollout in rollouts]
         completions = [rollout.completion for rollout in rollouts]
-    return {**columns, "prompts": prompts, "completions": completions}
+    world: dict[str, list[Any]] = {"states": [rollout.state for rollout in rollouts], "rollouts": list(rollouts)}
+    return {**world, **columns, "prompts": prompts, "completions": completions}
+
+
+def _verl_arguments(rollout: Rollout) -> dict[str, Any]:
+    return {
+        "data_source": rollout.task.data_source,
+        "solution_str": rollout.completion,
+        "ground_truth": rollout.task.ground_truth,
+        "extra_info": rollout.task.columns.get("extra_info") or {},
+        "state": rollout.state,
+        "rollout": rollout,
+        "states": [rollout.state],
+        "rollouts": [rollout],
+    }
 
 
 def _accepted(name: str, function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
@@ -100,24 +132,37 @@ def _accepted(name: str, function: Callable[..., Any], offered: dict[str, Any]) 
     named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     for parameter in named.values():
         if parameter.default is parameter.empty and parameter.name not in offered:
-            raise UserError(f"reward {name}: needs {parameter.name!r}; {nearest(parameter.name, offered)}")
+            raise _Failed(name, f"needs {parameter.name!r}; {nearest(parameter.name, offered)}")
     return offered if takes_all else {key: value for key, value in offered.items() if key in named}
 
 
-async def _call(name: str, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+async def _call(reward: TRLReward | VerlReward, offered: dict[str, Any]) -> Any:
+    arguments = _accepted(reward.name, reward.function, offered)
+    limit = asyncio.timeout(reward.timeout_s)
     try:
-        return await call(function, **arguments)
+        async with limit:
+            return await call(reward.function, **arguments)
     except Exception as error:  # whatever the user's function raises is the user's to mend
-        raise UserError(f"reward {name}: raised {type(error).__name__}: {' '.join(str(error).split())}") from error
+        if limit.expired():
+            raise _Failed(reward.name, f"no answer within {reward.timeout_s:g} s (reward.timeout_s)") from error
+        raise _Failed(reward.name, f"raised {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
-def _checked(name: str, value: Any) -> float | None:
+def _checked(name: str, value: Any) -> Reward:
     if value is None:
         return None
     try:
         reward = float(value)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"reward {name}: must give numbers or None, got {value!r:.100}") from error
+    except Exception:  # people's own objects may raise anything here
+        return RewardFailure(f"reward {name}: must give numbers or None, got {_shown(value)}")
     if isinstance(value, str) or not math.isfinite(reward):
-        raise UserError(f"reward {name}: must give finite numbers or None, got {value!r:.100}")
+        return RewardFailure(f"reward {name}: must give finite numbers or None, got {_shown(value)}")
     return reward
+
+
+def _shown(value: Any) -> str:
+    """The value in at most 100 characters; its type where that is all that can be shown."""
+    try:
+        return f"{value!r:.100}"
+    except Exception:
+        return f"a {type(value).__name__}"

@@ -34,12 +34,12 @@ def tree_record(tree: Tree) -> TreeRecord:
 def _node(tree: Tree, columns: dict[str, Any], node: int, place: dict[int, int]) -> dict[str, Any]:
     turn, span = tree.turns[node], slice(*map(int, columns["token_start"][node : node + 2]))
     sampled = columns["sampled"][span]
-    num_sampled = int(sampled.sum())
+    num_sampled, leaf = int(sampled.sum()), tree.rewards.get(node)
     fields: dict[str, Any] = {
         "id": place[node],
         "parent": place.get(int(columns["parent"][node])),
         "status": turn.status.name.lower(),
-        "reward": tree.rewards.get(node),
+        "reward": None if leaf is None else leaf.reward,
         "token_ids": columns["token_ids"][span].tolist(),
         "sampled": [[0, num_sampled]] if num_sampled else [],
         "logprobs": columns["logprobs"][span][sampled].tolist(),
@@ -49,9 +49,12 @@ def _node(tree: Tree, columns: dict[str, Any], node: int, place: dict[int, int])
         "num_tool_calls": turn.num_tool_calls,
     }
     if turn.status is not NodeStatus.OPEN:
-        fields["kept"] = node in tree.rewards
-    if turn.error is not None:
-        fields["error"] = turn.error
+        fields["kept"] = leaf is not None
+    if leaf is not None:
+        fields["rewards"] = dict(leaf.by_function)
+    error = leaf.failure.reason if leaf is not None and leaf.failure else turn.error
+    if error is not None:
+        fields["error"] = error
     return fields
 
 

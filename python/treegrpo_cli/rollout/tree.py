@@ -21,7 +21,7 @@ import numpy as np
 from treegrpo_cli._core import Forest, derive_seed, keep_leaves, select_uniform
 from treegrpo_cli.envs import load_environment, reset_with_retries, step_with_retries
 from treegrpo_cli.errors import ToolError, UserError
-from treegrpo_cli.rewards import load_rewards
+from treegrpo_cli.rewards import LeafReward, load_rewards
 from treegrpo_cli.rollout.dialects import make_dialect
 from treegrpo_cli.samplers import make_sampler
 from treegrpo_cli.types import Completion, Message, NodeStatus, Rollout, SamplingParams, StepResult, Task
@@ -113,8 +113,8 @@ class Tree:
         self.turns: dict[int, Turn] = {}
         self.prompt_text = ""
         self.prompt_messages: tuple[Message, ...] = ()
-        self.rewards: dict[int, float | None] = {}
-        """Kept leaf -> reward; None where the reward function left it unscored."""
+        self.rewards: dict[int, LeafReward] = {}
+        """Kept leaf -> what it is worth, and why where a reward function failed."""
 
     async def grow(self) -> Tree:
         """Grow the whole tree: a chain, L rounds of N expansions, K leaves kept and rewarded."""

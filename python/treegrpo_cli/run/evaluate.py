@@ -31,6 +31,6 @@ async def evaluate(player: Player, tasks: Sequence[Task], bar: Bar) -> Mean:
     rewards: dict[int, float] = {}
     async with aclosing(collect(player, prompts, num_trees=1)) as groups:
         async for prompt, [tree] in groups:
-            rewards.update((prompt.number, reward) for reward in tree.rewards.values() if reward is not None)
+            rewards.update((prompt.number, leaf.reward) for leaf in tree.rewards.values() if leaf.reward is not None)
             bar.advance(note=f"mean {sum(rewards.values()) / max(len(rewards), 1):.3f}")
     return mean_with_interval([reward for _, reward in sorted(rewards.items())])
