@@ -11,14 +11,15 @@ BELOW: dict[str, set[str]] = {
     "errors": set(),
     "types": {"errors"},
     "tags": {"errors", "types"},
-    "user_code": {"errors", "types"},
+    "free_time": set(),
+    "user_code": {"free_time", "errors", "types"},
     "config": {"errors", "types"},
     "data": {"config", "errors", "types"},
     "models": {"config", "data", "errors", "types"},
     "trees": {"config", "data", "errors", "types"},
-    "samplers": {"models", "config", "errors", "types"},
-    "envs": {"data", "tags", "user_code", "config", "errors", "types"},
-    "rewards": {"tags", "user_code", "config", "errors", "types"},
+    "samplers": {"free_time", "models", "config", "errors", "types"},
+    "envs": {"free_time", "data", "tags", "user_code", "config", "errors", "types"},
+    "rewards": {"free_time", "tags", "user_code", "config", "errors", "types"},
 }
 """Room -> the rooms that it may use, itself aside. A top-level module is a room of its own."""
 BELOW["rollout"] = {*BELOW, "trees"}
