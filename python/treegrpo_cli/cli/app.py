@@ -21,10 +21,22 @@ from treegrpo_cli.errors import Stopped, UserError
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
 
+EXIT_CODES = """\
+Exit codes:
+
+\b
+  0    done
+  1    too much of a run failed (train.max_failed_fraction),
+       or nobody reads the output any more
+  2    a mistake in arguments, settings, data or files: a line says which
+  130  stopped by Ctrl-C, 143 by SIGTERM; --resume goes on from there
+"""
+
 app = typer.Typer(
     name="treegrpo",
+    epilog=EXIT_CODES,
     help="Tree-GRPO for LLM agents: rollouts that branch at turns, step-level credit from outcome rewards.",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # help in plain text: rich would take three times as long to load
 )
@@ -50,7 +62,7 @@ def main() -> None:
     warnings.showwarning = _show_warning
     signal.signal(signal.SIGTERM, _on_sigterm)
     try:
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], prog_name="treegrpo", standalone_mode=False)
         sys.stdout.flush()
         code = _complain("stopped", code) if code == INTERRUPTED else code
     except typer.TyperException as error:  # without a message it has shown the help
@@ -84,13 +96,22 @@ def _on_sigterm(*_: object) -> None:
 
 
 def _complain(message: str, code: int) -> int:
-    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in " ".join(message.splitlines()))
-    print(f"treegrpo: {shown}", file=sys.stderr)
+    print(f"treegrpo: {_one_line(message)}", file=sys.stderr)
     return code
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"treegrpo: warning: {message}", file=sys.stderr)
+    print(f"treegrpo: warning: {_one_line(str(message))}", file=sys.stderr)
+
+
+def _one_line(message: str) -> str:
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in " ".join(message.splitlines()))
+
+
+def _complete_setting(incomplete: str) -> list[str]:
+    from treegrpo_cli.cli.completion import complete_setting
+
+    return complete_setting(incomplete)
 
 
 def _version(asked: bool) -> None:
@@ -152,6 +173,7 @@ Settings = Annotated[
         metavar="CONFIG KEY=VALUE",
         help="A TOML or YAML file, then settings that win over it.",
         show_default=False,
+        autocompletion=_complete_setting,
     ),
 ]
 Model = Annotated[str | None, typer.Option(help="The same as model.path=...", show_default=False)]

@@ -1,0 +1,27 @@
+"""What was typed of a setting -> the keys that it may become, for the shells' completion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel
+
+from treegrpo_cli.config import Config
+
+
+def complete_setting(incomplete: str) -> list[str]:
+    """Return the keys that begin so, each with its `=`; none for nothing, so that the shell offers files.
+
+    >>> complete_setting("rollout.num_r")
+    ['rollout.num_rounds=']
+    """
+    return [f"{key}=" for key in _keys(Config) if incomplete and key.startswith(incomplete)]
+
+
+def _keys(table: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in table.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _keys(inner, f"{prefix}{name}.")
+        else:
+            yield prefix + name
