@@ -56,8 +56,7 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
         engine_log = output.with_name(f"{output.name}.engine.log")
         player = _open_player(config, config, reporter, stack, engine_log)
         runner, stop = stack.enter_context(asyncio.Runner()), stack.enter_context(StopRequest())
-        bar = stack.enter_context(reporter.bar("rolling out", len(tasks)))
-        bar.advance(len(done))
+        bar = stack.enter_context(reporter.bar("rolling out", len(tasks), done=len(done)))
         prompts = (prompt for prompt in number_tasks(tasks) if prompt.prompt_id not in done)
 
         async def work() -> None:

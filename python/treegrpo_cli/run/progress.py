@@ -6,17 +6,48 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
+from rich.text import Text
 
 PLAIN_INTERVAL_S = 10.0
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them, in one unit or two.
+
+    >>> duration(44.6), duration(600), duration(3 * 3600 + 5 * 60), duration(30 * 3600)
+    ('45 s', '10 min', '3 h 05 min', '1 d 6 h')
+    """
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 90:
+        return f"{round(seconds)} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
+class Pace:
+    """How fast work goes; pieces that were done before do not count."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self.total, self.done = total, done
+        self._start, self._first = time.monotonic(), done
+
+    def time_left(self) -> str:
+        """Return `about … left` from the mean time a piece took so far; nothing at the beginning and at the end."""
+        worked, left = self.done - self._first, self.total - self.done
+        if worked <= 0 or left <= 0:
+            return ""
+        return f"about {duration((time.monotonic() - self._start) / worked * left)} left"
 
 
 class Bar:
@@ -27,28 +58,40 @@ class Bar:
 
 
 class RichBar(Bar):
-    """A bar on a terminal."""
+    """A bar on a terminal, one of those that the terminal shows now."""
 
-    def __init__(self, progress: Progress, label: str, total: int) -> None:
-        self._progress, self._task = progress, progress.add_task(label, total=total, note="")
+    def __init__(self, progress: Progress, label: str, pace: Pace) -> None:
+        self._progress, self._pace = progress, pace
+        self.task = progress.add_task(label, total=pace.total, completed=pace.done, note="", pace=pace)
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        self._progress.update(self._task, advance=count, note=note)
+        self._pace.done += count
+        self._progress.update(self.task, advance=count, note=note)
+
+
+class _TimeLeftColumn(ProgressColumn):
+    """The same figure as in plain lines."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["pace"].time_left(), style="cyan")
 
 
 class PlainBar(Bar):
     """A line now and then, and one at the end."""
 
-    def __init__(self, console: Console, label: str, total: int) -> None:
-        self._console, self._label, self._total, self._done = console, label, total, 0
+    def __init__(self, console: Console, label: str, pace: Pace) -> None:
+        self._console, self._label, self._pace = console, label, pace
         self._said = time.monotonic()
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        self._done += count
-        if self._done >= self._total or time.monotonic() - self._said > PLAIN_INTERVAL_S:
+        pace = self._pace
+        pace.done += count
+        if pace.done >= pace.total or time.monotonic() - self._said > PLAIN_INTERVAL_S:
             self._said = time.monotonic()
-            text = f"{self._label} {self._done}/{self._total}  {note}".rstrip()
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            parts = [f"{self._label} {pace.done}/{pace.total}", note, pace.time_left()]
+            _print(self._console, "  ".join(part for part in parts if part))
 
 
 class Reporter:
@@ -57,29 +100,54 @@ class Reporter:
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self._out, self._err = Console(), Console(stderr=True, quiet=quiet)
+        self._progress: Progress | None = None
+        """What the terminal shows now."""
 
     def say(self, text: str) -> None:
         """Print a line on the way; nothing under --quiet."""
-        self._err.print(text, markup=False, highlight=False, soft_wrap=True)
+        _print(self._err, text)
+
+    def show(self, picture: RenderableType) -> None:
+        """Print something drawn, a table say, on the way; nothing under --quiet."""
+        self._err.print(picture)
 
     def result(self, text: str) -> None:
         """Print what the command was asked for."""
-        self._out.print(text, markup=False, highlight=False, soft_wrap=True)
+        _print(self._out, text)
 
     @contextmanager
-    def bar(self, label: str, total: int) -> Iterator[Bar]:
-        """Show progress over `total` pieces."""
+    def bar(self, label: str, total: int, *, done: int = 0) -> Iterator[Bar]:
+        """Show progress over `total` pieces, of which `done` were done by an earlier run; bars may nest."""
+        pace = Pace(total, done)
         if self.quiet:
             yield Bar()
         elif self._err.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-            )
-            note = TextColumn("{task.fields[note]}", markup=False)
-            with Progress(*columns, TimeRemainingColumn(), note, console=self._err) as progress:
-                yield RichBar(progress, label, total)
+            outer = self._progress
+            with self._shared_progress() as progress:
+                bar = RichBar(progress, label, pace)
+                try:
+                    yield bar
+                finally:
+                    if outer:
+                        progress.remove_task(bar.task)
         else:
-            yield PlainBar(self._err, label, total)
+            yield PlainBar(self._err, label, pace)
+
+    @contextmanager
+    def _shared_progress(self) -> Iterator[Progress]:
+        """A terminal shows one live display at a time, so that a bar inside a bar is a line of the same."""
+        if self._progress is not None:
+            yield self._progress
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        note = TextColumn("{task.fields[note]}", markup=False)
+        with Progress(*columns, _TimeLeftColumn(), note, console=self._err) as progress:
+            self._progress = progress
+            try:
+                yield progress
+            finally:
+                self._progress = None
+
+
+def _print(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -65,8 +65,7 @@ class Session:
         self.log = stack.enter_context(closing(log))
         self.runner = stack.enter_context(asyncio.Runner())
         self.stop = stack.enter_context(StopRequest())
-        self._bar = stack.enter_context(self.reporter.bar("training", config.train.num_steps))
-        self._bar.advance(self.step)
+        self._bar = stack.enter_context(self.reporter.bar("training", config.train.num_steps, done=self.step))
 
     @property
     def step(self) -> int:
