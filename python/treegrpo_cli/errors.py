@@ -5,7 +5,7 @@ exits with code 2. Any other exception is our own bug and flies with its traceba
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -24,6 +24,25 @@ class FileError(UserError):
 
 class ToolError(RuntimeError):
     """A tool or an environment failed for good; it closes its own branch and no other."""
+
+
+class UserCodeError(Exception):
+    """Code of the user's raised. `reason` is one line, `trace` the lines of its traceback from its own frames on.
+
+    The exception itself is the `__cause__`.
+    """
+
+    def __init__(self, reason: str, trace: Sequence[str] = ()) -> None:
+        self.reason, self.trace = reason, tuple(trace)
+        super().__init__(reason)
+
+
+class NoAnswerError(Exception):
+    """Code of the user's did not answer in time."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s, self.reason = timeout_s, f"no answer within {timeout_s:g} s"
+        super().__init__(self.reason)
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it

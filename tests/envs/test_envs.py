@@ -88,9 +88,9 @@ def test_a_failed_step_is_tried_again_and_no_more_often_than_asked() -> None:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (SystemExit(3), r"RuntimeError: SystemExit\(3\)"),
-        (StopIteration(), r"RuntimeError: StopIteration\(\)"),
-        (KeyboardInterrupt(), r"RuntimeError: KeyboardInterrupt\(\)"),
+        (SystemExit(3), "^SystemExit: 3$"),
+        (StopIteration(), "^StopIteration$"),
+        (KeyboardInterrupt(), "^KeyboardInterrupt$"),
         (TimeoutError("socket"), "TimeoutError: socket"),
         (ToolError("the site is down"), r"^the site is down$"),
     ],
@@ -139,7 +139,7 @@ def test_a_tool_that_hangs_for_ever_does_not_keep_the_process_alive(tmp_path: Pa
 
 
 def test_an_async_step_is_cancelled_at_its_timeout() -> None:
-    cancelled = []
+    cancelled = threading.Event()
 
     class Slow:
         tools = ()
@@ -148,12 +148,12 @@ def test_an_async_step_is_cancelled_at_its_timeout() -> None:
             try:
                 await asyncio.sleep(60)
             except asyncio.CancelledError:
-                cancelled.append(True)
+                cancelled.set()
                 raise
 
     with pytest.raises(ToolError, match=r"no answer within 0\.05 s"):
         step(Slow(), 0, ANSWER, tool_timeout_s=0.05)
-    assert cancelled == [True]
+    assert cancelled.wait(20)
 
 
 def test_no_more_steps_run_at_once_than_allowed() -> None:

@@ -12,9 +12,9 @@ from weakref import WeakKeyDictionary
 
 from treegrpo_cli.config import EnvironmentConfig
 from treegrpo_cli.envs.base import Environment
-from treegrpo_cli.errors import ToolError, UserError
+from treegrpo_cli.errors import NoAnswerError, ToolError, UserCodeError, UserError
 from treegrpo_cli.types import Action, Message, StepResult, Task
-from treegrpo_cli.user_code import call
+from treegrpo_cli.user_code import call, one_line
 
 Result = TypeVar("Result")
 
@@ -40,7 +40,7 @@ async def reset_with_retries(
         ToolError: the environment failed or kept silent in every attempt.
         UserError: it returned something that is no `(state, messages)`.
     """
-    answer = await _with_retries(lambda: call(environment.reset, task), config)
+    answer = await _with_retries(lambda: call(environment.reset, task, timeout_s=config.tool_timeout_s), config)
     state, messages = _pair(answer, "reset", "(state, messages)")
     return state, _messages(messages, "reset")
 
@@ -56,7 +56,7 @@ async def step_with_retries(
         ToolError: the environment failed or kept silent in every attempt.
         UserError: it returned something that is no `(state, StepResult)`.
     """
-    answer = await _with_retries(lambda: call(environment.step, state, action), config)
+    answer = await _with_retries(lambda: call(environment.step, state, action, timeout_s=config.tool_timeout_s), config)
     state, result = _pair(answer, "step", "(state, StepResult)")
     if not isinstance(result, StepResult):
         raise UserError(f"environment: step must return (state, StepResult), got a {type(result).__name__}")
@@ -70,14 +70,12 @@ async def _with_retries(attempt: Callable[[], Awaitable[Any]], config: Environme
         if retry:
             await asyncio.sleep(min(FIRST_BACKOFF_S * 2 ** (retry - 1), MAX_BACKOFF_S))
         async with _slot(config.max_concurrent_tools):
-            limit = asyncio.timeout(config.tool_timeout_s)
             try:
-                async with limit:
-                    return await attempt()
-            except UserError:
-                raise
-            except Exception as error:  # the world outside may fail in any way; it closes one branch
-                reason = f"no answer within {config.tool_timeout_s:g} s" if limit.expired() else _describe(error)
+                return await attempt()
+            except (ToolError, NoAnswerError, UserCodeError) as error:
+                if isinstance(error.__cause__, UserError):
+                    raise error.__cause__ from None
+                reason = _describe(error)
     attempts = f" ({config.tool_retries + 1} attempts)" if config.tool_retries else ""
     raise ToolError(f"{reason}{attempts}")
 
@@ -89,8 +87,7 @@ def _slot(max_concurrent_tools: int) -> asyncio.Semaphore:
 
 
 def _describe(error: Exception) -> str:
-    text = " ".join(str(error).split())[:500]
-    return text if isinstance(error, ToolError) else f"{type(error).__name__}: {text}"
+    return error.reason if isinstance(error, UserCodeError) else one_line(str(error))
 
 
 def _pair(answer: Any, method: str, expected: str) -> tuple[Any, Any]:

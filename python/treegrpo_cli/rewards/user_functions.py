@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from treegrpo_cli.errors import UserError, nearest
+from treegrpo_cli.errors import NoAnswerError, UserCodeError, UserError, nearest
 from treegrpo_cli.rewards.base import Reward, RewardFailure, RewardFunction
 from treegrpo_cli.types import Rollout
 from treegrpo_cli.user_code import call
@@ -138,14 +138,12 @@ def _accepted(name: str, function: Callable[..., Any], offered: dict[str, Any]) 
 
 async def _call(reward: TRLReward | VerlReward, offered: dict[str, Any]) -> Any:
     arguments = _accepted(reward.name, reward.function, offered)
-    limit = asyncio.timeout(reward.timeout_s)
     try:
-        async with limit:
-            return await call(reward.function, **arguments)
-    except Exception as error:  # whatever the user's function raises is the user's to mend
-        if limit.expired():
-            raise _Failed(reward.name, f"no answer within {reward.timeout_s:g} s (reward.timeout_s)") from error
-        raise _Failed(reward.name, f"raised {type(error).__name__}: {' '.join(str(error).split())}") from error
+        return await call(functools.partial(reward.function, **arguments), timeout_s=reward.timeout_s)
+    except NoAnswerError as error:
+        raise _Failed(reward.name, f"{error.reason} (reward.timeout_s)") from error
+    except UserCodeError as error:
+        raise _Failed(reward.name, f"raised {error.reason}", "\n".join(error.trace)) from error
 
 
 def _checked(name: str, value: Any) -> Reward:

@@ -1,22 +1,15 @@
-"""`package.module:name` or `path/to/file.py:name` -> the object that a user wrote, and the one way to call it."""
+"""`package.module:name` or `path/to/file.py:name` -> the object that a user wrote."""
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import importlib.util
-import inspect
 import sys
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 from treegrpo_cli.errors import UserError, nearest
-
-Result = TypeVar("Result")
 
 
 def load_dotted(path: str, key: str) -> Any:
@@ -65,29 +58,3 @@ def _load_file(file: Path, key: str) -> ModuleType:
         del sys.modules[name]
         raise
     return module
-
-
-async def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Await a coroutine function; run a plain one in a daemon thread, which blocks neither loop nor exit."""
-    if inspect.iscoroutinefunction(function):
-        return await function(*args, **kwargs)
-    result = await asyncio.wrap_future(_in_daemon_thread(lambda: function(*args, **kwargs)))
-    return await result if inspect.isawaitable(result) else result
-
-
-def _in_daemon_thread(function: Callable[[], Result]) -> Future[Result]:
-    future: Future[Result] = Future()
-    future.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            result = function()
-        except BaseException as error:
-            # A future cannot carry StopIteration, and a tool that calls sys.exit() must not end the run.
-            carried = isinstance(error, Exception) and not isinstance(error, StopIteration)
-            future.set_exception(error if carried else RuntimeError(repr(error)))
-        else:
-            future.set_result(result)
-
-    threading.Thread(target=run, daemon=True, name="treegrpo-tool").start()
-    return future

@@ -1,0 +1,66 @@
+"""Function of the user's + arguments -> its answer, one `UserCodeError`, or one `NoAnswerError`."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from treegrpo_cli.errors import NoAnswerError
+from treegrpo_cli.free_time import free_timeout
+from treegrpo_cli.user_code.threads import in_loop_thread, in_thread
+
+OUR_PACKAGE = __name__.partition(".")[0]
+
+
+async def call(function: Callable[..., Any], /, *args: Any, timeout_s: float | None = None, **kwargs: Any) -> Any:
+    """Call a function, plain or `async`, where it can neither block the event loop nor end the program.
+
+    Plain ones run in a daemon thread, coroutines in an event loop of their own (see `threads`); functions of this
+    package run here as they are, and their errors are our own. `timeout_s` counts seconds in which this loop was
+    free; a function that itself takes a `timeout_s` is given as a `functools.partial`.
+
+    >>> asyncio.run(call(divmod, 7, 2))
+    (3, 1)
+
+    Raises:
+        UserCodeError: it raised; any BaseException, SystemExit and CancelledError among them.
+        NoAnswerError: the time is over. A coroutine is cancelled; a thread cannot be ended and is left alone.
+    """
+    work = functools.partial(function, *args, **kwargs)
+    if timeout_s is None:
+        return await _run(function, work)
+    try:
+        async with free_timeout(timeout_s) as limit:
+            return await _run(function, work)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise NoAnswerError(timeout_s) from None
+
+
+async def _run(function: Callable[..., Any], work: Callable[[], Any]) -> Any:
+    if _is_ours(function):
+        result = work()
+        return await result if inspect.isawaitable(result) else result
+    if inspect.iscoroutinefunction(function):
+        return await _in_loop_thread(work)
+    result = await asyncio.wrap_future(in_thread(work))
+    return await _in_loop_thread(lambda: result) if inspect.isawaitable(result) else result
+
+
+def _is_ours(function: Callable[..., Any]) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return str(getattr(function, "__module__", "")).partition(".")[0] == OUR_PACKAGE
+
+
+async def _in_loop_thread(make: Callable[[], Awaitable[Any]]) -> Any:
+    running = in_loop_thread(make)
+    try:
+        return await asyncio.wrap_future(running.answer)
+    except asyncio.CancelledError:
+        running.cancel()
+        raise

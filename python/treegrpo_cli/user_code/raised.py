@@ -1,0 +1,54 @@
+"""Whatever user code raised -> one clean line, and the lines of its own traceback."""
+
+from __future__ import annotations
+
+import traceback
+from types import TracebackType
+
+from treegrpo_cli.errors import ToolError, UserCodeError, UserError
+
+MAX_REASON_CHARS = 500
+MAX_TRACE_LINES = 400
+
+
+def user_code_error(error: BaseException, own_file: str) -> UserCodeError:
+    """Return the failure as data; frames of `own_file`, which called the user's code, are no part of its trace."""
+    name, text = one_line(type(error).__name__), _text(error)
+    if text:
+        # our own errors were raised for what they say, not for what they are
+        name = text if isinstance(error, (ToolError, UserError)) else f"{name}: {text}"
+    failure = UserCodeError(name, _trace(error, own_file))
+    failure.__cause__ = error
+    return failure
+
+
+def one_line(text: str, max_chars: int = MAX_REASON_CHARS) -> str:
+    """Return `text` on one line, without lone surrogates, and no longer than asked.
+
+    >>> one_line("no\\n route \\ud800")
+    'no route ?'
+    """
+    return clean(" ".join(text[: 4 * max_chars].split()))[:max_chars]
+
+
+def clean(text: str) -> str:
+    """Return `text` with a question mark for every lone surrogate, which no file and no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return one_line(str(error))
+    except BaseException as second:  # a __str__ may raise anything too
+        return f"(its text cannot be read: {one_line(type(second).__name__)})"
+
+
+def _trace(error: BaseException, own_file: str) -> tuple[str, ...]:
+    frames: TracebackType | None = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename == own_file:
+        frames = frames.tb_next
+    try:
+        text = "".join(traceback.format_exception(type(error), error, frames))
+    except BaseException:  # an exception class may spoil its own printing
+        text = "".join(traceback.format_tb(frames))
+    return tuple(clean(text).splitlines()[-MAX_TRACE_LINES:])
