@@ -2,37 +2,88 @@
 
     config.json, *.safetensors, tokenizer   the model: float32 as trained; with LoRA merged, in model.dtype
     adapter/                                with LoRA: the adapter, as peft loads it
-    training_state.tensors                  Adam's moments, the random state
+    training_state.tensors                  Adam's moments
     training_state.json                     the step, and the loop's own state (data position and the like)
 
 A checkpoint is written under another name and renamed when it is whole and on disk, so that a kill or
-a full disk leaves the earlier ones as they were. Nothing is pickled.
+a full disk leaves the earlier ones as they were. Nothing is pickled. What a step draws at random depends on seed and
+step alone, so that no state of a generator is kept.
 """
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from treegrpo_cli.errors import FileError
 from treegrpo_cli.models.pretrained import load_tokenizer
-from treegrpo_cli.train.policy import load_model
-from treegrpo_cli.train.self_check import Disagreement
+from treegrpo_cli.train.checkpoint_folders import (
+    STATE_JSON,
+    checkpoints,
+    partial_of,
+    put_in_place,
+    remove_leftovers,
+    remove_old_checkpoints,
+    sync,
+)
+from treegrpo_cli.train.checkpoint_parts import (
+    ADAPTER,
+    MOMENTS,
+    STATE_TENSORS,
+    TrainingState,
+    read_adapter,
+    read_model,
+    read_moments,
+    read_training_state,
+)
 from treegrpo_cli.train.trainer import Trainer
 
-STATE_JSON, STATE_TENSORS, ADAPTER = "training_state.json", "training_state.tensors", "adapter"
-# The tensors are safetensors, but vLLM takes every file of that ending for weights of the model.
-CPU_RNG, CUDA_RNG = "rng.cpu", "rng.cuda"
+__all__ = [
+    "Checkpoint",
+    "checkpoints",
+    "load_checkpoint",
+    "read_checkpoint",
+    "remove_old_checkpoints",
+    "save_checkpoint",
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """A checkpoint that was read whole and fits the trainer's model.
+
+    weights: the model's, or with LoRA the adapter's, by name · moments: Adam's by the name of the weight.
+    """
+
+    saved: TrainingState
+    weights: dict[str, Tensor]
+    moments: dict[str, dict[str, Tensor]]
+
+    def apply(self, trainer: Trainer) -> None:
+        """Let a trainer go on from here."""
+        policy = trainer.policy
+        if policy.uses_lora:
+            from peft import set_peft_model_state_dict
+
+            set_peft_model_state_dict(policy.network, self.weights)
+        else:
+            policy.model.load_state_dict(self.weights)
+        trainer.optimizer.state.clear()
+        for name, weight in policy.trained_parameters().items():
+            if name in self.moments:
+                moments = self.moments[name].items()
+                # copied onto the weight's device; also where the file is mapped
+                trainer.optimizer.state[weight] = {key: part.to(weight.device, copy=True) for key, part in moments}
+        trainer.step, trainer.self_checks = self.saved.step, dict(self.saved.self_checks)
 
 
 def save_checkpoint(output_dir: str | Path, trainer: Trainer, state: dict[str, Any]) -> Path:
@@ -42,54 +93,40 @@ def save_checkpoint(output_dir: str | Path, trainer: Trainer, state: dict[str, A
     does not take it; earlier checkpoints are untouched then.
     """
     path = Path(output_dir) / f"checkpoint-{trainer.step}"
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
     try:
-        _remove_leftovers(path.parent)
+        remove_leftovers(path.parent)
         partial.mkdir(parents=True)
         _write_model(partial, trainer)
         _write_training_state(partial, trainer, state)
-        _sync(partial)
-        _replace(partial, path)
+        for part in [*partial.rglob("*"), partial]:
+            sync(part)
+        put_in_place(path)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise FileError(path, f"{_reason(error)}; earlier checkpoints are whole") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+        raise FileError(path, f"{reason}; earlier checkpoints are whole") from None
     return path
 
 
-def load_checkpoint(path: str | Path, trainer: Trainer) -> dict[str, Any]:
-    """Put weights, optimizer, random state and step of a checkpoint into `trainer`; return the loop's state.
+def read_checkpoint(path: str | Path, trainer: Trainer) -> Checkpoint:
+    """Read all of a checkpoint and check it against this trainer's model, which stays as it is.
 
-    Raises FileError for a folder that is no whole checkpoint, or not one of this trainer's model.
+    Raises FileError, naming the file, for a folder that is no whole checkpoint, or one of another model.
     """
-    path = Path(path)
-    try:
-        saved = orjson.loads((path / STATE_JSON).read_bytes())
-        tensors = load_file(path / STATE_TENSORS)
-        step, state = int(saved["step"]), dict(saved["state"])
-        self_checks = {path: Disagreement(**found) for path, found in saved.get("self_checks", {}).items()}
-        _read_model(path, trainer)
-        _restore_optimizer(trainer, tensors)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise FileError(path, f"not a whole checkpoint of this run: {_reason(error)}") from None
-    _restore_random_state(tensors)
-    trainer.step, trainer.self_checks = step, self_checks
-    return state
+    path, policy = Path(path), trainer.policy
+    saved = read_training_state(path)
+    moments = read_moments(path / STATE_TENSORS, policy.trained_parameters(), saved.moved)
+    if policy.uses_lora:
+        return Checkpoint(saved, read_adapter(path, _adapter_weights(policy.network)), moments)
+    return Checkpoint(saved, read_model(path, policy.model.state_dict()), moments)
 
 
-def checkpoints(output_dir: str | Path) -> list[Path]:
-    """Return the whole checkpoints of a run by ascending step; half-written ones are not among them."""
-    found = [
-        (int(match[1]), path)
-        for path in Path(output_dir).glob("checkpoint-*")
-        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and (path / STATE_JSON).is_file()
-    ]
-    return [path for _, path in sorted(found)]
-
-
-def remove_old_checkpoints(output_dir: str | Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints; 0 keeps all."""
-    for path in checkpoints(output_dir)[: -keep or None] if keep else []:
-        shutil.rmtree(path)
+def load_checkpoint(path: str | Path, trainer: Trainer) -> dict[str, Any]:
+    """Let `trainer` go on from a checkpoint; return the loop's state. Raises FileError as `read_checkpoint` does."""
+    checkpoint = read_checkpoint(path, trainer)
+    checkpoint.apply(trainer)
+    return checkpoint.saved.state
 
 
 def _write_model(folder: Path, trainer: Trainer) -> None:
@@ -103,80 +140,30 @@ def _write_model(folder: Path, trainer: Trainer) -> None:
     load_tokenizer(trainer.config.model.path).save_pretrained(folder)
 
 
-def _read_model(folder: Path, trainer: Trainer) -> None:
-    policy = trainer.policy
-    if not policy.uses_lora:
-        policy.model.load_state_dict(load_model(folder).state_dict())
-        return
-    from peft import set_peft_model_state_dict
+def _adapter_weights(network: Any) -> dict[str, Tensor]:
+    from peft import get_peft_model_state_dict
 
-    missed = set_peft_model_state_dict(policy.network, load_file(folder / ADAPTER / "adapter_model.safetensors"))
-    if missed.unexpected_keys:
-        raise ValueError(f"the adapter has weights that the model has not: {missed.unexpected_keys[0]}")
+    weights: dict[str, Tensor] = get_peft_model_state_dict(network, save_embedding_layers=False)
+    return weights
 
 
 def _write_training_state(folder: Path, trainer: Trainer, state: dict[str, Any]) -> None:
-    tensors = dict(_optimizer_tensors(trainer)) | {CPU_RNG: torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors[CUDA_RNG] = torch.cuda.get_rng_state()
-    save_file(tensors, folder / STATE_TENSORS)
-    contents = {"step": trainer.step, "self_checks": trainer.self_checks, "state": state}
+    moments = dict(_moments(trainer))
+    save_file(
+        {f"{key}.{name}": part.contiguous() for name, parts in moments.items() for key, part in parts.items()},
+        folder / STATE_TENSORS,
+    )
+    contents = {
+        "step": trainer.step,
+        "moved": list(moments),
+        "self_checks": trainer.self_checks,
+        "state": state,
+    }
     (folder / STATE_JSON).write_bytes(orjson.dumps(contents, option=orjson.OPT_INDENT_2))
 
 
-def _optimizer_tensors(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
-    """Yield (`exp_avg.<weight>`, ...) for every weight that the optimizer has moved."""
+def _moments(trainer: Trainer) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield the moments of every weight that the optimizer has moved."""
     for name, weight in trainer.policy.trained_parameters().items():
-        for key, tensor in trainer.optimizer.state.get(weight, {}).items():
-            yield f"{key}.{name}", tensor.contiguous()
-
-
-def _restore_optimizer(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
-    trainer.optimizer.state.clear()
-    weights = trainer.policy.trained_parameters()
-    for key, tensor in tensors.items():
-        if key in (CPU_RNG, CUDA_RNG):
-            continue
-        kind, _, name = key.partition(".")
-        # copied onto the weight's device; also where load_file mapped the file
-        trainer.optimizer.state[weights[name]][kind] = tensor.to(weights[name].device, copy=True)
-
-
-def _restore_random_state(tensors: dict[str, Tensor]) -> None:
-    torch.set_rng_state(tensors[CPU_RNG])
-    if CUDA_RNG in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors[CUDA_RNG])
-
-
-def _replace(partial: Path, path: Path) -> None:
-    """Give a whole folder its name. One of that name, from a run that was resumed before it, makes room."""
-    if path.exists():
-        path.rename(path.with_name(f".{path.name}.replaced"))
-    partial.rename(path)
-    _sync_one(path.parent)
-    _remove_leftovers(path.parent)
-
-
-def _remove_leftovers(output_dir: Path) -> None:
-    """Remove what a kill left half-written, and what has been replaced."""
-    for pattern in (".checkpoint-*.partial", ".checkpoint-*.replaced"):
-        for folder in output_dir.glob(pattern):
-            shutil.rmtree(folder)
-
-
-def _sync(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        _sync_one(path)
-
-
-def _sync_one(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _reason(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())
+        if found := trainer.optimizer.state.get(weight):
+            yield name, {key: torch.as_tensor(found[key]) for key in MOMENTS}

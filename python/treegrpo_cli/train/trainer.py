@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from treegrpo_cli._core import Forest, Layout, MicroBatch, Scores
+from treegrpo_cli._core import Forest, Layout, MicroBatch, Scores, derive_seed
 from treegrpo_cli.config import Config
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.train.batch import layouts, to_batch
@@ -43,7 +44,7 @@ class Trainer:
 
     def __init__(self, config: Config, say: Callable[[str], None] = lambda _: None) -> None:
         _check_whole_distribution(config)
-        torch.manual_seed(config.seed)  # adapters start from it, and LoRA's dropout goes on from it
+        torch.manual_seed(config.seed)  # adapters start from it
         self.config = config
         self.policy = Policy(config)
         self.optimizer = _make_optimizer(self.policy, config)
@@ -65,10 +66,11 @@ class Trainer:
         history: list[dict[str, float]] = []
         try:
             packed, metrics = self._lay_out(forest, scores)
-            for epoch in range(self.config.train.num_epochs):
-                for position, layout in enumerate(packed):
-                    self._set_learning_rate(epoch, position)
-                    history += self._optimizer_step(layout)
+            with self._random_state():
+                for epoch in range(self.config.train.num_epochs):
+                    for position, layout in enumerate(packed):
+                        self._set_learning_rate(epoch, position)
+                        history += self._optimizer_step(layout)
         except torch.OutOfMemoryError:
             raise UserError(
                 f"step {self.step + 1}: out of memory; lower train.microbatch_tokens, now "
@@ -83,6 +85,14 @@ class Trainer:
     def state_dict_for_sampler(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the whole model in `model.dtype`, named as in its `state_dict()`, LoRA merged."""
         return self.policy.weights(self.policy.dtype)
+
+    @contextmanager
+    def _random_state(self) -> Iterator[None]:
+        """What LoRA's dropout draws: pure in seed and step, whoever else draws or seeds, and never seen by them."""
+        device = self.policy.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(derive_seed([self.config.seed, self.step]))
+            yield
 
     def _lay_out(self, forest: Forest, scores: Scores) -> tuple[list[Layout], Metrics]:
         """Lay out every mini-batch for the path that is chosen; the first step checks it against chains."""
