@@ -4,12 +4,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
+UV := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 DEMO := runs/geography
 
 # vLLM's build for this machine: gpu, cpu, or none of them (core: rollouts then run on transformers).
 ENGINE ?= $(shell if [ "$$(uname -s)" != Linux ]; then echo core; elif nvidia-smi -L >/dev/null 2>&1; then echo gpu; else echo cpu; fi)
 
+# Every process would compile what it imports: bytecode is made at install, and kept.
+unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1

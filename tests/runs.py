@@ -1,11 +1,11 @@
 """A world small enough to train on in a second: three capitals, a random model, the embedded retriever."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from tests.zygote import zygote
 
 CAPITALS = {"Lisbon": "Portugal", "Paris": "France", "Rome": "Italy"}
 
@@ -44,12 +44,4 @@ def count_vowels(prompts: list[str], completions: list[str], **_: Any) -> list[f
 
 def treegrpo(*arguments: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "treegrpo_cli", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "80", **env},
-        check=False,
-    )
+    return zygote().run(arguments, cwd, **env)

@@ -1,6 +1,5 @@
 """The README's files, commands and examples, run as they stand in a folder of their own."""
 
-import os
 import re
 import shlex
 import shutil
@@ -9,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.zygote import zygote
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,7 +45,6 @@ def test_the_readme_has_files_commands_and_examples() -> None:
 
 
 def test_commands_and_examples_run_in_the_order_in_which_they_stand(folder: Path) -> None:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for command in COMMANDS:
         if command in MAKE:
             continue
@@ -52,15 +52,7 @@ def test_commands_and_examples_run_in_the_order_in_which_they_stand(folder: Path
         assert program == "treegrpo"
         if arguments[0] in ("rollout", "train") and "--dry-run" not in arguments:
             arguments.append("sampler.engine=transformers")  # the engines agree; this one starts at once
-        done = subprocess.run(
-            [sys.executable, "-m", "treegrpo_cli", *arguments],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        done = zygote().run(arguments, cwd=folder)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
     for snippet in SNIPPETS:
         subprocess.run([sys.executable, "-c", snippet], cwd=folder, check=True, timeout=60)
@@ -69,15 +61,7 @@ def test_commands_and_examples_run_in_the_order_in_which_they_stand(folder: Path
 
 def test_the_tree_that_the_readme_shows_is_the_one_that_is_drawn() -> None:
     command = ["inspect-tree", "examples/trees.jsonl", "--prompt-id", "00000784", "--tree-id", "0"]
-    drawn = subprocess.run(
-        [sys.executable, "-m", "treegrpo_cli", *command],
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "80"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    drawn = zygote().run(command, cwd=ROOT, COLUMNS="80")
     assert f"```text\n{drawn.stdout.strip()}\n```" in README
 
 
