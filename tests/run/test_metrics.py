@@ -11,13 +11,6 @@ from treegrpo_cli.errors import FileError, UserError
 from treegrpo_cli.run.metrics import MetricsLog
 
 
-def write(folder: Path, steps: range, resumed_step: int | None = None) -> None:
-    log = MetricsLog(folder, resumed_step=resumed_step)
-    for step in steps:
-        log.log(step, {"loss": 1 / step, "tree/depth_mean": 2.5})
-    log.close()
-
-
 def test_every_step_is_one_json_object_and_in_the_file_at_once(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path)
     log.log(1, {"loss": 0.1, "reward": 1.0})
@@ -36,27 +29,6 @@ def test_a_metric_of_text_is_text_in_the_file(tmp_path: Path) -> None:
     log.close()
     [line] = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line) == {"step": 1, "tree/attention_path": "depth-first", "loss": 0.5}
-
-
-def test_a_resumed_file_equals_that_of_an_uninterrupted_run(tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir()
-    killed.mkdir()
-    write(whole, range(1, 11))
-    write(killed, range(1, 8))
-    with open(killed / "metrics.jsonl", "a") as file:
-        file.write('{"step": 8, "lo')
-    write(killed, range(6, 11), resumed_step=5)
-    assert (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
-
-
-@pytest.mark.parametrize("tail", ['{"step": 3, "loss": 1}', "\x00\x00\n", '{"loss": 1}\n', "[]\n"])
-def test_an_unfinished_last_line_goes_on_resume(tmp_path: Path, tail: str) -> None:
-    write(tmp_path, range(1, 3))
-    before = (tmp_path / "metrics.jsonl").read_bytes()
-    (tmp_path / "metrics.jsonl").write_bytes(before + tail.encode())
-    write(tmp_path, range(0), resumed_step=3)
-    assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:

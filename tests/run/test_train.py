@@ -9,15 +9,17 @@ import orjson
 import pytest
 from safetensors.torch import load_file
 from treegrpo_cli import read_trees
-from treegrpo_cli.config.files import load_config, make_config
+from treegrpo_cli.config.files import dump_config, load_config, make_config
+from treegrpo_cli.data.lock import output_lock
 from treegrpo_cli.errors import FileError, Stopped, UserError
 from treegrpo_cli.run.loop import draw_prompts, train
 from treegrpo_cli.run.progress import Reporter
 from treegrpo_cli.run.session import Session
 from treegrpo_cli.train.checkpoint import checkpoints
+from treegrpo_cli.train.trainer import Trainer
 from treegrpo_cli.types import Task
 
-from tests.runs import small_run
+from tests.runs import small_run, treegrpo
 
 QUIET = Reporter(quiet=True)
 TIMES = ("step_time", "eval/time")
@@ -85,37 +87,101 @@ def test_checkpoints_load_in_transformers(whole: dict[str, Any]) -> None:
     assert AutoTokenizer.from_pretrained(newest).chat_template
 
 
+def kill_behind_step(patch: pytest.MonkeyPatch, step: int) -> None:
+    """End the next run when it has written this step, like kill -9: nothing more is saved."""
+    finish_step = Session.finish_step
+
+    def die(self: Session, *arguments: Any) -> None:
+        finish_step(self, *arguments)
+        if self.step == step:
+            raise RuntimeError("the machine is gone")
+
+    patch.setattr(Session, "finish_step", die)
+    patch.setattr(Session, "_keep_whole_steps", lambda *_: None)
+
+
 def test_a_killed_run_resumes_to_the_same_metrics_and_weights(
     whole: dict[str, Any], tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = small_run(tmp_path, tiny_model_dir)
-    finish_step, killed = Session.finish_step, []
-
-    def die_in_step_three(self: Session, *arguments: Any) -> None:
-        finish_step(self, *arguments)
-        if self.step == 3 and not killed:
-            killed.append(True)
-            raise RuntimeError("the machine is gone")  # behind step 3's metrics, before any checkpoint of it
-
-    monkeypatch.setattr(Session, "finish_step", die_in_step_three)
-    with pytest.raises(RuntimeError, match="the machine is gone"):
-        run(settings)
+    with monkeypatch.context() as patch:
+        kill_behind_step(patch, 3)
+        with pytest.raises(RuntimeError, match="the machine is gone"):
+            run(settings)
     assert [line["step"] for line in metrics_of(settings)][-1] == 3
     run(settings, resume=True)
     assert metrics_of(settings) == metrics_of(whole)
     assert weights_of(settings) == weights_of(whole)
+    aside = Path(settings["output_dir"]) / "old-1"
+    assert [orjson.loads(line)["step"] for line in (aside / "metrics.jsonl").read_bytes().splitlines()] == [3]
+    assert [path.name for path in (aside / "trees").iterdir()] == ["step-00003.jsonl.zst"]
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_over(
-    whole: dict[str, Any], tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_killed_before_its_first_checkpoint_starts_over_says_so_and_keeps_what_it_wrote(
+    whole: dict[str, Any],
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     settings = small_run(tmp_path, tiny_model_dir)
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "finish_step", lambda *_: (_ for _ in ()).throw(RuntimeError("gone")))
-        with pytest.raises(RuntimeError, match="gone"):
+        kill_behind_step(patch, 1)
+        with pytest.raises(RuntimeError, match="the machine is gone"):
             run(settings)
+    before = (Path(settings["output_dir"]) / "metrics.jsonl").read_bytes()
     run(settings, resume=True)
     assert metrics_of(settings) == metrics_of(whole)
+    assert (Path(settings["output_dir"]) / "old-1" / "metrics.jsonl").read_bytes() == before
+    assert "has no checkpoint: the run starts again from its first step" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dies_in", ["grow", "finish_step"])
+def test_an_error_behind_whole_steps_saves_them(
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    dies_in: str,
+) -> None:
+    settings = small_run(tmp_path, tiny_model_dir, train={"save_steps": 0, "eval_steps": 0})
+    method = getattr(Session, dies_in)
+
+    def die(self: Session, *arguments: Any) -> Any:
+        if self.step == 3:
+            raise RuntimeError("our own bug")
+        return method(self, *arguments)
+
+    monkeypatch.setattr(Session, dies_in, die)
+    with pytest.raises(RuntimeError, match="our own bug"):
+        run(settings)
+    assert [path.name for path in checkpoints(settings["output_dir"])] == ["checkpoint-3"]
+    assert "stopped after step 3; the same command with --resume goes on from there" in capsys.readouterr().err
+
+
+def test_an_update_that_fails_half_way_is_no_step_and_saves_none(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_settings = {"num_steps": 2, "prompts_per_minibatch": 1, "save_steps": 1, "eval_steps": 0}
+    settings = small_run(tmp_path, tiny_model_dir, train=train_settings)
+    optimizer_step, steps = Trainer._optimizer_step, []
+
+    def die_in_the_last(self: Trainer, *arguments: Any) -> Any:
+        steps.append(self.step)
+        if len(steps) == 4:
+            raise RuntimeError("the driver crashed")
+        return optimizer_step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_optimizer_step", die_in_the_last)
+    with pytest.raises(RuntimeError, match="the driver crashed"):
+        run(settings)
+    assert steps == [0, 0, 1, 1]
+    [only] = checkpoints(settings["output_dir"])
+    assert only.name == "checkpoint-1"
+
+
+def test_a_default_run_saves_on_its_way() -> None:
+    assert make_config({}).train.save_steps == 10
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -166,6 +232,38 @@ def test_resume_with_other_settings_is_refused_with_the_key(whole: dict[str, Any
         run({**whole, "optimizer": {"learning_rate": 0.5}}, resume=True)
 
 
+def test_the_command_resumes_a_folder_by_its_own_settings_and_names_what_changes(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    settings = small_run(tmp_path, tiny_model_dir, train={"num_steps": 1, "eval_steps": 0})
+    (tmp_path / "settings.toml").write_text(dump_config(make_config(settings)))
+    first = treegrpo("train", str(tmp_path / "settings.toml"), "--quiet")
+    assert first.returncode == 0, first.stderr
+    moved = Path(settings["output_dir"]).rename(tmp_path / "moved")
+    again = treegrpo("train", "--resume", str(moved), "train.num_steps=2", "optimizer.learning_rate=0.01", "--quiet")
+    assert again.returncode == 0, again.stderr
+    [warning] = [line for line in again.stderr.splitlines() if "warning" in line]
+    assert warning.startswith("treegrpo: warning: optimizer.learning_rate was 0.001 up to here and is 0.01")
+    lines = (moved / "metrics.jsonl").read_bytes().splitlines()
+    assert [(orjson.loads(line)["step"], orjson.loads(line)["learning_rate"]) for line in lines] == [
+        (1, 1e-3),
+        (2, 1e-2),
+    ]
+    assert load_config(moved / "config.toml").optimizer.learning_rate == 0.01
+
+
+def test_a_folder_without_a_run_and_one_without_resume_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for arguments, problem in (
+        (["--resume", "empty"], "empty: holds no run to resume"),
+        (["empty"], "empty: a folder; --resume goes on with the run in it"),
+        (["--resume", "empty", "output_dir=x"], "output_dir: the run to resume is in empty; give one of the two"),
+        (["--resume", "output_dir=nowhere"], "nowhere: holds no run to resume"),
+    ):
+        done = treegrpo("train", *arguments, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (2, f"treegrpo: {problem}\n")
+
+
 def test_resume_without_a_run_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(FileError, match="holds no run to resume"):
         run(small_run(tmp_path, tiny_model_dir), resume=True)
@@ -197,3 +295,13 @@ def test_prompts_are_whole_passes_over_the_data_each_in_its_own_order() -> None:
     assert len({tuple(one) for one in passes}) > 1
     assert len({prompt.prompt_id for prompt in drawn}) == 24
     assert list(draw_prompts(tasks, config, 3)) == drawn[12:16]
+
+
+def test_a_second_training_in_a_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with output_lock(tmp_path / "run"):
+        done = treegrpo("train", "output_dir=run", "model.path=m", "data.train=d", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"treegrpo: run: is being written by another run, process {os.getpid()}\n",
+    )

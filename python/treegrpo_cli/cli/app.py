@@ -219,7 +219,9 @@ def rollout(
 def train(
     settings: Settings = None,
     output_dir: Annotated[str | None, typer.Option(help="The same as output_dir=...", show_default=False)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output directory.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the output directory, or in a folder given as RUN.")
+    ] = False,
     report_to: Annotated[
         list[str] | None,
         typer.Option(help="tensorboard, wandb, trackio or none, beside metrics.jsonl; may be given again."),
@@ -231,15 +233,16 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train: rollouts, rewards, advantages, policy update, new weights to the engine, again."""
-    from treegrpo_cli.cli.commands import read_settings, run_train
+    from treegrpo_cli.cli.commands import Flags, read_resumed_settings, read_settings, run_train
 
-    config = read_settings(
-        settings or [], model=model, data=data, reward=reward, output_dir=output_dir, report_to=report_to
+    flags = Flags(model=model, data=data, reward=reward, output_dir=output_dir, report_to=report_to)
+    config, named = (
+        read_resumed_settings(settings or [], **flags) if resume else (read_settings(settings or [], **flags), set())
     )
     if dry_run:
         _print_settings(config)
     else:
-        run_train(config, resume=resume, quiet=quiet)
+        run_train(config, resume=resume, named=named, quiet=quiet)
 
 
 def _print_settings(config: Config) -> None:

@@ -2,20 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import tomli_w
 
 from treegrpo_cli.config import Config
 from treegrpo_cli.config.files import load_config
-from treegrpo_cli.errors import UserError
+from treegrpo_cli.errors import FileError, UserError
 from treegrpo_cli.run.progress import Reporter
+from treegrpo_cli.run.resuming import differences
 from treegrpo_cli.trees.stats import RolloutStats
 
 
-def read_settings(
+class Flags(TypedDict, total=False):
+    """Flags that stand for settings."""
+
+    model: str | None
+    data: str | None
+    reward: Sequence[str] | None
+    output_dir: str | None
+    report_to: Sequence[str] | None
+
+
+def read_settings(settings: Sequence[str], **flags: Unpack[Flags]) -> Config:
+    """Read `[CONFIG] [KEY=VALUE]...` and the flags that stand for keys; a flag wins over the rest."""
+    if settings and Path(settings[0]).is_dir():
+        raise UserError(f"{settings[0]}: a folder; --resume goes on with the run in it")
+    return load_config(*_file_and_overrides(settings, **flags))
+
+
+def read_resumed_settings(settings: Sequence[str], **flags: Unpack[Flags]) -> tuple[Config, set[str]]:
+    """Read `[CONFIG] [RUN] [KEY=VALUE]...` of a run that is resumed, and the settings that were changed by name.
+
+    Without CONFIG they are the run's own, from the folder RUN; without RUN the folder is that of the settings.
+    """
+    folders = [text for text in settings if Path(text).is_dir()]
+    file, overrides = _file_and_overrides([text for text in settings if text not in folders[:1]], **flags)
+    if folders:
+        if any(override.startswith("output_dir=") for override in overrides):
+            raise UserError(f"output_dir: the run to resume is in {folders[0]}; give one of the two")
+        overrides.append(f"output_dir={_quoted(folders[0])}")
+    own = Path(folders[0] if folders else load_config(file, overrides).output_dir) / "config.toml"
+    if not own.is_file():
+        raise FileError(own.parent, "holds no run to resume")
+    named = {key for key, *_ in differences(load_config(own), load_config(own, overrides))}
+    return load_config(file or own, overrides), named
+
+
+def _file_and_overrides(
     settings: Sequence[str],
     *,
     model: str | None = None,
@@ -23,8 +60,7 @@ def read_settings(
     reward: Sequence[str] | None = None,
     output_dir: str | None = None,
     report_to: Sequence[str] | None = None,
-) -> Config:
-    """Read `[CONFIG] [KEY=VALUE]...` and the flags that stand for keys; a flag wins over the rest."""
+) -> tuple[Path | None, list[str]]:
     file = Path(settings[0]) if settings and "=" not in settings[0] else None
     overrides = list(settings[1:] if file else settings)
     for key, value in (("model.path", model), ("data.train", data), ("output_dir", output_dir)):
@@ -33,17 +69,17 @@ def read_settings(
     for key, values in (("reward.functions", reward), ("report_to", report_to)):
         if values:
             overrides.append(f"{key}=[{', '.join(map(_quoted, values))}]")
-    return load_config(file, overrides)
+    return file, overrides
 
 
-def run_train(config: Config, *, resume: bool, quiet: bool) -> None:
+def run_train(config: Config, *, resume: bool, named: Collection[str] = (), quiet: bool) -> None:
     """Train, and say where the result is."""
     _require(config)
     _hush_libraries()
     from treegrpo_cli.run.loop import train
 
     reporter = Reporter(quiet=quiet)
-    train(config, reporter, resume=resume)
+    train(config, reporter, resume=resume, named=named)
     reporter.say(f"checkpoints, metrics.jsonl and trees are in {config.output_dir}")
 
 

@@ -221,8 +221,8 @@ class TrainConfig(Section):
     """How shared prefixes are computed: `auto` chooses by shape and memory, `chains` repeats them in every row."""
     eval_steps: NonNegativeInt = 0
     """Evaluate every so many steps, before the first and after the last; 0 = never."""
-    save_steps: NonNegativeInt = 0
-    """Write a checkpoint every so many steps and after the last; 0 = after the last only."""
+    save_steps: NonNegativeInt = 10
+    """Write a checkpoint every so many steps, after the last, and where the run ends early; 0 = not in between."""
     max_checkpoints: NonNegativeInt = 2
     """Older ones are removed; 0 keeps all."""
     save_trees: bool = True

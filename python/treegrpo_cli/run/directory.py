@@ -1,43 +1,65 @@
-"""Config -> the folder of a run: `config.toml`, `metrics.jsonl`, `trees/step-NNNNN.jsonl.zst`, `checkpoint-N/`."""
+"""Config -> the folder of a run, and what lies in it.
+
+config.toml                      the settings, resolved
+metrics.jsonl                    a line a step, and one an evaluation
+trees/step-NNNNN.jsonl.zst       the trees of a step, scored
+checkpoint-N/                    see `train.checkpoint`
+old-N/                           what a resumed run put aside: metrics and trees behind the step it went on from
+engine.log                       the engine's own messages
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Self
 
 from treegrpo_cli.config import Config
 from treegrpo_cli.config.files import dump_config, load_config
+from treegrpo_cli.data.lock import output_lock
 from treegrpo_cli.data.whole_file import write_whole
-from treegrpo_cli.errors import FileError, UserError
-
-FREE_TO_CHANGE = {
-    "train.num_steps",
-    "train.save_steps",
-    "train.max_checkpoints",
-    "train.save_trees",
-    "report_to",
-    "output_dir",
-}
-"""Settings that a resumed run may give anew; any other would make it another run."""
+from treegrpo_cli.errors import FileError
+from treegrpo_cli.run.resuming import check_changes
 
 
 class RunDirectory:
-    """The folder of one run. Two runs never share one: a folder that holds a run is refused unless it is resumed."""
+    """The folder of one run, locked while entered: two runs never share one.
 
-    def __init__(self, config: Config, *, resume: bool) -> None:
+    One that holds a run is refused unless it is resumed. `changes` are the lines that name what a resumed run does
+    otherwise than before; `named` are the dotted keys of settings that may change the result, because somebody
+    asked for it by name.
+    """
+
+    def __init__(self, config: Config, *, resume: bool, named: Collection[str] = ()) -> None:
         self.path, self._config = Path(config.output_dir), config
+        self._resume, self._named = resume, named
+        self.changes: list[str] = []
+        self.is_claimed = False
+        self._lock = ExitStack()
+
+    def __enter__(self) -> Self:
         saved = self.path / "config.toml"
-        if resume:
-            if not saved.exists():
-                raise FileError(self.path, "holds no run to resume")
-            _check_same_run(load_config(saved), config, saved)
-        elif saved.exists():
-            raise FileError(self.path, "holds another run; --resume goes on with it, or give another output_dir")
-        self._is_claimed = False
+        if self._resume and not saved.exists():
+            raise FileError(self.path, "holds no run to resume")
         try:
             (self.path / "trees").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise FileError(self.path, error.strerror or str(error)) from None
+        with ExitStack() as stack:
+            stack.enter_context(output_lock(self.path))
+            if self._resume:
+                self.changes = check_changes(load_config(saved), self._config, self._named, saved)
+            elif saved.exists():
+                raise FileError(self.path, "holds another run; --resume goes on with it, or give another output_dir")
+            self._lock = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.close()
 
     def claim(self) -> None:
         """Write `config.toml`: from now on the folder holds this run.
@@ -45,13 +67,13 @@ class RunDirectory:
         Called when the first result is there to be kept, so that a run that could not start, for a wrong
         path say, does not stand in the way of the next try.
         """
-        if self._is_claimed:
+        if self.is_claimed:
             return
         try:
             write_whole(self.path / "config.toml", dump_config(self._config).encode())
         except OSError as error:
             raise FileError(self.path / "config.toml", error.strerror or str(error)) from None
-        self._is_claimed = True
+        self.is_claimed = True
 
     def trees(self, step: int) -> Path:
         """The tree file of a step, counted from 1."""
@@ -61,19 +83,3 @@ class RunDirectory:
     def engine_log(self) -> Path:
         """Where the engine's own messages go."""
         return self.path / "engine.log"
-
-
-def _check_same_run(saved: Config, config: Config, path: Path) -> None:
-    before, after = _flat(saved.model_dump()), _flat(config.model_dump())
-    for key in sorted(before.keys() | after.keys()):
-        if key not in FREE_TO_CHANGE and before.get(key) != after.get(key):
-            raise UserError(
-                f"{path}: the run has {key} = {before.get(key)!r}, --resume was asked with {after.get(key)!r}"
-            )
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

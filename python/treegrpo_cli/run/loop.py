@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 
 from treegrpo_cli._core import derive_seed
@@ -23,13 +23,14 @@ from treegrpo_cli.trees.scoring import annotate, to_forest
 from treegrpo_cli.types import Task
 
 
-def train(config: Config, reporter: Reporter, *, resume: bool = False) -> None:
+def train(config: Config, reporter: Reporter, *, resume: bool = False, named: Collection[str] = ()) -> None:
     """Train the policy that `config` describes; all it leaves behind is in `config.output_dir`.
 
-    Raises UserError for what is wrong with settings, data, model or disk; Stopped where the user ended
-    the run, with a checkpoint of the last whole step behind it.
+    `named` are the settings that a resumed run may change although they change the result. Raises UserError for
+    what is wrong with settings, data, model or disk; Stopped where the user ended the run. Whatever ends it, a
+    checkpoint of the last whole step is behind it.
     """
-    with Session(config, reporter, resume=resume) as session:
+    with Session(config, reporter, resume=resume, named=named) as session:
         session.evaluate_if_due()  # before the first step
         while session.step < config.train.num_steps:
             start = time.monotonic()

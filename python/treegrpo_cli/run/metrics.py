@@ -47,9 +47,8 @@ class Logger(Protocol):
 class MetricsLog:
     """Writes one JSON object a step to `output_dir/metrics.jsonl`, and the same to the loggers.
 
-    A resumed run drops the lines behind `resumed_step` (None: a new run), so that the file ends up as that
-    of a run which was never interrupted. Raises FileError where the file cannot be written, UserError for
-    a logger whose package is missing.
+    `resumed_step` is the step that a resumed run goes on from (None: a new run). Raises FileError where the file
+    cannot be written, UserError for a logger whose package is missing.
     """
 
     def __init__(
@@ -62,7 +61,6 @@ class MetricsLog:
         self.path = Path(output_dir) / "metrics.jsonl"
         self._loggers = [make_logger(name, self.path.parent, config or {}, resumed_step) for name in report_to]
         try:
-            _truncate_behind(self.path, -1 if resumed_step is None else resumed_step)
             self._file = open(self.path, "ab")  # noqa: SIM115  open as long as the run
         except OSError as error:
             raise FileError(self.path, error.strerror or str(error)) from None
@@ -130,23 +128,3 @@ def _import_logger(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError:
         raise UserError(f"report_to: {name} is not installed; pip install {name}") from None
-
-
-def _truncate_behind(path: Path, step: int) -> None:
-    """Cut the file at the first line that is of a later step, or that a kill left unfinished."""
-    if not path.exists():
-        return
-    whole = 0
-    with open(path, "r+b") as file:
-        for line in file:
-            if not line.endswith(b"\n") or _step_of(line) > step:
-                break
-            whole += len(line)
-        file.truncate(whole)
-
-
-def _step_of(line: bytes) -> float:
-    try:
-        return float(orjson.loads(line)["step"])
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-        return float("inf")

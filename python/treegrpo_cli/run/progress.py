@@ -111,6 +111,11 @@ class Reporter:
         """Print something drawn, a table say, on the way; nothing under --quiet."""
         self._err.print(picture)
 
+    def warn(self, text: str) -> None:
+        """Print a line that nobody should miss, under --quiet too."""
+        loud = Console(stderr=True) if self.quiet else self._err
+        loud.print(f"treegrpo: warning: {text}", markup=False, highlight=False, soft_wrap=True)
+
     def result(self, text: str) -> None:
         """Print what the command was asked for."""
         _print(self._out, text)

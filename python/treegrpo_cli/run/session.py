@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack, aclosing, closing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from treegrpo_cli.data.tasks import load_tasks
-from treegrpo_cli.errors import Stopped, UserError
+from treegrpo_cli.errors import FileError, Stopped, UserError
 from treegrpo_cli.models.pretrained import load_tokenizer
 from treegrpo_cli.rewards import load_rewards
 from treegrpo_cli.rollout.collect import collect
@@ -19,6 +19,7 @@ from treegrpo_cli.rollout.tree import Player, Prompt, open_sampler
 from treegrpo_cli.run.directory import RunDirectory
 from treegrpo_cli.run.evaluate import evaluate, evaluation_config
 from treegrpo_cli.run.metrics import MetricsLog
+from treegrpo_cli.run.resuming import is_evaluated, put_aside
 from treegrpo_cli.run.stopping import StopRequest
 from treegrpo_cli.train.checkpoint import checkpoints, load_checkpoint, remove_old_checkpoints, save_checkpoint
 from treegrpo_cli.train.trainer import Trainer
@@ -33,9 +34,25 @@ if TYPE_CHECKING:
 class Session:
     """A run while it is open: data, trainer, sampler, log and signals; `step` counts the whole steps behind it."""
 
-    def __init__(self, config: Config, reporter: Reporter, *, resume: bool) -> None:
+    def __init__(
+        self, config: Config, reporter: Reporter, *, resume: bool = False, named: Collection[str] = ()
+    ) -> None:
         self.config, self.reporter = config, reporter
-        self.directory = RunDirectory(config, resume=resume)
+        self.directory = RunDirectory(config, resume=resume, named=named)
+        with ExitStack() as stack:
+            stack.enter_context(self.directory)
+            for change in self.directory.changes:
+                reporter.warn(change)
+            self._load_tasks()
+            self.trainer = Trainer(config, reporter.say)
+            self.state: dict[str, Any] = {"num_tokens": 0}
+            self._saved_step = 0
+            resumed_step = self._load_newest_checkpoint() if resume else None
+            self._open(stack, resumed_step)
+            self._closing = stack.pop_all()
+
+    def _load_tasks(self) -> None:
+        config = self.config
         data, needs_answer = config.data, load_rewards(config.reward).needs_answer
         self.tasks = load_tasks(data.train, split=data.split, limit=data.limit, require_answer=needs_answer)
         self.eval_tasks: list[Task] = []
@@ -46,12 +63,6 @@ class Session:
             self.eval_tasks = load_tasks(
                 data.eval, split=data.eval_split, limit=data.eval_limit, require_answer=needs_answer
             )
-        self.trainer = Trainer(config, reporter.say)
-        self.state: dict[str, Any] = {"num_tokens": 0, "evaluated_step": None}
-        resumed_step = self._load_newest_checkpoint() if resume else None
-        with ExitStack() as stack:
-            self._open(stack, resumed_step)
-            self._closing = stack.pop_all()
 
     def _open(self, stack: ExitStack, resumed_step: int | None) -> None:
         config = self.config
@@ -61,6 +72,7 @@ class Session:
         tokenizer = load_tokenizer(config.model.path)
         self.player = Player(config, self.sampler, tokenizer)
         self.evaluator = Player(evaluation_config(config), self.sampler, tokenizer, greedy=True)
+        self._put_aside(-1 if resumed_step is None else resumed_step)
         log = MetricsLog(config.output_dir, config.report_to, config.model_dump(mode="json"), resumed_step)
         self.log = stack.enter_context(closing(log))
         self.runner = stack.enter_context(asyncio.Runner())
@@ -79,11 +91,31 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if isinstance(error, Stopped):
-                self.save()
-                error.hint = f"stopped after step {self.step}; the same command with --resume goes on from there"
+            if error is not None:
+                self._keep_whole_steps(error)
         finally:
             self._closing.__exit__(kind, error, trace)
+
+    def _keep_whole_steps(self, error: BaseException) -> None:
+        """Save the last whole step where that can be done, whatever ended the run, and say how to go on."""
+        try:
+            if self.step > self._saved_step and self.trainer.is_whole:
+                self.save()
+        except FileError as failed:
+            if isinstance(error, Stopped):
+                raise
+            self.reporter.warn(f"step {self.step} is not saved: {failed}")
+        if isinstance(error, Stopped):
+            error.hint = self._how_to_go_on()
+        elif self.directory.is_claimed:
+            self.reporter.warn(self._how_to_go_on())
+
+    def _how_to_go_on(self) -> str:
+        if not self.directory.is_claimed:
+            return "stopped before the first step was whole; the same command starts again"
+        if not self._saved_step:
+            return "stopped before the first step was whole; the same command with --resume starts again"
+        return f"stopped after step {self._saved_step}; the same command with --resume goes on from there"
 
     def grow(self, prompts: Sequence[Prompt]) -> list[list[TreeRecord]]:
         """Grow the trees of a step; groups in the order of `prompts`, whichever was finished first."""
@@ -103,27 +135,27 @@ class Session:
         """Write trees and metrics of the step just trained; evaluate and save where that is due."""
         self.directory.claim()
         train = self.config.train
-        if train.save_trees:
-            with TreeWriter(self.directory.trees(self.step)) as writer:
-                for group in groups:
-                    writer.write_group(group)
         self.state["num_tokens"] += int(metrics.pop("tree/step_tokens"))
         hits = self.sampler.prefix_cache_hit_ratio()
         metrics |= {"num_tokens": self.state["num_tokens"]} | (
             {} if hits is None else {"tree/prefix_cache_hit_ratio": hits}
         )
         self.log.log(self.step, metrics)
+        if train.save_trees:
+            with TreeWriter(self.directory.trees(self.step)) as writer:
+                for group in groups:
+                    writer.write_group(group)
         self._bar.advance(note=f"reward {metrics['reward']:.3f}")
-        self.evaluate_if_due()
         if self.step == train.num_steps or (train.save_steps and self.step % train.save_steps == 0):
             self.save()
+        self.evaluate_if_due()
         self.stop.check()
 
     def evaluate_if_due(self) -> None:
         """Evaluate before the first step, every `train.eval_steps`, and after the last; log it as a line of its own."""
         train = self.config.train
         due = bool(self.eval_tasks) and (self.step % train.eval_steps == 0 or self.step == train.num_steps)
-        if not due or self.state["evaluated_step"] == self.step:
+        if not due or is_evaluated(self.directory.path, self.step):
             return
         start = time.monotonic()
         with self.reporter.bar("evaluating", len(self.eval_tasks)) as bar:
@@ -141,19 +173,26 @@ class Session:
             },
         )
         self.reporter.result(f"step {self.step}: {name} on held-out questions {mean}")
-        self.state["evaluated_step"] = self.step
 
     def save(self) -> None:
         """Write a checkpoint of this step, and remove the oldest beyond `train.max_checkpoints`."""
         self.directory.claim()
         save_checkpoint(self.config.output_dir, self.trainer, self.state)
+        self._saved_step = self.step
         remove_old_checkpoints(self.config.output_dir, self.config.train.max_checkpoints)
 
     def _load_newest_checkpoint(self) -> int:
         """Return the step to go on from; -1 where the run was stopped before its first checkpoint."""
         found = checkpoints(self.config.output_dir)
         if not found:
+            self.reporter.warn(f"{self.directory.path} has no checkpoint: the run starts again from its first step")
             return -1
         self.state = load_checkpoint(found[-1], self.trainer)
+        self._saved_step = self.step
         self.reporter.say(f"resuming after step {self.step}")
         return self.step
+
+    def _put_aside(self, step: int) -> None:
+        aside = put_aside(self.directory.path, step)
+        if aside is not None:
+            self.reporter.say(f"metrics and trees of later steps are kept in {aside}")

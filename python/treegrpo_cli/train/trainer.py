@@ -38,6 +38,7 @@ class Trainer:
     """Holds policy, reference, optimizer and schedule; `step` counts the rollout steps that were trained on.
 
     `self_checks` say for each path that was taken how far it is from chains on this model; a run keeps what was found.
+    `is_whole` is False while weights are between two steps: from an update's first optimizer step to its end.
     `say` takes the lines that explain which attention path is taken. Raises UserError for settings that cannot be
     trained with.
     """
@@ -49,6 +50,7 @@ class Trainer:
         self.policy = Policy(config)
         self.optimizer = _make_optimizer(self.policy, config)
         self.step = 0
+        self.is_whole = True
         self._say = say
         self._shape = ModelShape.of(self.policy.model)
         self._refusal = _refusal(config, self.policy)
@@ -79,7 +81,7 @@ class Trainer:
             ) from None
         except TreeUnsupportedError as error:
             raise UserError(f"train.attention_path: {self._path} cannot train this model: {error}") from None
-        self.step += 1
+        self.step, self.is_whole = self.step + 1, True
         return self._summary(history) | metrics
 
     def state_dict_for_sampler(self) -> Iterator[tuple[str, Tensor]]:
@@ -195,6 +197,7 @@ class Trainer:
         grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.max_grad_norm))
         metrics = _step_metrics(sums, num_weighted) | {"grad_norm": grad_norm}
         self._check_finite(metrics)
+        self.is_whole = False
         self.optimizer.step()
         return [metrics]
 
