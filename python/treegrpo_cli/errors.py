@@ -8,17 +8,32 @@ import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+MAX_LINE = 500
+"""Characters of a line that is said to a person."""
+
+
+def bounded(line: str, limit: int = MAX_LINE) -> str:
+    """Return the line, its middle left out where it is too long to be read.
+
+    >>> bounded("a long, long line", 9)
+    'a lon…ine'
+    """
+    return line if len(line) <= limit else f"{line[: limit // 2 + 1]}…{line[len(line) - (limit + 1) // 2 + 2 :]}"
+
 
 class UserError(ValueError):
-    """A mistake in what the user typed or wrote; its message is one line."""
+    """A mistake in what the user typed or wrote; its message is one line, and no line is longer than `MAX_LINE`."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__("\n".join(map(bounded, str(message).split("\n"))))
 
 
 class FileError(UserError):
     """A file that cannot be read or written as asked; names the file and, where known, the line."""
 
     def __init__(self, path: str | Path, message: str, line: int | None = None) -> None:
-        self.path, self.line = str(path), line
-        place = self.path if line is None else f"{self.path}:{line}"
+        self.path, self.line, self.reason = str(path), line, message
+        place = bounded(self.path, MAX_LINE // 2) + ("" if line is None else f":{line}")
         super().__init__(f"{place}: {message}")
 
 

@@ -31,6 +31,28 @@ class NodeStatus(IntEnum):
     ERROR = 5
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How much of a file is read before it is refused; the settings of `[limits]`, with the same defaults."""
+
+    max_file_bytes: int = 2**38
+    """Of one file, after decompression."""
+    max_line_bytes: int = 2**28
+    """Of one line: one tree or row of this size is a mistake."""
+    max_line_objects: int = 2**24
+    """Objects and lists in one line, or in a file that is one list; two bytes of text take a hundred in memory."""
+    max_lines: int = 10**8
+    """Of one file, blank ones too."""
+    max_rows: int = 2 * 10**6
+    """Questions of one data set: they stay in memory."""
+    max_data_bytes: int = 2**33
+    """Of all rows of one data set, as JSON."""
+    max_read_s: float = 3600.0
+    """Seconds spent on reading and unpacking one file."""
+    max_wait_s: float = 60.0
+    """Seconds without a byte from a pipe."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How one turn is sampled. `max_tokens` bounds the turn; `stop` strings end it and stay in its tokens."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from treegrpo_cli.errors import Stopped, UserError
+from treegrpo_cli.errors import Stopped, UserError, bounded
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
@@ -42,6 +42,7 @@ app = typer.Typer(
 )
 
 
+MAX_COLUMNS = 999
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells know it."""
 
@@ -61,12 +62,13 @@ def main() -> None:
     """Run the command line and exit: 0, 2 for a user's mistake, 130 for Ctrl-C; our own bugs fly."""
     warnings.showwarning = _show_warning
     signal.signal(signal.SIGTERM, _on_sigterm)
+    _mend_terminal()
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="treegrpo", standalone_mode=False)
         sys.stdout.flush()
         code = _complain("stopped", code) if code == INTERRUPTED else code
     except typer.TyperException as error:  # without a message it has shown the help
-        code = _complain(error.format_message(), 2) if error.format_message() else 2
+        code = _complain(bounded(error.format_message()), 2) if error.format_message() else 2
     except UserError as error:
         code = _complain(str(error), 2)
     except Stopped as stopped:
@@ -86,6 +88,15 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _mend_terminal() -> None:
+    """Give a program that was started with closed streams some, and one that says it is a kilometre wide less."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open as long as the program
+    if len(os.environ.get("COLUMNS", "")) > 3:
+        os.environ["COLUMNS"] = str(MAX_COLUMNS)
+
+
 def _drop_output() -> None:
     """Send what standard output still holds nowhere, so that the interpreter's last flush cannot fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -101,7 +112,7 @@ def _complain(message: str, code: int) -> int:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"treegrpo: warning: {_one_line(str(message))}", file=sys.stderr)
+    print(f"treegrpo: warning: {_one_line(bounded(str(message)))}", file=sys.stderr)
 
 
 def _one_line(message: str) -> str:

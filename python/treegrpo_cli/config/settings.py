@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from treegrpo_cli.types import Limits
+
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -236,6 +238,32 @@ class TrainConfig(Section):
         return self
 
 
+class LimitsConfig(Section):
+    """How much of a file is read before it is refused, so that a small file cannot fill memory or never end."""
+
+    max_file_bytes: PositiveInt = Limits.max_file_bytes
+    """Of one file, after decompression."""
+    max_line_bytes: PositiveInt = Limits.max_line_bytes
+    """Of one line: a row or a tree."""
+    max_line_objects: PositiveInt = Limits.max_line_objects
+    """Objects and lists in one line, or in a file that is one list."""
+    max_lines: PositiveInt = Limits.max_lines
+    """Of one file, blank ones too."""
+    max_rows: PositiveInt = Limits.max_rows
+    """Questions of one data set; `data.limit` reads the first of a longer one."""
+    max_data_bytes: PositiveInt = Limits.max_data_bytes
+    """Of all rows of one data set, as JSON: they stay in memory."""
+    max_read_s: Positive = Limits.max_read_s
+    """Seconds spent on reading and unpacking one file."""
+    max_wait_s: Positive = Limits.max_wait_s
+    """Seconds without a byte from a pipe."""
+
+    @property
+    def resolved(self) -> Limits:
+        """The same as the readers take them."""
+        return Limits(**self.model_dump())
+
+
 class Config(Section):
     """Everything that a run needs; saved with it as `config.toml`."""
 
@@ -252,6 +280,7 @@ class Config(Section):
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
+    limits: LimitsConfig = LimitsConfig()
 
     @field_validator("report_to", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""Rows of JSON Lines, JSON, Parquet or a dataset -> Tasks, whatever columns they come in.
+"""Rows -> Tasks, whatever columns they come in.
 
 A row asks by `prompt` (text or messages: TRL, verl, Search-R1) or by `question`. Its answer is the first that
 it has of `reward_model.ground_truth`, `ground_truth`, `golden_answers`, `answer`, `answers`, `solution`.
@@ -6,36 +6,61 @@ it has of `reward_model.ground_truth`, `ground_truth`, `golden_answers`, `answer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
+from datetime import date, timedelta
+from decimal import Decimal
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import orjson
 
-from treegrpo_cli.data.json_lines import read_json_lines
-from treegrpo_cli.errors import FileError, UserError
-from treegrpo_cli.types import Message, Task
+from treegrpo_cli.data.rows import Row, read_rows
+from treegrpo_cli.errors import FileError
+from treegrpo_cli.types import Limits, Message, Task
 
 ANSWER_COLUMNS = ("ground_truth", "golden_answers", "answer", "answers", "solution")
 
-Row = Mapping[str, Any]
+ROW_JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+TEXTUAL = (bytes, date, timedelta, Decimal)
+"""What JSON does not know and says itself in words, without an address."""
 
 
-def load_tasks(source: str, *, split: str = "train", limit: int = 0, require_answer: bool = False) -> list[Task]:
+def load_tasks(
+    source: str,
+    *,
+    split: str = "train",
+    limit: int = 0,
+    require_answer: bool = False,
+    limits: Limits | None = None,
+) -> list[Task]:
     """Return the tasks of a file, a saved dataset's directory, or a Hub name (`owner/name[:subset]`).
 
     `split` is for datasets alone; `limit` 0 reads all rows.
 
     Raises:
-        FileError: names file and line (row, in Parquet and datasets, from 1) of what is no task; empty data.
+        FileError: names file and line (row, in Parquet and datasets, from 1) of what is no task; empty data;
+            data beyond `limits`.
         UserError: a dataset that cannot be loaded.
     """
-    rows = islice(_read_rows(source, split), limit or None)
-    tasks = [_checked_task(source, line, row, require_answer) for line, row in rows]
+    limits, tasks, size = limits or Limits(), [], 0
+    for line, row in islice(read_rows(source, split, limits), limit or None):
+        tasks.append(_checked_task(source, line, row, require_answer))
+        size += _size(source, line, row)
+        if size > limits.max_data_bytes:
+            raise FileError(source, f"rows of more bytes than limits.max_data_bytes = {limits.max_data_bytes}", line)
+        if not limit and len(tasks) > limits.max_rows:
+            raise FileError(
+                source, f"more rows than limits.max_rows = {limits.max_rows}; data.limit reads the first", line
+            )
     if not tasks:
         raise FileError(source, "holds no rows")
     return tasks
+
+
+def row_digest(row: Row) -> str:
+    """Sixteen hex digits that differ where the content of a row does, in whatever order its columns stand."""
+    return hashlib.sha256(_row_json(row)).hexdigest()[:16]
 
 
 def task_of(row: Row) -> Task:
@@ -73,6 +98,23 @@ def _checked_task(source: str, line: int, row: Row, require_answer: bool) -> Tas
     return task
 
 
+def _size(source: str, line: int, row: Row) -> int:
+    """The bytes of a row as JSON, which trees keep it as."""
+    try:
+        return len(_row_json(row))
+    except TypeError as error:  # nested too deep, an integer beyond 64 bits, half a surrogate pair
+        raise FileError(source, f"cannot be kept as JSON: {error}", line) from None
+
+
+def _row_json(row: Row) -> bytes:
+    return orjson.dumps(dict(row), default=_text_of, option=ROW_JSON)
+
+
+def _text_of(value: Any) -> str:
+    """What JSON does not know, as text that is the same in every process."""
+    return str(value) if isinstance(value, TEXTUAL) else type(value).__qualname__
+
+
 def _ground_truth(row: Row) -> Any:
     reward_model = row.get("reward_model")
     if isinstance(reward_model, Mapping) and reward_model.get("ground_truth") is not None:
@@ -102,70 +144,3 @@ def _last_user_content(messages: Iterable[Message]) -> str:
     if not contents:
         raise ValueError("`prompt` has no message of the user")
     return str(contents[-1])
-
-
-def _read_rows(source: str, split: str) -> Iterator[tuple[int, Row]]:
-    path = Path(source)
-    match path.suffix.lower():
-        case ".jsonl" | ".ndjson":
-            return read_json_lines(path)
-        case ".json":
-            return _read_json(path)
-        case ".parquet":
-            return _read_parquet(path)
-    if path.is_file() or not source:
-        raise FileError(source or "data", "must end in .jsonl, .json or .parquet, or be the name of a dataset")
-    return enumerate(_read_dataset(source, split), start=1)
-
-
-def _read_json(path: Path) -> Iterator[tuple[int, Row]]:
-    """Read a list of rows, numbered from 1, or JSON Lines under the other name."""
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise FileError(path, error.strerror or str(error)) from error
-    if not text.lstrip().startswith(b"["):
-        yield from read_json_lines(path)
-        return
-    try:
-        rows = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise FileError(path, f"not JSON: {error}", error.lineno) from error
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise FileError(path, f"row {number} must be an object, got {row!r:.100}")
-        yield number, row
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
-    try:
-        import pyarrow  # type: ignore[import-untyped]
-        import pyarrow.parquet  # type: ignore[import-untyped]
-    except ModuleNotFoundError as error:
-        raise UserError(f"{path}: reading Parquet needs the package pyarrow") from error
-    try:
-        batches = pyarrow.parquet.ParquetFile(path).iter_batches()
-        yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise FileError(path, f"cannot read it as Parquet: {' '.join(str(error).split())}") from error
-
-
-def _read_dataset(source: str, split: str) -> Iterator[Row]:
-    try:
-        import datasets
-    except ModuleNotFoundError as error:
-        raise UserError(f"{source}: no such file; datasets of the Hub need the package `datasets`") from error
-    name, _, subset = source.partition(":")
-    try:
-        if (Path(name) / "state.json").is_file() or (Path(name) / "dataset_dict.json").is_file():
-            saved = datasets.load_from_disk(name)
-            chosen = saved[split] if isinstance(saved, datasets.DatasetDict) else saved
-        else:
-            chosen = datasets.load_dataset(name, subset or None, split=split)
-    except Exception as error:  # the network, the Hub and every file format beneath fail in their own ways
-        raise UserError(f"cannot load dataset {source!r}, split {split!r}: {_one_line(error)}") from error
-    yield from chosen
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

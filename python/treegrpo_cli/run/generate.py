@@ -42,6 +42,7 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
         split=config.data.split,
         limit=config.data.limit,
         require_answer=needs_answer(config),
+        limits=config.limits.resolved,
     )
     stats = RolloutStats()
     with ExitStack() as stack:
@@ -86,7 +87,8 @@ def play_greedily(config: Config, reporter: Reporter) -> Mean:
     data = config.data
     source, split = (data.eval, data.eval_split) if data.eval else (data.train, data.split)
     limit = data.eval_limit if data.eval else data.limit
-    tasks = load_tasks(source, split=split, limit=limit, require_answer=needs_answer(config))
+    limits = config.limits.resolved
+    tasks = load_tasks(source, split=split, limit=limit, require_answer=needs_answer(config), limits=limits)
     with ExitStack() as stack:
         player = _open_player(config, greedy_config(config), reporter, stack, Path(os.devnull), greedy=True)
         runner, stop = stack.enter_context(asyncio.Runner()), stack.enter_context(StopRequest())

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from treegrpo_cli.config import Config
+from treegrpo_cli.config import Config, LimitsConfig
 from treegrpo_cli.errors import FileError, UserError
 
 CANNOT_CHANGE_THE_RESULT = frozenset(
@@ -28,6 +28,7 @@ CANNOT_CHANGE_THE_RESULT = frozenset(
         "environment.tool_retries",
         "environment.max_concurrent_tools",
         "model.gradient_checkpointing",
+        *(f"limits.{name}" for name in LimitsConfig.model_fields),
         "reward.eval_function",
         "rollout.max_live_trees",
         "sampler.max_num_seqs",

@@ -54,14 +54,17 @@ class Session:
     def _load_tasks(self) -> None:
         config = self.config
         data, needs_answer = config.data, load_rewards(config.reward).needs_answer
-        self.tasks = load_tasks(data.train, split=data.split, limit=data.limit, require_answer=needs_answer)
+        limits = config.limits.resolved
+        self.tasks = load_tasks(
+            data.train, split=data.split, limit=data.limit, require_answer=needs_answer, limits=limits
+        )
         self.eval_tasks: list[Task] = []
         if config.train.eval_steps:
             needs_answer = load_rewards(evaluation_config(config).reward).needs_answer
             if not data.eval:
                 raise UserError("data.eval: not set; train.eval_steps needs it")
             self.eval_tasks = load_tasks(
-                data.eval, split=data.eval_split, limit=data.eval_limit, require_answer=needs_answer
+                data.eval, split=data.eval_split, limit=data.eval_limit, require_answer=needs_answer, limits=limits
             )
 
     def _open(self, stack: ExitStack, resumed_step: int | None) -> None:

@@ -19,20 +19,21 @@ import zstandard
 from treegrpo_cli.data.lines import read_lines
 from treegrpo_cli.errors import FileError, UserError
 from treegrpo_cli.trees.tree_record import TreeRecord
+from treegrpo_cli.types import Limits
 
 __all__ = ["TreeRecord", "TreeWriter", "read_groups", "read_trees"]
 
 
-def read_trees(path: str | Path) -> Iterator[TreeRecord]:
+def read_trees(path: str | Path, limits: Limits | None = None) -> Iterator[TreeRecord]:
     """Yield the trees of a tree file in its order, one in memory at a time.
 
     `path` ends in `.zst` where the file is compressed; `-` is standard input. Raises UserError, naming
     file and line, at the first line that is no valid tree, at a prompt_id that returns after another
-    one, and at a (prompt_id, tree_id) that occurs twice; the trees in front of it have been given.
+    one, at a (prompt_id, tree_id) that occurs twice, and beyond a limit; the trees in front of it have been given.
     """
     prompt_id, seen, tree_ids = None, set[str](), set[int]()
-    for number, line in read_lines(path):
-        record = TreeRecord.parse(line, path, number)
+    for number, line in read_lines(path, limits):
+        record = TreeRecord.parse(line, path, number, limits)
         if record.prompt_id != prompt_id:
             prompt_id, tree_ids = record.prompt_id, set()
             if prompt_id in seen:
@@ -46,14 +47,14 @@ def read_trees(path: str | Path) -> Iterator[TreeRecord]:
         raise FileError(path, "holds no trees")
 
 
-def read_groups(path: str | Path) -> Iterator[list[TreeRecord]]:
+def read_groups(path: str | Path, limits: Limits | None = None) -> Iterator[list[TreeRecord]]:
     """Yield the trees of each prompt together; never holds more than one group and the tree behind it.
 
     Raises as `read_trees` does, behind the last group, which then may lack trees.
     """
     group: list[TreeRecord] = []
     try:
-        for record in read_trees(path):
+        for record in read_trees(path, limits):
             if group and group[0].prompt_id != record.prompt_id:
                 yield group
                 group = []

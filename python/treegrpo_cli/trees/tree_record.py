@@ -8,8 +8,10 @@ from typing import Any
 
 import orjson
 
+from treegrpo_cli.data.json_values import JsonError, parse_json
 from treegrpo_cli.errors import FileError, UserError
 from treegrpo_cli.trees.format import SCHEMA, Fields, check_tree
+from treegrpo_cli.types import Limits
 
 
 class TreeRecord:
@@ -45,16 +47,20 @@ class TreeRecord:
         self.fields, self.path, self.line = fields, path, line
 
     @classmethod
-    def parse(cls, line: bytes | str, path: str | Path | None = None, number: int | None = None) -> TreeRecord:
+    def parse(
+        cls,
+        line: bytes | str,
+        path: str | Path | None = None,
+        number: int | None = None,
+        limits: Limits | None = None,
+    ) -> TreeRecord:
         """Read one line; raises UserError, with file and line where given, for anything wrong with it."""
         record = cls.__new__(cls)
         record._fill({}, path, number)
         try:
-            record.fields = orjson.loads(line)
+            record.fields = parse_json(line, limits or Limits())
             check_tree(record.fields)
-        except orjson.JSONDecodeError as error:
-            raise record.error(f"not JSON: {error.msg}, column {error.pos + 1}") from None
-        except UserError as error:
+        except (JsonError, UserError) as error:
             raise record.error(str(error)) from None
         return record
 
