@@ -19,29 +19,15 @@ seconds, log-probabilities, KL and entropy in nats.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
-from treegrpo_cli.errors import FileError, UserError
-
-Metrics = Mapping[str, float | str]
-
-
-class Logger(Protocol):
-    """A place beside `metrics.jsonl` where metrics go."""
-
-    def log(self, step: int, metrics: Metrics) -> None:
-        """Take the metrics of one step."""
-        ...
-
-    def close(self) -> None:
-        """Write what is pending."""
-        ...
+from treegrpo_cli.errors import FileError
+from treegrpo_cli.run.loggers import Metrics, make_logger
+from treegrpo_cli.run.samples import Sample
 
 
 class MetricsLog:
@@ -75,56 +61,13 @@ class MetricsLog:
         for logger in self._loggers:
             logger.log(step, metrics)
 
+    def log_samples(self, step: int, samples: Sequence[Sample]) -> None:
+        """Hand some of a step's completions to the loggers; the step's tree file has all of them."""
+        for logger in self._loggers:
+            logger.log_samples(step, samples)
+
     def close(self) -> None:
         """Close file and loggers."""
         self._file.close()
         for logger in self._loggers:
             logger.close()
-
-
-def make_logger(name: str, output_dir: Path, config: Mapping[str, Any], resumed_step: int | None = None) -> Logger:
-    """Return the logger of this name; UserError says what to install where its package is missing."""
-    if name == "tensorboard":
-        return TensorBoardLogger(output_dir, resumed_step)
-    return RunLogger(_import_logger(name), output_dir, config)
-
-
-class TensorBoardLogger:
-    """Event files under `output_dir/tensorboard`; on resume, events behind the resumed step are hidden."""
-
-    def __init__(self, output_dir: Path, resumed_step: int | None) -> None:
-        _import_logger("tensorboard")
-        from torch.utils.tensorboard import SummaryWriter
-
-        purge_step = None if resumed_step is None else resumed_step + 1
-        self._writer = SummaryWriter(str(output_dir / "tensorboard"), purge_step=purge_step)
-
-    def log(self, step: int, metrics: Metrics) -> None:
-        for name, value in metrics.items():
-            if not isinstance(value, str):  # scalars are all that it takes
-                self._writer.add_scalar(name, value, step)
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class RunLogger:
-    """A run of wandb or of trackio, which speaks wandb's language; named like the output directory."""
-
-    def __init__(self, package: ModuleType, output_dir: Path, config: Mapping[str, Any]) -> None:
-        self._package = package
-        package.init(project="treegrpo", name=output_dir.resolve().name, config=dict(config))
-
-    def log(self, step: int, metrics: Metrics) -> None:
-        self._package.log(dict(metrics), step=step)
-
-    def close(self) -> None:
-        self._package.finish()
-
-
-def _import_logger(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UserError(f"report_to: {name} is not installed; pip install {name}") from None

@@ -1,0 +1,61 @@
+"""Samples of completions: whose they are, and how they are shown."""
+
+import io
+from types import SimpleNamespace
+from typing import Any
+
+from rich.console import Console
+from treegrpo_cli.rewards import LeafReward
+from treegrpo_cli.run.samples import Sample, draw_samples, draw_table, table_of
+
+
+def grown(name: str, leaves: int) -> Any:
+    """As much of a tree as samples are drawn from: node n's completion is `name` and n."""
+    return SimpleNamespace(
+        rewards={leaf: LeafReward(leaf / 2, {"f": leaf / 4, "g": None}) for leaf in range(leaves)},
+        rollout=lambda leaf: SimpleNamespace(prompt=f"prompt {name}", completion=f"{name}{leaf}"),
+    )
+
+
+def test_samples_are_kept_leaves_with_their_texts_and_rewards() -> None:
+    [sample] = draw_samples([grown("a", 1)], 3, [0, 1])
+    assert sample == Sample("prompt a", "a0", 0.0, {"f": 0.0, "g": None})
+
+
+def test_samples_are_distinct_in_order_and_those_of_their_key() -> None:
+    trees = [grown(name, 5) for name in "abcd"]
+    drawn = [[sample.completion for sample in draw_samples(trees, 6, [7, step])] for step in range(30)]
+    assert drawn == [[sample.completion for sample in draw_samples(trees, 6, [7, step])] for step in range(30)]
+    assert all(len(set(one)) == 6 and one == sorted(one) for one in drawn)
+    assert {name for one in drawn for name in one} == {f"{tree}{leaf}" for tree in "abcd" for leaf in range(5)}
+
+
+def test_a_table_has_a_column_a_function_and_their_sum_where_there_are_several() -> None:
+    one, two = [Sample("p", "c", 1.0, {"f": 1.0})], [Sample("p", "c", 1.5, {"f": 1.0, "g": 0.5})]
+    assert table_of(one) == (["prompt", "completion", "f"], [["p", "c", 1.0]])
+    assert table_of(two) == (["prompt", "completion", "f", "g", "reward"], [["p", "c", 1.0, 0.5, 1.5]])
+
+
+def drawn(*samples: Sample) -> str:
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    console.print(draw_table(list(samples), step=12))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_table_shows_step_texts_and_rewards() -> None:
+    shown = drawn(Sample("What?", "[bold]<answer>Lima</answer>", 0.25, {"exact_match": 0.25}))
+    for text in ("step 12", "prompt", "completion", "exact_match", "What?", "[bold]<answer>Lima</answer>", "0.250"):
+        assert text in shown
+
+
+def test_what_is_unscored_is_a_dash_and_control_characters_do_nothing() -> None:
+    shown = drawn(Sample("p", "a\x1b[31mb", None, {"f": None}))
+    assert "–" in shown
+    assert "a\\x1b[31mb" in shown
+    assert "\x1b" not in shown
+
+
+def test_a_long_text_is_cut_on_a_terminal() -> None:
+    shown = drawn(Sample("p", "x" * 50_000, 0.0, {"f": 0.0}))
+    assert shown.count("x") == 2000
+    assert "…" in shown
