@@ -4,9 +4,12 @@ import io
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from rich.console import Console
-from treegrpo_cli.rewards import LeafReward
+from treegrpo_cli.config.files import make_config
+from treegrpo_cli.rewards import LeafReward, RewardFailure
 from treegrpo_cli.run.samples import Sample, draw_samples, draw_table, table_of
+from treegrpo_cli.run.tree_metrics import reward_metrics
 
 
 def grown(name: str, leaves: int) -> Any:
@@ -28,6 +31,23 @@ def test_samples_are_distinct_in_order_and_those_of_their_key() -> None:
     assert drawn == [[sample.completion for sample in draw_samples(trees, 6, [7, step])] for step in range(30)]
     assert all(len(set(one)) == 6 and one == sorted(one) for one in drawn)
     assert {name for one in drawn for name in one} == {f"{tree}{leaf}" for tree in "abcd" for leaf in range(5)}
+
+
+def test_true_is_a_few_completions() -> None:
+    asked = ({"train": {"log_completions": True}}, {"log_completions": True}, {"train": {"log_completions": 9}}, {})
+    assert [make_config(one).train.log_completions for one in asked] == [4, 4, 9, 0]
+
+
+def test_every_reward_function_has_a_mean_and_a_deviation() -> None:
+    leaves = [
+        LeafReward(None, {"f": 1.0, "g": None}),
+        LeafReward(4.0, {"f": 3.0, "g": 5.0}),
+        LeafReward(None, {"f": None, "g": None}, RewardFailure("it failed")),
+    ]
+    deviation = 2**0.5  # of 1 and 3, with n - 1
+    assert reward_metrics(leaves) == pytest.approx(
+        {"rewards/f/mean": 2.0, "rewards/f/std": deviation, "rewards/g/mean": 5.0, "rewards/g/std": 0.0}
+    )
 
 
 def test_a_table_has_a_column_a_function_and_their_sum_where_there_are_several() -> None:

@@ -76,6 +76,25 @@ def test_sampler_and_trainer_agree_on_log_probabilities(whole: dict[str, Any]) -
     assert max(line["sampling/sampling_logp_difference/max"] for line in steps) < 1e-4
 
 
+def test_every_reward_function_has_its_metrics(whole: dict[str, Any]) -> None:
+    for line in metrics_of(whole):
+        if "reward" in line:
+            assert line["rewards/count_vowels/mean"] == pytest.approx(line["reward"])
+            assert line["rewards/count_vowels/std"] >= 0
+
+
+def test_completions_are_shown_a_step_where_that_is_asked(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_settings = {"num_steps": 2, "eval_steps": 0, "log_completions": 3}
+    settings = small_run(tmp_path, tiny_model_dir, train=train_settings)
+    train(make_config(settings), Reporter())
+    shown = capsys.readouterr().err
+    assert [line.strip() for line in shown.splitlines() if line.startswith("step ")] == ["step 1", "step 2"]
+    assert shown.count("count_vow") >= 2  # a narrow column may fold it
+    assert shown.count("Answer.") == 2 * 3  # the prompt's instructions
+
+
 def test_checkpoints_load_in_transformers(whole: dict[str, Any]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -237,6 +237,10 @@ def train(
         list[str] | None,
         typer.Option(help="tensorboard, wandb, trackio or none, beside metrics.jsonl; may be given again."),
     ] = None,
+    log_completions: Annotated[
+        bool,
+        typer.Option("--log-completions", help="Show a few completions a step; train.log_completions says how many."),
+    ] = False,
     model: Model = None,
     data: Data = None,
     reward: Reward = None,
@@ -246,7 +250,14 @@ def train(
     """Train: rollouts, rewards, advantages, policy update, new weights to the engine, again."""
     from treegrpo_cli.cli.commands import Flags, read_resumed_settings, read_settings, run_train
 
-    flags = Flags(model=model, data=data, reward=reward, output_dir=output_dir, report_to=report_to)
+    flags = Flags(
+        model=model,
+        data=data,
+        reward=reward,
+        output_dir=output_dir,
+        report_to=report_to,
+        log_completions=log_completions,
+    )
     config, named = (
         read_resumed_settings(settings or [], **flags) if resume else (read_settings(settings or [], **flags), set())
     )

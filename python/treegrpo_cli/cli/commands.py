@@ -25,6 +25,7 @@ class Flags(TypedDict, total=False):
     reward: Sequence[str] | None
     output_dir: str | None
     report_to: Sequence[str] | None
+    log_completions: bool
 
 
 def read_settings(settings: Sequence[str], **flags: Unpack[Flags]) -> Config:
@@ -60,6 +61,7 @@ def _file_and_overrides(
     reward: Sequence[str] | None = None,
     output_dir: str | None = None,
     report_to: Sequence[str] | None = None,
+    log_completions: bool = False,
 ) -> tuple[Path | None, list[str]]:
     file = Path(settings[0]) if settings and "=" not in settings[0] else None
     overrides = list(settings[1:] if file else settings)
@@ -69,6 +71,8 @@ def _file_and_overrides(
     for key, values in (("reward.functions", reward), ("report_to", report_to)):
         if values:
             overrides.append(f"{key}=[{', '.join(map(_quoted, values))}]")
+    if log_completions:
+        overrides.append("train.log_completions=true")
     return file, overrides
 
 

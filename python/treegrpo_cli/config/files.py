@@ -36,6 +36,7 @@ TRL_NAMES = {
     "warmup_steps": "optimizer.warmup_steps",
     "warmup_ratio": "optimizer.warmup_ratio",
     "lr_scheduler_type": "optimizer.schedule",
+    "log_completions": "train.log_completions",
     "max_grad_norm": "optimizer.max_grad_norm",
     "temperature": "rollout.temperature",
     "top_p": "rollout.top_p",

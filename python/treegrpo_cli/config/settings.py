@@ -228,6 +228,13 @@ class TrainConfig(Section):
     max_checkpoints: NonNegativeInt = 2
     """Older ones are removed; 0 keeps all."""
     save_trees: bool = True
+    log_completions: NonNegativeInt = 0
+    """Completions of each step to print with their rewards and to send to the loggers; `true` = 4, 0 = none."""
+
+    @field_validator("log_completions", mode="before")
+    @classmethod
+    def _true_is_a_few(cls, value: Any) -> Any:
+        return 4 if value is True else value
 
     @model_validator(mode="after")
     def _minibatches_fit(self) -> TrainConfig:

@@ -4,6 +4,7 @@ Names are TRL's where the thing is the same; ours stand under `tree/`. Lengths a
 seconds, log-probabilities, KL and entropy in nats.
 
     reward, reward_std, frac_reward_zero_std        mean, deviation in a prompt, share of dead prompts
+    rewards/NAME/mean, rewards/NAME/std             of each reward function, over the leaves that it scored
     completions/mean_length, /clipped_ratio         generated tokens of a leaf, share that ran into the limit
     loss, grad_norm                                 mean over the step's optimizer steps
     learning_rate                                   of the last of them

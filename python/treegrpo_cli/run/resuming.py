@@ -30,6 +30,7 @@ CANNOT_CHANGE_THE_RESULT = frozenset(
         "model.gradient_checkpointing",
         *(f"limits.{name}" for name in LimitsConfig.model_fields),
         "reward.eval_function",
+        "reward.timeout_s",
         "rollout.max_live_trees",
         "sampler.max_num_seqs",
         "sampler.gpu_memory_utilization",
@@ -40,6 +41,7 @@ CANNOT_CHANGE_THE_RESULT = frozenset(
         "train.save_steps",
         "train.max_checkpoints",
         "train.save_trees",
+        "train.log_completions",
     }
 )
 """Evaluation, timeouts, memory, loggers and files: a resumed run may give them anew."""

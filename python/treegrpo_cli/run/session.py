@@ -15,12 +15,14 @@ from treegrpo_cli.models.pretrained import load_tokenizer
 from treegrpo_cli.rewards import load_rewards
 from treegrpo_cli.rollout.collect import collect
 from treegrpo_cli.rollout.records import tree_record
-from treegrpo_cli.rollout.tree import Player, Prompt, open_sampler
+from treegrpo_cli.rollout.tree import Player, Prompt, Tree, open_sampler
 from treegrpo_cli.run.directory import RunDirectory
 from treegrpo_cli.run.evaluate import evaluate, evaluation_config
 from treegrpo_cli.run.metrics import MetricsLog
 from treegrpo_cli.run.resuming import is_evaluated, put_aside
+from treegrpo_cli.run.samples import draw_samples, draw_table
 from treegrpo_cli.run.stopping import StopRequest
+from treegrpo_cli.run.tree_metrics import reward_metrics
 from treegrpo_cli.train.checkpoint import checkpoints, load_checkpoint, remove_old_checkpoints, save_checkpoint
 from treegrpo_cli.train.trainer import Trainer
 from treegrpo_cli.trees.tree_file import TreeRecord, TreeWriter
@@ -123,12 +125,13 @@ class Session:
     def grow(self, prompts: Sequence[Prompt]) -> list[list[TreeRecord]]:
         """Grow the trees of a step; groups in the order of `prompts`, whichever was finished first."""
 
-        async def work() -> dict[int, list[TreeRecord]]:
+        async def work() -> dict[int, list[Tree]]:
             async with aclosing(collect(self.player, prompts, self.config.rollout.num_trees)) as groups:
-                return {prompt.number: [tree_record(tree) for tree in trees] async for prompt, trees in groups}
+                return {prompt.number: trees async for prompt, trees in groups}
 
         done = self.stop.run(self.runner, work())
-        return [done[prompt.number] for prompt in prompts]
+        self.trees = [tree for prompt in prompts for tree in done[prompt.number]]
+        return [[tree_record(tree) for tree in done[prompt.number]] for prompt in prompts]
 
     def send_weights(self) -> None:
         """Hand the policy's weights to the engine; what it samples from now on carries this step as its version."""
@@ -143,7 +146,9 @@ class Session:
         metrics |= {"num_tokens": self.state["num_tokens"]} | (
             {} if hits is None else {"tree/prefix_cache_hit_ratio": hits}
         )
+        metrics |= reward_metrics([worth for tree in self.trees for worth in tree.rewards.values()])
         self.log.log(self.step, metrics)
+        self._log_completions()
         if train.save_trees:
             with TreeWriter(self.directory.trees(self.step)) as writer:
                 for group in groups:
@@ -153,6 +158,13 @@ class Session:
             self.save()
         self.evaluate_if_due()
         self.stop.check()
+
+    def _log_completions(self) -> None:
+        count = self.config.train.log_completions
+        samples = draw_samples(self.trees, count, [self.config.seed, self.step])
+        if samples:
+            self.reporter.show(draw_table(samples, self.step))
+            self.log.log_samples(self.step, samples)
 
     def evaluate_if_due(self) -> None:
         """Evaluate before the first step, every `train.eval_steps`, and after the last; log it as a line of its own."""

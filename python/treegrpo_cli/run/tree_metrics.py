@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from treegrpo_cli.rewards import LeafReward
 from treegrpo_cli.trees.stats import RolloutStats
 from treegrpo_cli.trees.tree_file import TreeRecord
 
@@ -55,6 +56,16 @@ def tree_metrics(groups: Sequence[Group], forest: Forest, scores: Scores) -> dic
         "tree/intra_reward_std": _mean([_std(rewards_of(tree)) for tree in trees]),
         "tree/step_tokens": float(sum(len(node.get("token_ids", ())) for [tree] in trees for node in tree.nodes)),
     } | _signal(forest, scores)
+
+
+def reward_metrics(leaves: Sequence[LeafReward]) -> dict[str, float]:
+    """Mean and deviation of what each function gave the leaves that it scored, weights aside: TRL's metrics."""
+    given: dict[str, list[float]] = {}
+    for leaf in leaves:
+        for name, reward in leaf.by_function.items():
+            given.setdefault(name, []).extend([] if reward is None else [reward])
+    means = {f"rewards/{name}/mean": _mean(rewards) for name, rewards in given.items() if rewards}
+    return means | {f"rewards/{name}/std": _std(rewards) for name, rewards in given.items() if rewards}
 
 
 def _signal(forest: Forest, scores: Scores) -> dict[str, float]:
