@@ -219,7 +219,12 @@ def test_a_verl_reward_gets_what_verl_gives(tmp_path: Path, returned: str, prefi
         ("def reward(completions): return 1.0", "must return a list of numbers, got a float"),
         ("def reward(completions): return None", "must return a list of numbers, got a NoneType"),
         ("def reward(completions): return {}['x']", "raised KeyError: 'x'"),
-        ("def reward(completions): raise SystemExit(3)", "raised .*SystemExit"),
+        ("def reward(completions): raise SystemExit(3)", "raised SystemExit: 3"),
+        ("async def reward(completions): raise SystemExit(3)", "raised SystemExit: 3"),
+        ("import asyncio\nasync def reward(completions): raise asyncio.CancelledError", "raised CancelledError"),
+        ("import asyncio\ndef reward(solution_str): raise asyncio.CancelledError('x')", "raised CancelledError: x"),
+        ("def reward(completions): raise KeyboardInterrupt", "raised KeyboardInterrupt"),
+        ("def reward(completions): raise ValueError('\\ud800')", r"raised ValueError: \?"),
         ("def reward(completions, hop): return [1]", "needs 'hop'; did you mean 'hops'"),
         ("def reward(solution_str): return {'acc': 1}", "the dict it returned has no `score`"),
         ("def reward(solution_str): return float('nan')", "must give finite numbers or None, got nan"),
@@ -262,6 +267,20 @@ def test_one_wrong_value_costs_its_own_leaf_alone(tmp_path: Path) -> None:
     leaves = judge(*three, functions=[path])
     assert [leaf.reward for leaf in leaves] == [1.0, None, 0.5]
     assert [leaf.failure is not None for leaf in leaves] == [False, True, False]
+
+
+def test_a_failure_brings_the_traceback_of_the_users_own_code(tmp_path: Path) -> None:
+    path = write_reward(tmp_path, "def inner(): return {}['x']\ndef reward(completions): return inner()")
+    [leaf] = judge(rollout(("a", "")), functions=[path])
+    assert leaf.failure is not None
+    shown = "\n".join(leaf.failure.trace)
+    assert re.findall(r"mine.py\", line (\d), in (\w+)", shown) == [("2", "reward"), ("1", "inner")]
+    assert "treegrpo_cli" not in shown
+
+
+def test_a_column_of_any_name_reaches_the_function(tmp_path: Path) -> None:
+    path = write_reward(tmp_path, "def reward(completions, timeout_s, **columns): return timeout_s")
+    assert score(rollout(("a", ""), columns={"timeout_s": 7.0, "function": "x"}), functions=[path]) == [7.0]
 
 
 def test_a_verl_reward_fails_a_rollout_at_a_time(tmp_path: Path) -> None:

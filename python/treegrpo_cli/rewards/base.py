@@ -15,10 +15,10 @@ from treegrpo_cli.types import Rollout
 
 @dataclass(frozen=True, slots=True)
 class RewardFailure:
-    """Why a function gave a rollout no reward although it should: one line, and the traceback of people's own code."""
+    """Why a function gave a rollout no reward although it should: one line, and the traceback of a user's own code."""
 
     reason: str
-    trace: str = ""
+    trace: tuple[str, ...] = ()
 
 
 Reward: TypeAlias = float | RewardFailure | None

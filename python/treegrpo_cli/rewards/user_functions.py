@@ -12,7 +12,7 @@ from typing import Any
 from treegrpo_cli.errors import NoAnswerError, UserCodeError, UserError, nearest
 from treegrpo_cli.rewards.base import Reward, RewardFailure, RewardFunction
 from treegrpo_cli.types import Rollout
-from treegrpo_cli.user_code import call
+from treegrpo_cli.user_code import call, one_line
 
 
 def adapt(name: str, function: Callable[..., Any], timeout_s: float) -> RewardFunction:
@@ -31,7 +31,7 @@ def adapt(name: str, function: Callable[..., Any], timeout_s: float) -> RewardFu
 class _Failed(Exception):  # noqa: N818 - never leaves this file
     """The function gave no reward; `failure` says why."""
 
-    def __init__(self, name: str, reason: str, trace: str = "") -> None:
+    def __init__(self, name: str, reason: str, trace: tuple[str, ...] = ()) -> None:
         self.failure = RewardFailure(f"reward {name}: {reason}", trace)
         super().__init__(reason)
 
@@ -143,7 +143,7 @@ async def _call(reward: TRLReward | VerlReward, offered: dict[str, Any]) -> Any:
     except NoAnswerError as error:
         raise _Failed(reward.name, f"{error.reason} (reward.timeout_s)") from error
     except UserCodeError as error:
-        raise _Failed(reward.name, f"raised {error.reason}", "\n".join(error.trace)) from error
+        raise _Failed(reward.name, f"raised {error.reason}", error.trace) from error
 
 
 def _checked(name: str, value: Any) -> Reward:
@@ -151,7 +151,7 @@ def _checked(name: str, value: Any) -> Reward:
         return None
     try:
         reward = float(value)
-    except Exception:  # people's own objects may raise anything here
+    except (Exception, SystemExit):  # people's own objects may raise anything here
         return RewardFailure(f"reward {name}: must give numbers or None, got {_shown(value)}")
     if isinstance(value, str) or not math.isfinite(reward):
         return RewardFailure(f"reward {name}: must give finite numbers or None, got {_shown(value)}")
@@ -161,6 +161,6 @@ def _checked(name: str, value: Any) -> Reward:
 def _shown(value: Any) -> str:
     """The value in at most 100 characters; its type where that is all that can be shown."""
     try:
-        return f"{value!r:.100}"
-    except Exception:
+        return one_line(repr(value), 100)
+    except (Exception, SystemExit):
         return f"a {type(value).__name__}"
