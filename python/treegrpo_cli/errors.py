@@ -5,9 +5,11 @@ exits with code 2. Any other exception is our own bug and flies with its traceba
 """
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+LAST_TRACE_LINES = 6
 MAX_LINE = 500
 """Characters of a line that is said to a person."""
 
@@ -22,9 +24,13 @@ def bounded(line: str, limit: int = MAX_LINE) -> str:
 
 
 class UserError(ValueError):
-    """A mistake in what the user typed or wrote; its message is one line, and no line is longer than `MAX_LINE`."""
+    """A mistake in what the user typed or wrote; its message is one line, and no line is longer than `MAX_LINE`.
 
-    def __init__(self, message: object = "") -> None:
+    `trace` has the lines of the traceback where the user's own code raised.
+    """
+
+    def __init__(self, message: object = "", trace: Sequence[str] = ()) -> None:
+        self.trace = tuple(trace)
         super().__init__("\n".join(map(bounded, str(message).split("\n"))))
 
 
@@ -38,7 +44,14 @@ class FileError(UserError):
 
 
 class ToolError(RuntimeError):
-    """A tool or an environment failed for good; it closes its own branch and no other."""
+    """A tool or an environment failed for good; it closes its own branch and no other.
+
+    `trace` is the traceback of people's own code, where that raised.
+    """
+
+    def __init__(self, reason: str = "", trace: str = "") -> None:
+        self.trace = trace
+        super().__init__(reason)
 
 
 class UserCodeError(Exception):
@@ -69,6 +82,16 @@ class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
 
     def __str__(self) -> str:
         return self.hint
+
+
+def debugging() -> bool:
+    """Whether whole tracebacks are asked for: `treegrpo --debug`, or TREEGRPO_DEBUG=1."""
+    return os.environ.get("TREEGRPO_DEBUG", "0") not in ("", "0")
+
+
+def last_lines(trace: Sequence[str]) -> list[str]:
+    """Return what to show of a traceback of user code: its last lines, all of them while debugging."""
+    return list(trace if debugging() else trace[-LAST_TRACE_LINES:])
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

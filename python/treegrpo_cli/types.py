@@ -97,21 +97,30 @@ class ToolCall:
 class Action:
     """A sampled turn as the environment sees it: its text, and the tool calls that the dialect found in it.
 
-    `error` says what was meant as a tool call and could not be read; there are no calls then.
+    `error` says what was meant as a tool call and could not be read; there are no calls then. `cut`: the turn
+    reached its token limit before it ended; only an environment with `takes_cut_turns = True` sees those.
     """
 
     text: str
     tool_calls: tuple[ToolCall, ...] = ()
     error: str = ""
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What the environment answers: messages (`role` tool or user) for the policy, and whether the episode is over."""
+    """What the environment answers: messages (`role` tool or user) for the policy, and whether the episode is over.
+
+    `num_tool_calls` counts the tools that ran, `num_failed_tool_calls` those of them that raised. `reward` is what
+    this step is worth to the environment itself, None = it gives none: rewards of a path add up to
+    `Rollout.env_reward`, which the reward function `environment` returns.
+    """
 
     observation: tuple[Message, ...] = ()
     done: bool = False
     num_tool_calls: int = 0
+    num_failed_tool_calls: int = 0
+    reward: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +145,8 @@ class Rollout:
     `completion` is all text behind the prompt, turns and observations alike (verl's `solution_str`);
     `turns` are (action text, observation text) pairs; `messages` the same as chat messages behind
     `prompt_messages`;
-    `state` is the environment's state at the leaf.
+    `state` is the environment's state at the leaf; `env_reward` the sum of the path's `StepResult.reward`, None
+    where no step gave one.
     """
 
     task: Task
@@ -146,6 +156,7 @@ class Rollout:
     turns: tuple[tuple[str, str], ...]
     messages: tuple[Message, ...]
     state: Any = None
+    env_reward: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import math
 import subprocess
 import sys
 import threading
@@ -9,10 +10,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import httpx
+import numpy as np
 import pytest
 from treegrpo_cli.config import EnvironmentConfig
 from treegrpo_cli.envs import (
     check_environment,
+    close_environment,
+    close_states,
     load_environment,
     reset_with_retries,
     step_with_retries,
@@ -77,34 +83,65 @@ class Scripted:
 GOOD = (1, StepResult(done=True))
 
 
-def test_a_failed_step_is_tried_again_and_no_more_often_than_asked() -> None:
-    assert step(Scripted(OSError("down"), ValueError(), GOOD), 0, ANSWER, tool_retries=2) == GOOD
+def test_a_lost_connection_is_tried_again_and_no_more_often_than_asked() -> None:
+    lost: list[BaseException] = [httpx.ConnectError("down"), aiohttp.ServerDisconnectedError(), ToolError("busy")]
+    assert step(Scripted(OSError("down"), TimeoutError(), GOOD), 0, ANSWER, tool_retries=2) == GOOD
+    assert step(Scripted(*lost, GOOD), 0, ANSWER, tool_retries=3) == GOOD
     environment = Scripted(OSError("down"), OSError("still\ndown"), GOOD)
     with pytest.raises(ToolError, match=r"^OSError: still down \(2 attempts\)$"):
         step(environment, 0, ANSWER, tool_retries=1)
     assert environment.acts == [GOOD]
 
 
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (SystemExit(3), "^SystemExit: 3$"),
-        (StopIteration(), "^StopIteration$"),
-        (KeyboardInterrupt(), "^KeyboardInterrupt$"),
-        (TimeoutError("socket"), "TimeoutError: socket"),
-        (ToolError("the site is down"), r"^the site is down$"),
-    ],
-)
-def test_whatever_a_tool_raises_closes_its_branch_alone(error: BaseException, message: str) -> None:
-    with pytest.raises(ToolError, match=message):
-        step(Scripted(error), 0, ANSWER)
+RAISED: list[tuple[BaseException, str]] = [
+    (ValueError("no such town"), "ValueError: no such town"),
+    (FileNotFoundError(2, "No such file"), "FileNotFoundError: [Errno 2] No such file"),
+    (SystemExit(3), "SystemExit: 3"),
+    (StopIteration(), "StopIteration"),
+    (KeyboardInterrupt(), "KeyboardInterrupt"),
+    (asyncio.CancelledError(), "CancelledError"),
+    (ValueError("\ud800"), "ValueError: ?"),
+]
 
 
-def test_a_users_mistake_is_not_a_failed_tool() -> None:
+@pytest.mark.parametrize(("error", "reason"), RAISED)
+def test_what_a_world_raises_is_shown_to_the_policy_and_leaves_the_state(error: BaseException, reason: str) -> None:
+    environment = Scripted(error, error, GOOD)
+    state, result = step(environment, 7, called("look"), tool_retries=2)
+    message = {"role": "tool", "name": "look", "content": f"Error: {reason}"}
+    assert (state, result) == (7, StepResult((message,), num_tool_calls=1, num_failed_tool_calls=1))
+    _, without_call = step(environment, 7, Action("hm"), tool_retries=2)
+    assert without_call == StepResult(({"role": "user", "content": f"Error: {reason}"},))
+    assert environment.acts == [GOOD]
+
+
+@pytest.mark.parametrize(("error", "reason"), RAISED)
+def test_or_closes_the_branch_with_the_traceback(error: BaseException, reason: str) -> None:
+    environment = Scripted(error, GOOD)
+    with pytest.raises(ToolError) as failed:
+        step(environment, 0, ANSWER, tool_errors="close", tool_retries=3)
+    assert str(failed.value) == reason
+    assert "in step\n    raise act" in failed.value.trace
+    assert environment.acts == [GOOD]
+
+
+def test_a_users_own_word_closes_the_branch_at_once() -> None:
+    with pytest.raises(ToolError, match=r"^the site is down$"):
+        step(Scripted(ToolError("the site is down")), 0, ANSWER)
     environment = Scripted(UserError("no such key"), GOOD)
-    with pytest.raises(UserError, match=r"^no such key$"):
+    with pytest.raises(ToolError, match=r"^no such key$"):
         step(environment, 0, ANSWER, tool_retries=3)
     assert environment.acts == [GOOD]
+
+
+def test_a_reset_that_raises_is_a_failure_with_a_traceback() -> None:
+    class Broken(Scripted):
+        def reset(self, task: Task) -> Any:
+            raise SystemExit(1)
+
+    with pytest.raises(ToolError, match=r"^SystemExit: 1$") as failed:
+        reset(Broken(), tool_retries=2)
+    assert "in reset" in failed.value.trace
 
 
 def test_a_hanging_step_blocks_neither_the_loop_nor_its_siblings() -> None:
@@ -178,20 +215,115 @@ def test_no_more_steps_run_at_once_than_allowed() -> None:
     assert most == 3
 
 
+STEP = "environment: step"
+
+
+class Odd:
+    """Its text cannot be read."""
+
+    def __repr__(self) -> str:
+        raise SystemExit(1)
+
+
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        (None, r"step must return \(state, StepResult\), got a NoneType"),
-        (StepResult(), r"step must return \(state, StepResult\), got a StepResult"),
-        ((0, "text"), r"step must return \(state, StepResult\), got a str"),
-        ((0, StepResult(("text",))), "step must give messages of role and content"),  # type: ignore[arg-type]
-        ((0, StepResult(({"role": "tool"},))), "step must give messages of role and content"),
-        ((0, StepResult(({"role": "tool", "content": 3},))), "step must give messages of role and content"),
+        (None, f"{STEP} must return (state, StepResult), got a NoneType"),
+        (StepResult(), f"{STEP} must return (state, StepResult), got a StepResult"),
+        ((0, "text"), f"{STEP} must return (state, StepResult), got a str"),
+        ((0, StepResult("text")), f"{STEP} must give a list of messages, each a dict with role and content"),  # type: ignore[arg-type]
+        ((0, StepResult(("text",))), "got ('text',)"),  # type: ignore[arg-type]
+        ((0, StepResult(({"role": "tool"},))), "got ({'role': 'tool'},)"),
+        ((0, StepResult(({"role": "tool", "content": 3},))), "'content': 3"),
+        ((0, StepResult(({"role": 3, "content": "x"},))), "'role': 3"),
+        ((0, StepResult(({"role": "tool", "content": Odd()},))), "a Odd"),
+        ((0, StepResult(({"role": "tool", "content": "x", "extra": {1}},))), f"{STEP} gave a message that is not JSON"),
+        ((0, StepResult(({"role": "tool", "content": "x", "l": ["\ud800"]},))), "a message that is not JSON"),
+        ((0, StepResult(done=np.zeros(2))), f"{STEP}'s done must be True or False, got a ndarray"),  # type: ignore[arg-type]
+        ((0, StepResult(done=None)), f"{STEP}'s done must be True or False, got None"),  # type: ignore[arg-type]
+        ((0, StepResult(num_tool_calls=None)), f"{STEP}'s num_tool_calls must be a count, got None"),  # type: ignore[arg-type]
+        ((0, StepResult(num_tool_calls="1")), "num_tool_calls must be a count, got '1'"),  # type: ignore[arg-type]
+        ((0, StepResult(num_tool_calls=-1)), "num_tool_calls must be a count, got -1"),
+        ((0, StepResult(num_tool_calls=True)), "num_tool_calls must be a count, got True"),
+        ((0, StepResult(num_tool_calls=10**5000)), "num_tool_calls must be a count, got a int"),
+        ((0, StepResult(num_failed_tool_calls=1)), "more tool calls failed than ran (1 of 0)"),
+        ((0, StepResult(reward=math.nan)), f"{STEP}'s reward must be a finite number or None, got nan"),
+        ((0, StepResult(reward="1")), f"{STEP}'s reward must be a finite number or None, got '1'"),  # type: ignore[arg-type]
+        ((0, StepResult(reward=np.zeros(1))), "reward must be a finite number or None, got a ndarray"),  # type: ignore[arg-type]
     ],
 )
-def test_what_a_step_returns_is_checked(returned: Any, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_an_odd_answer_closes_the_branch_and_says_what_is_wrong(returned: Any, message: str) -> None:
+    with pytest.raises(ToolError) as failed:
         step(Scripted(returned), 0, ANSWER)
+    assert message in str(failed.value)
+    assert len(str(failed.value)) < 400
+
+
+def test_an_answer_of_numpy_numbers_and_surrogates_becomes_plain() -> None:
+    odd = StepResult(
+        [{"role": "tool", "content": "a\udfffb"}],  # type: ignore[arg-type]
+        done=np.True_,
+        num_tool_calls=np.int32(2),
+        num_failed_tool_calls=np.uint8(1),
+        reward=np.float32(0.5),
+    )
+    state, result = step(Scripted((odd, odd)), 0, ANSWER)
+    plain = StepResult(
+        ({"role": "tool", "content": "a?b"},), done=True, num_tool_calls=2, num_failed_tool_calls=1, reward=0.5
+    )
+    assert (state is odd, result) == (True, plain)
+    numbers = (result.done, result.num_tool_calls, result.num_failed_tool_calls, result.reward)
+    assert [type(number) for number in numbers] == [bool, int, int, float]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (None, r"reset must return \(state, messages\), got a NoneType"),
+        ((0, "text"), r"reset must give a list of messages, .* got 'text'"),
+        ((0, [{"content": "x"}]), r"reset must give a list of messages"),
+    ],
+)
+def test_what_a_reset_returns_is_checked(answer: Any, message: str) -> None:
+    class Returning(Scripted):
+        def reset(self, task: Task) -> Any:
+            return answer
+
+    with pytest.raises(ToolError, match=message):
+        reset(Returning())
+
+
+@pytest.mark.parametrize(
+    ("check", "message"),
+    [
+        (lambda: 1 / 0, r"^environment: check\(\) failed: ZeroDivisionError: division by zero$"),
+        (lambda: threading.Event().wait(20), r"^environment: check\(\) gave no answer within 0\.05 s \(environment\."),
+    ],
+)
+def test_a_check_that_fails_or_keeps_silent_is_one_line(check: Any, message: str) -> None:
+    environment = Scripted()
+    environment.check = check  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=message):
+        asyncio.run(check_environment(environment, timeout_s=0.05))
+
+
+class Closing:
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error, self.num_closed = error, 0
+
+    def close(self) -> None:
+        self.num_closed += 1
+        if self.error:
+            raise self.error
+
+
+def test_every_state_is_closed_once_and_one_that_fails_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    good, bad = Closing(), Closing(SystemExit(2))
+    asyncio.run(close_states([good, bad, good, 3, None, {"close": 1}]))
+    assert (good.num_closed, bad.num_closed) == (1, 1)
+    assert "state.close() raised SystemExit: 2" in caplog.text
+    asyncio.run(close_environment(good))  # type: ignore[arg-type]
+    assert good.num_closed == 2
 
 
 # Tools, calculator, search ---------------------------------------------------------------------------------
@@ -235,6 +367,75 @@ def test_a_call_that_does_not_fit_is_the_policys_mistake(action: Action, message
     state, result = step(load_environment(config()), ToolState(), action)
     assert contents(result)[0].startswith(message)
     assert (state, result.num_tool_calls, result.done) == (ToolState(), 0, False)
+
+
+def look(town: str) -> Any:
+    """Look a town up.
+
+    Args:
+        town: Its name.
+    """
+    return {"Lima": "Peru", "Atlantis": object}[town]
+
+
+def test_a_tool_that_raises_is_shown_counted_and_said_once_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    both = Action("", (ToolCall("look", {"town": "Lima"}), ToolCall("look", {"town": "Rome"})))
+    environment = ToolEnvironment([look])
+    for _ in range(2):
+        state, result = step(environment, ToolState(), both, tool_retries=2)
+        assert contents(result) == ["Peru", "Error: KeyError: 'Rome'"]
+        assert (state.results, result.num_tool_calls, result.num_failed_tool_calls) == (("Peru",), 2, 1)
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said.startswith("tool look raised KeyError: 'Rome'; said once for its kind\nTraceback")
+    assert ", in look\n" in said
+    assert said.endswith("\nKeyError: 'Rome'")
+
+
+def test_a_tool_that_raises_closes_the_branch_where_that_is_asked(tmp_path: Path) -> None:
+    path = write_module(tmp_path, "def look(town: str) -> str:\n    raise ValueError(town)\n", "look")
+    environment = load_environment(config(path, tool_errors="close"))
+    with pytest.raises(ToolError, match=r"^ValueError: Rome$"):
+        step(environment, ToolState(), called("look", town="Rome"), tool_errors="close")
+
+
+def test_a_tools_lost_connection_is_no_result() -> None:
+    def fetch(page: str) -> str:
+        """Fetch a page."""
+        raise ConnectionResetError(page)
+
+    with pytest.raises(ToolError, match=r"^ConnectionResetError: x$"):
+        step(ToolEnvironment([fetch]), ToolState(), called("fetch", page="x"))
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        ({"a": [1, None]}, '{"a":[1,null]}'),
+        ({1: 2**70}, '{"1": 1180591620717411303424}'),
+        ({"a": "x\ud800"}, '{"a": "x?"}'),
+        ("x\udc80", "x?"),
+        (Path("x"), '"x"'),
+        (Odd(), "Error: SystemExit: 1"),
+    ],
+)
+def test_any_result_becomes_text(result: Any, text: str) -> None:
+    def give() -> Any:
+        """Give it."""
+        return result
+
+    assert contents(step(ToolEnvironment([give]), ToolState(), called("give"))[1]) == [text]
+
+
+def test_a_result_that_holds_itself_is_a_failed_call() -> None:
+    def give() -> Any:
+        """Give it."""
+        circle: list[Any] = []
+        circle.append(circle)
+        return circle
+
+    _, result = step(ToolEnvironment([give]), ToolState(), called("give"))
+    assert contents(result)[0].startswith("Error: ")
+    assert result.num_failed_tool_calls == 1
 
 
 def test_the_calls_of_a_turn_run_at_once_and_keep_their_order() -> None:
@@ -419,6 +620,47 @@ def test_a_stateful_world_is_made_pure_in_its_path(tmp_path: Path, body: str, me
     assert environment.fork_method == method
 
 
+def test_a_world_that_is_replayed_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    environment = load_environment(config(write_module(tmp_path, UNCOPYABLE)))
+    state, _ = reset(environment)
+    for text in ("a", "b"):
+        state, _ = step(environment, state, Action(text))
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said.startswith(
+        "environment: a Own cannot be copied (TypeError: cannot pickle 'generator' object), so turns"
+    )
+
+
+def test_every_world_is_closed_once(tmp_path: Path) -> None:
+    body = COUNTER.replace("self.count = start", "self.count = start; self.num_closed = 0").replace(
+        "self.count += len(action.text)", "self.count += 1 / len(action.text)"
+    )
+    environment: Any = load_environment(
+        config(
+            write_module(tmp_path, body + "    def close(self):\n        self.num_closed += 1; print(self.num_closed)")
+        )
+    )
+    first, _ = reset(environment)
+    second, _ = step(environment, first, Action("a"))
+    closed, failed = threading.Event(), []
+
+    class Own(type(first.world)):  # type: ignore[misc]
+        def close(self) -> None:
+            failed.append(self)
+            closed.set()
+
+    first.world.__class__ = Own
+    _, result = step(environment, first, Action(""))  # the copy that fails is no state, and is closed at once
+    assert contents(result) == ["Error: ZeroDivisionError: division by zero"]
+    assert closed.wait(20)
+    assert failed != [first.world]
+    asyncio.run(close_states([first, second, second]))
+    assert (failed[1:], second.world.num_closed) == ([first.world], 1)
+    probe = environment._first
+    asyncio.run(close_environment(environment))
+    assert probe.num_closed == 1
+
+
 def test_a_replay_that_answers_differently_is_a_tool_error(tmp_path: Path) -> None:
     body = UNCOPYABLE.replace("class Own:", "import itertools\nclock = itertools.count()\nclass Own:").replace(
         "str(self.count)", "str(next(clock))"
@@ -481,6 +723,9 @@ def test_a_wrong_name_or_option_is_named_with_its_key(name: str, options: dict[s
         load_environment(config(name, options=options))
 
 
+PURE = "class Own:\n    def reset(self, t): ...\n    def step(self, s, a): ...\n"
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -490,8 +735,15 @@ def test_a_wrong_name_or_option_is_named_with_its_key(name: str, options: dict[s
         ),
         (
             "class Own:\n    def reset(self, t): ...\n    def step(self, s, a): ...",
-            "needs an attribute `tools`",
+            "Own needs an attribute `tools`: a list of .*; none",
         ),
+        (f"{PURE}    tools = None", "needs an attribute `tools`: a list of .*; none"),
+        (f"{PURE}    tools = 3", "needs an attribute `tools`: a list of .*; got 3"),
+        (f"{PURE}    tools = ['x']", "needs an attribute `tools`: a list of .*; got ..x"),
+        (f"{PURE}    tools = [{{'function': {{'name': 'f'}}}}] * 2", "two tools of one name: f, f"),
+        (f"{PURE}    @property\n    def tools(self): return 1 / 0", "cannot make .*Own: ZeroDivisionError"),
+        (COUNTER.replace("self.count = start", "raise SystemExit(3)"), "cannot make .*Own: SystemExit: 3"),
+        ("import asyncio\nraise asyncio.CancelledError", r"cannot import .*own\.py: CancelledError"),
         (
             COUNTER.replace("self.count = start", "raise OSError('no disk')"),
             "cannot make .*Own: OSError: no disk",

@@ -9,6 +9,7 @@ import errno
 import os
 import signal
 import sys
+import traceback
 import warnings
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from treegrpo_cli.errors import Stopped, UserError, bounded
+from treegrpo_cli.errors import Stopped, UserError, bounded, debugging, last_lines
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
@@ -70,6 +71,7 @@ def main() -> None:
     except typer.TyperException as error:  # without a message it has shown the help
         code = _complain(bounded(error.format_message()), 2) if error.format_message() else 2
     except UserError as error:
+        _show_trace(error)
         code = _complain(str(error), 2)
     except Stopped as stopped:
         code = _complain(stopped.hint or "stopped", 128 + stopped.signal_number)
@@ -106,6 +108,14 @@ def _on_sigterm(*_: object) -> None:
     raise _Terminated
 
 
+def _show_trace(error: UserError) -> None:
+    """Show where the user's own code raised, its last lines; while debugging all there is, of any mistake."""
+    if debugging():
+        traceback.print_exception(error)
+    elif error.trace:
+        print("\n".join(last_lines(error.trace)), file=sys.stderr)
+
+
 def _complain(message: str, code: int) -> int:
     print(f"treegrpo: {_one_line(message)}", file=sys.stderr)
     return code
@@ -138,8 +148,12 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="TREEGRPO_DEBUG", help="Show tracebacks, those of your own code whole.")
+    ] = False,
 ) -> None:
-    pass
+    if debug:
+        os.environ["TREEGRPO_DEBUG"] = "1"
 
 
 @app.command("inspect-tree", short_help="Draw trees with their advantages, or dump them.")

@@ -61,8 +61,13 @@ class EnvironmentConfig(Section):
     name: str = "search"
     """`search`, `calculator`, or a dotted path `package.module:Name` (a class, or a function to offer as a tool)."""
     dialect: Literal["inline", "chat"] = "inline"
+    tool_errors: Literal["show", "close"] = "show"
+    """What a tool raises: `show` it to the policy as `Error: ValueError: ...`, or `close` the branch."""
     tool_timeout_s: Positive = 30.0
     tool_retries: NonNegativeInt = 2
+    """Further attempts after a timeout or a lost connection; then the branch is closed."""
+    check_timeout_s: Positive = 60.0
+    """For an environment's own `check()` before the first rollout."""
     max_concurrent_tools: PositiveInt = 64
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the environment, such as `corpus`, `retriever_url`, `topk` of `search`."""

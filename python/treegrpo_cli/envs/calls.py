@@ -1,34 +1,47 @@
 """Environment + action -> a result or one ToolError: timeouts, retries, and a limit on concurrent calls.
 
-An environment is pure in its path, which is what makes a second attempt safe.
+An environment is pure in its path, which is what makes a second attempt safe. A second attempt is made where the
+world outside failed (see `outside`): what a tool raises by itself it would raise again, so that is shown to the
+policy, or closes the branch, as `environment.tool_errors` says.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from treegrpo_cli.config import EnvironmentConfig
+from treegrpo_cli.envs.answers import state_and_messages, state_and_result
 from treegrpo_cli.envs.base import Environment
+from treegrpo_cli.envs.outside import is_outside
+from treegrpo_cli.envs.reports import error_text, report_raised
 from treegrpo_cli.errors import NoAnswerError, ToolError, UserCodeError, UserError
 from treegrpo_cli.types import Action, Message, StepResult, Task
-from treegrpo_cli.user_code import call, one_line
+from treegrpo_cli.user_code import call
 
-Result = TypeVar("Result")
-
+CHECK_TIMEOUT_S = 60.0
+CLOSE_TIMEOUT_S = 10.0
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 5.0
 
+logger = logging.getLogger(__name__)
 _slots: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, asyncio.Semaphore]] = WeakKeyDictionary()
 
 
-async def check_environment(environment: Environment[Any]) -> None:
+async def check_environment(environment: Environment[Any], timeout_s: float = CHECK_TIMEOUT_S) -> None:
     """Raise UserError where the environment says that it cannot work; one without `check()` always can."""
     check = getattr(environment, "check", None)
-    if check is not None:
-        await call(check)
+    if check is None:
+        return
+    try:
+        await call(check, timeout_s=timeout_s)
+    except UserCodeError as error:
+        raise UserError(f"environment: check() failed: {error.reason}", error.trace) from error
+    except NoAnswerError as error:
+        raise UserError(f"environment: check() gave {error.reason} (environment.check_timeout_s)") from error
 
 
 async def reset_with_retries(
@@ -36,13 +49,13 @@ async def reset_with_retries(
 ) -> tuple[Any, list[Message]]:
     """Return the state before the first turn and the prompt's messages.
 
-    Raises:
-        ToolError: the environment failed or kept silent in every attempt.
-        UserError: it returned something that is no `(state, messages)`.
+    Raises ToolError where the environment raised or kept silent, or returned no `(state, messages)`.
     """
-    answer = await _with_retries(lambda: call(environment.reset, task, timeout_s=config.tool_timeout_s), config)
-    state, messages = _pair(answer, "reset", "(state, messages)")
-    return state, _messages(messages, "reset")
+    try:
+        answer = await _with_retries(lambda: call(environment.reset, task, timeout_s=config.tool_timeout_s), config)
+    except UserCodeError as error:
+        raise ToolError(error.reason, "\n".join(error.trace)) from error
+    return state_and_messages(answer)
 
 
 async def step_with_retries(
@@ -52,32 +65,63 @@ async def step_with_retries(
 
     Each attempt has `tool_timeout_s` seconds from when one of the `max_concurrent_tools` slots is free.
 
-    Raises:
-        ToolError: the environment failed or kept silent in every attempt.
-        UserError: it returned something that is no `(state, StepResult)`.
+    Raises ToolError where the branch is to be closed: the world outside failed or kept silent in every attempt,
+    `step` returned no `(state, StepResult)`, or it raised and `tool_errors` is `close`.
     """
-    answer = await _with_retries(lambda: call(environment.step, state, action, timeout_s=config.tool_timeout_s), config)
-    state, result = _pair(answer, "step", "(state, StepResult)")
-    if not isinstance(result, StepResult):
-        raise UserError(f"environment: step must return (state, StepResult), got a {type(result).__name__}")
-    _messages(result.observation, "step")
-    return state, result
+    try:
+        answer = await _with_retries(
+            lambda: call(environment.step, state, action, timeout_s=config.tool_timeout_s), config
+        )
+    except UserCodeError as error:
+        report_raised("environment", error)
+        if config.tool_errors == "close" or isinstance(error.__cause__, UserError):
+            raise ToolError(error.reason, "\n".join(error.trace)) from error
+        return state, _shown(action, error)
+    return state_and_result(answer)
+
+
+async def close_environment(environment: Environment[Any], timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+    """Call the environment's `close()`, where it has one; what fails is logged."""
+    await _close(environment, "environment", timeout_s)
+
+
+async def close_states(states: Iterable[Any], timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+    """Call `close()` of each of these states that has one, once, side by side; what fails is logged."""
+    different = {id(state): state for state in states}
+    await asyncio.gather(*(_close(state, "state", timeout_s) for state in different.values()))
+
+
+async def _close(thing: Any, what: str, timeout_s: float) -> None:
+    close = getattr(thing, "close", None)
+    if not callable(close):
+        return
+    try:
+        await call(close, timeout_s=timeout_s)
+    except UserCodeError as error:
+        report_raised(f"{what}.close()", error)
+    except NoAnswerError as error:
+        logger.warning("%s.close(): %s", what, error.reason)
 
 
 async def _with_retries(attempt: Callable[[], Awaitable[Any]], config: EnvironmentConfig) -> Any:
-    reason = ""
+    """Return the first answer. What user code raised by itself flies; the last failure outside is a ToolError."""
+    reason, trace = "", ""
     for retry in range(config.tool_retries + 1):
         if retry:
             await asyncio.sleep(min(FIRST_BACKOFF_S * 2 ** (retry - 1), MAX_BACKOFF_S))
         async with _slot(config.max_concurrent_tools):
             try:
                 return await attempt()
-            except (ToolError, NoAnswerError, UserCodeError) as error:
-                if isinstance(error.__cause__, UserError):
-                    raise error.__cause__ from None
-                reason = _describe(error)
+            except ToolError as error:
+                reason, trace = str(error), error.trace
+            except NoAnswerError as error:
+                reason, trace = error.reason, ""
+            except UserCodeError as error:
+                if not is_outside(error):
+                    raise
+                reason, trace = error.reason, "\n".join(error.trace)
     attempts = f" ({config.tool_retries + 1} attempts)" if config.tool_retries else ""
-    raise ToolError(f"{reason}{attempts}")
+    raise ToolError(f"{reason}{attempts}", trace)
 
 
 def _slot(max_concurrent_tools: int) -> asyncio.Semaphore:
@@ -86,21 +130,9 @@ def _slot(max_concurrent_tools: int) -> asyncio.Semaphore:
     return by_limit.setdefault(max_concurrent_tools, asyncio.Semaphore(max_concurrent_tools))
 
 
-def _describe(error: Exception) -> str:
-    return error.reason if isinstance(error, UserCodeError) else one_line(str(error))
-
-
-def _pair(answer: Any, method: str, expected: str) -> tuple[Any, Any]:
-    if not isinstance(answer, tuple) or len(answer) != 2:
-        raise UserError(f"environment: {method} must return {expected}, got a {type(answer).__name__}")
-    return answer
-
-
-def _messages(messages: Any, method: str) -> list[Message]:
-    if isinstance(messages, (list, tuple)) and all(map(_is_message, messages)):
-        return list(messages)
-    raise UserError(f"environment: {method} must give messages of role and content (text), got {messages!r:.200}")
-
-
-def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and "role" in message and isinstance(message.get("content"), str)
+def _shown(action: Action, error: UserCodeError) -> StepResult:
+    """What the policy sees where a world's `step` raised: a turn that left the state as it was."""
+    if not action.tool_calls:
+        return StepResult(({"role": "user", "content": error_text(error)},))
+    message = {"role": "tool", "name": action.tool_calls[0].name, "content": error_text(error)}
+    return StepResult((message,), num_tool_calls=1, num_failed_tool_calls=1)

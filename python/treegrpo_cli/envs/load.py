@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 from treegrpo_cli.config import EnvironmentConfig
+from treegrpo_cli.envs.answers import checked_tools
 from treegrpo_cli.envs.base import Environment
 from treegrpo_cli.envs.stateful import StatefulEnvironment
 from treegrpo_cli.envs.tool_schema import ArgumentError, check_arguments, parameters_of
 from treegrpo_cli.envs.tools import ToolEnvironment
 from treegrpo_cli.errors import UserError, nearest
-from treegrpo_cli.user_code import load_dotted
+from treegrpo_cli.user_code import load_dotted, user_code_error
 
 BUILTIN = {
     "search": "treegrpo_cli.envs.search:SearchEnvironment",
@@ -50,22 +52,18 @@ def _path(name: str) -> str:
 
 
 def _make(cls: type, config: EnvironmentConfig, **given: Any) -> Environment[Any]:
-    options = {**_checked_options(cls, config, given), **given}
-    stateful = _is_stateful(cls, config.name)
-
-    def make() -> Any:
-        try:
-            return cls(**options)
-        except UserError:
-            raise
-        except Exception as error:  # whatever the user's constructor raises is the user's to mend
-            raise UserError(f"environment: cannot make {config.name}: {type(error).__name__}: {error}") from error
-
-    if stateful:
-        return StatefulEnvironment(make)
-    environment: Environment[Any] = make()
-    if not hasattr(environment, "tools"):
-        raise UserError(f"environment.name: {config.name} needs an attribute `tools`: a list of JSON schemas, or ()")
+    make = functools.partial(cls, **_checked_options(cls, config, given), **given)
+    try:
+        environment: Environment[Any] = StatefulEnvironment(make) if _is_stateful(cls, config.name) else make()
+        tools = getattr(environment, "tools", None)
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # whatever the user's constructor raises is the user's to mend
+        raised = user_code_error(error)
+        raise UserError(f"environment: cannot make {config.name}: {raised.reason}", raised.trace) from error
+    checked_tools(tools, config.name)
+    if isinstance(environment, ToolEnvironment):
+        environment.tool_errors = config.tool_errors
     return environment
 
 

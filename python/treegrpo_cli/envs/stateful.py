@@ -6,13 +6,18 @@ The state is a snapshot that nobody steps: every action goes to a copy of it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from treegrpo_cli.errors import ToolError, UserError
+from treegrpo_cli.envs.answers import checked_messages, checked_result
+from treegrpo_cli.errors import ToolError, UserCodeError
 from treegrpo_cli.types import Action, Message, StepResult, Task
-from treegrpo_cli.user_code import call
+from treegrpo_cli.user_code import call, run_apart
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,39 +28,49 @@ class Snapshot:
     task: Task
     history: tuple[tuple[Action, StepResult], ...] = field(default=())
 
+    async def close(self) -> None:
+        """Close the world, where it can be closed."""
+        if callable(getattr(self.world, "close", None)):
+            await call(self.world.close)
+
 
 class StatefulEnvironment:
     """Adapts a class of `reset(task) -> messages` and `step(action) -> StepResult`; either may be `async`.
 
     `fork_method` says how its worlds are copied: `fork` where the class has a `fork()` that returns a copy,
     else `deepcopy`, else `replay` (a new world takes the path's actions again, and must answer as it did).
+    Every world that was made or copied is closed once, where the class has a `close()`.
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
-        world = make()
-        self.tools: Sequence[dict[str, Any]] = getattr(world, "tools", ())
-        self.fork_method = "fork" if callable(getattr(world, "fork", None)) else "deepcopy"
-        self._check = getattr(world, "check", None)
+        self._first = make()
+        self.tools: Sequence[dict[str, Any]] = getattr(self._first, "tools", ())
+        self.takes_cut_turns = bool(getattr(self._first, "takes_cut_turns", False))
+        self.fork_method = "fork" if callable(getattr(self._first, "fork", None)) else "deepcopy"
 
     async def check(self) -> None:
         """Ask the world itself, where it has a `check()`."""
-        if self._check is not None:
-            await call(self._check)
+        if callable(getattr(self._first, "check", None)):
+            await call(self._first.check)
+
+    async def close(self) -> None:
+        """Close the world that was made to ask for its tools."""
+        if callable(getattr(self._first, "close", None)):
+            await call(self._first.close)
 
     async def reset(self, task: Task) -> tuple[Snapshot, Sequence[Message]]:
         """Return a new world behind its reset, and the prompt's messages."""
         world = await call(self._make)
-        messages = await call(world.reset, task)
-        return Snapshot(world, task), messages
+        async with _closed_on_failure(world):
+            return Snapshot(world, task), checked_messages(await call(world.reset, task), "reset")
 
     async def step(self, state: Snapshot, action: Action) -> tuple[Snapshot, StepResult]:
         """Step a copy of the world; `state` stays as it was."""
         world = await self._copy(state)
-        result = await call(world.step, action)
-        if not isinstance(result, StepResult):
-            raise UserError(f"environment: step must return a StepResult, got a {type(result).__name__}")
-        return Snapshot(world, state.task, (*state.history, (action, result))), result
+        async with _closed_on_failure(world):
+            result = await _step(world, action)
+            return Snapshot(world, state.task, (*state.history, (action, result))), result
 
     async def _copy(self, state: Snapshot) -> Any:
         if self.fork_method == "fork":
@@ -63,14 +78,45 @@ class StatefulEnvironment:
         if self.fork_method == "deepcopy":
             try:
                 return await call(copy.deepcopy, state.world)
-            except Exception:  # locks, sockets, generators: what cannot be copied says so in many ways
-                self.fork_method = "replay"
+            except UserCodeError as error:  # locks, sockets, generators: what cannot be copied says so in many ways
+                self._replay_from_now_on(state.world, error)
         return await self._replay(state)
+
+    def _replay_from_now_on(self, world: Any, error: UserCodeError) -> None:
+        if self.fork_method != "replay":
+            self.fork_method = "replay"
+            name = type(world).__name__
+            logger.warning(
+                "environment: a %s cannot be copied (%s), so turns are replayed from the root, one call of step a "
+                "turn, and must answer as they did; a method fork() that returns a copy is quicker",
+                name,
+                error.reason,
+            )
 
     async def _replay(self, state: Snapshot) -> Any:
         world = await call(self._make)
-        await call(world.reset, state.task)
-        for turn, (action, recorded) in enumerate(state.history, start=1):
-            if await call(world.step, action) != recorded:
-                raise ToolError(f"cannot continue this turn: replayed from the root, turn {turn} answered differently")
-        return world
+        async with _closed_on_failure(world):
+            await call(world.reset, state.task)
+            for turn, (action, recorded) in enumerate(state.history, start=1):
+                if await _step(world, action) != recorded:
+                    reason = f"replayed from the root, turn {turn} answered differently"
+                    raise ToolError(f"cannot continue this turn: {reason}")
+            return world
+
+
+async def _step(world: Any, action: Action) -> StepResult:
+    result = await call(world.step, action)
+    if not isinstance(result, StepResult):
+        raise ToolError(f"environment: step must return a StepResult, got a {type(result).__name__}")
+    return checked_result(result)
+
+
+@asynccontextmanager
+async def _closed_on_failure(world: Any) -> AsyncIterator[None]:
+    """Close a world that becomes no state: nobody else knows it. What closing it does is waited for by nobody."""
+    try:
+        yield
+    except BaseException:
+        if callable(getattr(world, "close", None)):
+            run_apart(world.close)
+        raise

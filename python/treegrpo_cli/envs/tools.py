@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import functools
+import json
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
 
+from treegrpo_cli.envs.outside import is_outside
+from treegrpo_cli.envs.reports import error_text, report_raised
 from treegrpo_cli.envs.tool_schema import ArgumentError, check_arguments, parameters_of, tool_schema
-from treegrpo_cli.errors import UserError
+from treegrpo_cli.errors import UserCodeError, UserError
 from treegrpo_cli.tags import inline_usage, last_answer
 from treegrpo_cli.types import Action, Message, StepResult, Task, ToolCall
 from treegrpo_cli.user_code import call, load_dotted
@@ -29,9 +33,12 @@ class ToolEnvironment:
     """Turns of tool calls, until the policy answers.
 
     A turn that neither calls a tool nor answers is told what is allowed, and costs a turn. So do calls of
-    unknown tools and arguments that do not fit: those are the policy's mistakes. A function that raises has
-    failed and is called again; in the end it closes the branch.
+    unknown tools and arguments that do not fit, and what a function raises is shown as its result, unless
+    `tool_errors` is `close`. A lost connection is no result: the step fails, and is tried again.
     """
+
+    tool_errors: Literal["show", "close"] = "show"
+    """`load_environment` sets it as the config says."""
 
     def __init__(
         self,
@@ -67,23 +74,52 @@ class ToolEnvironment:
         return state, StepResult(({"role": "user", "content": notice},))
 
     async def _run_calls(self, state: ToolState, calls: Sequence[ToolCall]) -> tuple[ToolState, StepResult]:
-        answers = await asyncio.gather(*(self._run(call) for call in calls))
+        answers = await _all(self._run(call) for call in calls)
         messages = tuple(
-            {"role": "tool", "name": c.name, "content": a} for c, (a, _) in zip(calls, answers, strict=True)
+            {"role": "tool", "name": c.name, "content": answer.text} for c, answer in zip(calls, answers, strict=True)
         )
-        results = tuple(answer for answer, ran in answers if ran)
-        return ToolState(state.results + results), StepResult(messages, num_tool_calls=len(results))
+        results = tuple(answer.text for answer in answers if answer.ran and not answer.failed)
+        result = StepResult(
+            messages,
+            num_tool_calls=sum(answer.ran for answer in answers),
+            num_failed_tool_calls=sum(answer.failed for answer in answers),
+        )
+        return ToolState(state.results + results), result
 
-    async def _run(self, tool_call: ToolCall) -> tuple[str, bool]:
-        """Return what to show, and whether the tool ran."""
+    async def _run(self, tool_call: ToolCall) -> Answer:
         name = tool_call.name
         if name not in self._functions:
-            return f"Error: there is no tool {name!r}. Tools: {', '.join(self._functions)}.", False
+            return Answer(f"Error: there is no tool {name!r:.100}. Tools: {', '.join(self._functions)}.")
         try:
             arguments = check_arguments(self._parameters[name], tool_call.arguments)
         except ArgumentError as error:
-            return f"Error: argument {error.name!r} of {name}: {error}.", False
-        return _text(await call(self._functions[name], **arguments)), True
+            return Answer(f"Error: argument {error.name!r} of {name}: {error}.")
+        try:
+            result = await call(functools.partial(self._functions[name], **arguments))
+            return Answer(await _text(result), ran=True)
+        except UserCodeError as error:
+            if is_outside(error) or self.tool_errors == "close":
+                raise
+            report_raised(f"tool {name}", error)
+            return Answer(error_text(error), ran=True, failed=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What to show for one call, whether the tool ran, and whether it raised."""
+
+    text: str
+    ran: bool = False
+    failed: bool = False
+
+
+async def _all(running: Iterable[Awaitable[Answer]]) -> list[Answer]:
+    """Wait for all of them, and then raise what one raised."""
+    answers = await asyncio.gather(*running, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return [answer for answer in answers if isinstance(answer, Answer)]
 
 
 def with_instructions(messages: Sequence[Message], instructions: str) -> list[Message]:
@@ -121,5 +157,12 @@ def _allowed(tools: Sequence[dict[str, Any]], dialect: str) -> str:
     return f"This is not an action. Allowed: {allowed}, or <answer>your answer</answer> to finish. Try again."
 
 
-def _text(result: Any) -> str:
-    return result if isinstance(result, str) else orjson.dumps(result, default=str).decode()
+async def _text(result: Any) -> str:
+    """Return the result as text, JSON where it is none; objects of the user's write themselves, as user code."""
+    if isinstance(result, str):
+        return result
+    try:
+        return orjson.dumps(result).decode()
+    except TypeError:
+        text: str = await call(json.dumps, result, default=str, ensure_ascii=False)
+        return text

@@ -41,6 +41,14 @@ async def call(function: Callable[..., Any], /, *args: Any, timeout_s: float | N
         raise NoAnswerError(timeout_s) from None
 
 
+def run_apart(function: Callable[[], Any]) -> None:
+    """Call a function, plain or `async`, and wait for nothing: neither its answer nor what it raises."""
+    if inspect.iscoroutinefunction(function):
+        in_loop_thread(function)
+    else:
+        in_thread(function)
+
+
 async def _run(function: Callable[..., Any], work: Callable[[], Any]) -> Any:
     if _is_ours(function):
         result = work()

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from treegrpo_cli.errors import UserError, nearest
+from treegrpo_cli.user_code.raised import user_code_error
 
 
 def load_dotted(path: str, key: str) -> Any:
@@ -37,8 +38,11 @@ def _load_module(name: str, key: str) -> ModuleType:
         return importlib.import_module(name)
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # whatever the user's module raises is the user's to mend
-        raise UserError(f"{key}: cannot import {name}: {type(error).__name__}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the user's module raises is the user's to mend
+        raised = user_code_error(error)
+        raise UserError(f"{key}: cannot import {name}: {raised.reason}", raised.trace) from error
 
 
 def _load_file(file: Path, key: str) -> ModuleType:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import traceback
+from pathlib import Path
 from types import TracebackType
 
 from treegrpo_cli.errors import ToolError, UserCodeError, UserError
 
+OUR_FOLDER = str(Path(__file__).parents[1])
 MAX_REASON_CHARS = 500
 MAX_TRACE_LINES = 400
 
 
-def user_code_error(error: BaseException, own_file: str) -> UserCodeError:
-    """Return the failure as data; frames of `own_file`, which called the user's code, are no part of its trace."""
+def user_code_error(error: BaseException) -> UserCodeError:
+    """Return the failure as data; frames of this package, which called the user's code, are no part of its trace."""
     name, text = one_line(type(error).__name__), _text(error)
     if text:
         # our own errors were raised for what they say, not for what they are
         name = text if isinstance(error, (ToolError, UserError)) else f"{name}: {text}"
-    failure = UserCodeError(name, _trace(error, own_file))
+    failure = UserCodeError(name, _trace(error))
     failure.__cause__ = error
     return failure
 
@@ -43,9 +45,9 @@ def _text(error: BaseException) -> str:
         return f"(its text cannot be read: {one_line(type(second).__name__)})"
 
 
-def _trace(error: BaseException, own_file: str) -> tuple[str, ...]:
+def _trace(error: BaseException) -> tuple[str, ...]:
     frames: TracebackType | None = error.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename == own_file:
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(OUR_FOLDER):
         frames = frames.tb_next
     try:
         text = "".join(traceback.format_exception(type(error), error, frames))

@@ -32,7 +32,7 @@ def in_thread(function: Callable[[], Any]) -> Future[Any]:
         try:
             result = function()
         except BaseException as error:
-            answer.set_exception(user_code_error(error, __file__))
+            answer.set_exception(user_code_error(error))
         else:
             answer.set_result(result)
 
@@ -127,7 +127,7 @@ class Running:
         try:
             result = await self._make()
         except BaseException as error:  # nobody reads the answer of a coroutine that we cancelled
-            self.answer.set_exception(user_code_error(error, __file__))
+            self.answer.set_exception(user_code_error(error))
         else:
             self.answer.set_result(result)
         finally:
