@@ -11,7 +11,8 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from treegrpo_cli import UserError, read_trees, score, training_rows
-from treegrpo_cli.trees.scoring import score_group, to_forest
+from treegrpo_cli.trees.forest import to_forest
+from treegrpo_cli.trees.scoring import score_group
 from treegrpo_cli.trees.tree_record import TreeRecord
 
 from tests.sample_trees import VECTOR_NAMES, Fields, full_tree, nodes_of, tree, vector_trees, write_lines

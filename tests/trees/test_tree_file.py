@@ -17,10 +17,13 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from treegrpo_cli.errors import FileError, UserError
+from treegrpo_cli.trees.checks import check_nodes, check_tree
+from treegrpo_cli.trees.column_checks import are_plainly_valid
+from treegrpo_cli.trees.scoring import score
 from treegrpo_cli.trees.tree_file import TreeWriter, read_groups, read_trees
 from treegrpo_cli.trees.tree_record import TreeRecord
 
-from tests.sample_trees import Fields, full_tree, nodes_of, tree, write_lines
+from tests.sample_trees import Fields, full_tree, nodes_of, tree, vector_trees, write_lines
 
 
 def record_of(fields: Fields) -> TreeRecord:
@@ -407,6 +410,36 @@ def test_a_line_with_any_value_changed_is_read_or_refused_as_the_users_mistake(
     with suppress(UserError):
         record = record_of(fields)
         assert TreeRecord.parse(record.to_json()) == record
+
+
+@pytest.mark.parametrize("what", BAD_TREES)
+def test_the_quick_check_of_columns_accepts_no_tree_that_breaks_the_format(what: str) -> None:
+    fields, _ = BAD_TREES[what]
+    if isinstance(fields.get("nodes"), list):
+        with suppress(UserError):  # what is wrong beside the nodes is nobody's business here
+            check_tree(fields | {"nodes": tree()["nodes"], "scoring": None})
+            assert not are_plainly_valid(fields["nodes"], scored=fields.get("scoring") is not None)
+
+
+def test_ordinary_trees_pass_the_quick_check_of_columns() -> None:
+    [scored] = score([record_of(full_tree())], "grpo")
+    for fields in (full_tree(), tree(), *vector_trees()):
+        assert are_plainly_valid(fields["nodes"], scored=False)
+    assert are_plainly_valid(scored.nodes, scored=True)
+    assert not are_plainly_valid(tree()["nodes"], scored=True)
+
+
+@settings(max_examples=300, deadline=None)
+@given(seed=st.integers(0, 2**32), value=JSON_VALUES, remove=st.booleans())
+def test_what_passes_the_quick_check_passes_node_by_node(seed: int, value: Any, remove: bool) -> None:
+    nodes = full_tree()["nodes"]
+    container, key = random.Random(seed).choice(places(nodes))
+    if remove:
+        del container[key]
+    else:
+        container[key] = value
+    if are_plainly_valid(nodes, scored=False):
+        check_nodes(nodes)
 
 
 @settings(max_examples=300, deadline=None)

@@ -19,7 +19,8 @@ from treegrpo_cli.rollout.tree import Prompt
 from treegrpo_cli.run.progress import Reporter
 from treegrpo_cli.run.session import Session
 from treegrpo_cli.run.tree_metrics import is_dead, tree_metrics
-from treegrpo_cli.trees.scoring import annotate, to_forest
+from treegrpo_cli.trees.forest import to_forest
+from treegrpo_cli.trees.scoring import annotate
 from treegrpo_cli.types import Task
 
 

@@ -1,4 +1,4 @@
-"""Parsed JSON -> a valid tree, or one clear line: what may stand in a line of a tree file.
+"""What may stand in a line of a tree file: names, types, limits, defaults; checks.py holds lines to it.
 
 A tree is an object with `schema`, `prompt_id`, `tree_id` and `nodes`; a node one with `id`, `parent` and
 `reward`. Every other field that is named here is optional (null says the same as leaving it out); fields
@@ -7,12 +7,9 @@ that are not named here are nobody's business and stay as they are.
 
 from __future__ import annotations
 
-import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from treegrpo_cli.errors import UserError, nearest
 from treegrpo_cli.types import NodeStatus
 
 SCHEMA = "treegrpo.tree/1"
@@ -51,25 +48,6 @@ NAMES = {
 Fields = dict[str, Any]
 
 
-def check_tree(tree: Any) -> None:
-    """Raise UserError, without a place, where `tree` breaks the format."""
-    if type(tree) is not dict:
-        raise UserError(f"a tree is an object, got {shown(tree)}")
-    _check_version(tree.get("schema"))
-    _require(tree, "prompt_id", (str,), "the tree")
-    _require(tree, "tree_id", (int,), "the tree")
-    _require(tree, "nodes", (list,), "the tree")
-    if not 0 <= tree["tree_id"] <= MAX_U32:
-        raise UserError(f"tree_id is {tree['tree_id']}, expected 0 or more")
-    for name in ("task", "meta", "scoring"):
-        _check_type(tree, name, (dict,), "the tree")
-    if not tree["nodes"]:
-        raise UserError("the tree has no nodes")
-    _check_nodes(tree["nodes"])
-    if tree.get("scoring") is not None:
-        _check_scoring(tree["scoring"], tree["nodes"])
-
-
 def status_of(node: Fields, is_inner: bool) -> str:
     """A node's status, with the default where the file leaves it out."""
     return node.get("status") or ("open" if is_inner else "done")
@@ -92,124 +70,3 @@ def shown(value: Any) -> str:
     """A value in an error message: on one line, and short."""
     text = repr(value) if not isinstance(value, (list, dict)) else f"{NAMES[type(value)]} of {len(value)}"
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _check_version(schema: Any) -> None:
-    if type(schema) is not str or not re.fullmatch(re.escape(SCHEMA) + r"(\.\d+)?", schema):
-        raise UserError(f"schema is {shown(schema)}, expected {SCHEMA!r}")
-
-
-def _check_nodes(nodes: list[Any]) -> None:
-    for place, node in enumerate(nodes):
-        if type(node) is not dict:
-            raise UserError(f"node {place} is {shown(node)}, expected an object")
-        _check_link(node, place)
-    inner = inner_nodes(nodes)
-    for place, node in enumerate(nodes):
-        where = f"node {place}"
-        for name in node:
-            if name in NODE_TYPES:
-                _check_type(node, name, NODE_TYPES[name], where)
-        _check_outcome(node, where, place in inner)
-        _check_tokens(node, where)
-
-
-def _check_link(node: Fields, place: int) -> None:
-    where = f"node {place}"
-    _require(node, "id", (int,), where)
-    if node["id"] != place:
-        raise UserError(f"{where} has id {node['id']}: ids are places in nodes, 0, 1, 2, ...")
-    if "parent" not in node:
-        raise UserError(f"{where} has no 'parent' (null on the root)")
-    _check_type(node, "parent", (int,), where)
-    parent = node["parent"]
-    if (parent is None) != (place == 0):
-        root = (
-            "the root stands first and its parent is null" if place == 0 else "a second root: only node 0 has no parent"
-        )
-        raise UserError(f"{where}: {root}")
-    if parent is not None and not 0 <= parent < place:
-        raise UserError(f"{where} has parent {parent}: a parent stands before its child")
-
-
-def _check_outcome(node: Fields, where: str, is_inner: bool) -> None:
-    if "reward" not in node:
-        raise UserError(f"{where} has no 'reward' (null where it is unscored)")
-    _check_type(node, "reward", (int, float), where)
-    status = status_of(node, is_inner)
-    if status not in STATUS_CODES:
-        raise UserError(f"{where} has status {shown(status)}; {nearest(status[:60], STATUS_CODES)}")
-    if is_inner and status != "open":
-        raise UserError(f"{where} has status {status!r} but children: an inner node is 'open'")
-    if is_inner and node.get("kept") is False:
-        raise UserError(f"{where} has kept=false but children: only a leaf is kept or not")
-    if node["reward"] is None:
-        return
-    if where == "node 0" or is_inner:
-        raise UserError(
-            f"{where} is {'an inner node' if is_inner else 'the root'} and has a reward: only a leaf has one"
-        )
-    if status in UNREWARDED:
-        raise UserError(f"{where} has a reward beside status {status!r}")
-    if node.get("kept") is False:
-        raise UserError(f"{where} has a reward, but kept=false")
-
-
-def _check_tokens(node: Fields, where: str) -> None:
-    if not 0 <= (node.get("policy_version") or 0) <= MAX_U32:
-        raise UserError(f"{where}: policy_version is {node['policy_version']}, expected 0 or more")
-    token_ids = node.get("token_ids") or []
-    if token_ids and (set(map(type, token_ids)) != {int} or not 0 <= min(token_ids) <= max(token_ids) <= MAX_U32):
-        raise UserError(f"{where}: token_ids are integers from 0 to {MAX_U32}")
-    num_sampled = _num_sampled(node.get("sampled") or [], len(token_ids), where)
-    if num_sampled and where == "node 0":
-        raise UserError("node 0 is the prompt: none of its tokens is sampled")
-    if node.get("logprobs") is None:
-        return
-    logprobs = node["logprobs"]
-    if len(logprobs) != num_sampled:
-        raise UserError(f"{where} has {len(logprobs)} logprobs for {num_sampled} sampled tokens")
-    numbers = set(map(type, logprobs)) <= {int, float}
-    if not numbers or not all(abs(logprob) <= MAX_F32 for logprob in logprobs):
-        raise UserError(f"{where}: logprobs are finite numbers")
-
-
-def _num_sampled(spans: list[Any], num_tokens: int, where: str) -> int:
-    before = num_sampled = 0
-    for span in spans:
-        if type(span) is not list or [type(bound) for bound in span] != [int, int]:
-            raise UserError(f"{where}: sampled is a list of [start, end) pairs of integers")
-        start, end = span
-        if not before <= start <= end <= num_tokens:
-            raise UserError(f"{where}: span [{start}, {end}) of sampled does not fit between {before} and {num_tokens}")
-        before, num_sampled = end, num_sampled + end - start
-    return num_sampled
-
-
-def _check_scoring(scoring: Fields, nodes: list[Fields]) -> None:
-    _require(scoring, "estimator", (str,), "scoring")
-    _require(scoring, "options", (dict,), "scoring")
-    for place, node in enumerate(nodes):
-        for name in ("depth", "num_leaves"):
-            _require(node, name, (int,), f"the tree has a scoring, node {place}")
-        for name in ("value", "advantage"):
-            if name not in node:
-                raise UserError(f"the tree has a scoring, but node {place} has no {name!r}")
-
-
-def _require(fields: Fields, name: str, types: tuple[type, ...], where: str) -> None:
-    if name not in fields:
-        raise UserError(f"{where} has no {name!r}")
-    if fields[name] is None:
-        raise UserError(f"{where}: {name} is null, expected {NAMES[types[-1]]}")
-    _check_type(fields, name, types, where)
-
-
-def _check_type(fields: Fields, name: str, types: tuple[type, ...], where: str) -> None:
-    value = fields.get(name)
-    if value is None:
-        return
-    if type(value) not in types:
-        raise UserError(f"{where}: {name} is {shown(value)}, expected {NAMES[types[-1]]}")
-    if float in types and not abs(value) <= sys.float_info.max:
-        raise UserError(f"{where}: {name} is {shown(value)}, expected a finite number")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from treegrpo_cli._core import NO_PARENT, Forest, estimators
+from treegrpo_cli._core import Forest, estimators
 from treegrpo_cli.errors import UserError, nearest
-from treegrpo_cli.trees.format import STATUS_CODES, Fields, inner_nodes, sampled_mask, status_of
+from treegrpo_cli.trees.forest import numbers_of, to_forest
+from treegrpo_cli.trees.format import Fields, sampled_mask
 from treegrpo_cli.trees.tree_record import TreeRecord
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ def score(trees: Iterable[TreeRecord], estimator: str = DEFAULT_ESTIMATOR, **opt
 
 def score_group(records: Sequence[TreeRecord], estimator: str, options: Options) -> list[TreeRecord]:
     """Return scored copies of one prompt's trees. Raises UserError as `score` does."""
-    for record in records:
-        _check_rewards(record)
+    _check_rewards(records)
     forest = to_forest(records, tokens=False)
     try:
         scores = forest.score(estimator, dict(options))
@@ -103,28 +102,6 @@ def annotate(groups: Iterable[Sequence[TreeRecord]], advantage: AdvantageConfig)
     return [score_group(group, advantage.estimator, advantage.options) for group in groups]
 
 
-def to_forest(records: Sequence[TreeRecord], *, tokens: bool = True) -> Forest:
-    """One forest of the trees, node by node in their order; prompts are numbered as their ids come."""
-    starts = [0, *accumulate(len(record.nodes) for record in records)]
-    prompts = {prompt_id: number for number, prompt_id in enumerate(dict.fromkeys(r.prompt_id for r in records))}
-    nodes = [node for record in records for node in record.nodes]
-    parents = [
-        NO_PARENT if node["parent"] is None else start + node["parent"]
-        for start, record in zip(starts, records, strict=False)
-        for node in record.nodes
-    ]
-    return Forest.from_columns(
-        prompt=np.array([prompts[record.prompt_id] for record in records], dtype=np.uint32),
-        parent=np.array(parents, dtype=np.uint32),
-        tree=np.repeat(np.arange(len(records), dtype=np.uint32), np.diff(starts)),
-        status=np.array([code for record in records for code in _status_codes(record)], dtype=np.uint8),
-        reward=_or_nan(nodes, "reward"),
-        entropy=_or_nan(nodes, "entropy"),
-        policy_version=np.array([node.get("policy_version") or 0 for node in nodes], dtype=np.uint32),
-        **(_token_columns(nodes) if tokens else {}),
-    )
-
-
 def training_rows(trees: Iterable[TreeRecord]) -> list[TrainingRow]:
     """Return one row a scored leaf, in the order of trees and nodes, with the advantages that the trees have.
 
@@ -144,12 +121,16 @@ def training_rows(trees: Iterable[TreeRecord]) -> list[TrainingRow]:
     return [row for record in trees for row in _rows_of_tree(record)]
 
 
-def _check_rewards(record: TreeRecord) -> None:
-    for node in record.nodes:
-        if abs(node.get("reward") or 0) > MAX_REWARD:
-            raise record.error(
-                f"node {node['id']}: reward {node['reward']} is too large, expected at most {MAX_REWARD}"
-            )
+def _check_rewards(records: Sequence[TreeRecord]) -> None:
+    rewards = numbers_of([node for record in records for node in record.nodes], "reward")
+    if not (np.abs(rewards) > MAX_REWARD).any():
+        return
+    for record in records:
+        for node in record.nodes:
+            if abs(node["reward"] or 0) > MAX_REWARD:
+                raise record.error(
+                    f"node {node['id']}: reward {node['reward']} is too large, expected at most {MAX_REWARD}"
+                )
 
 
 def _rows_of_tree(record: TreeRecord) -> Iterable[TrainingRow]:
@@ -203,15 +184,14 @@ def _path(nodes: Sequence[Fields], leaf: Fields) -> list[Fields]:
 
 
 def _annotated(records: Sequence[TreeRecord], scores: Scores) -> list[TreeRecord]:
-    depth, num_leaves = scores.depth.tolist(), scores.num_leaves.tolist()
-    value, advantage = _or_none(scores.value), _or_none(scores.advantage)
+    columns = scores.depth.tolist(), scores.num_leaves.tolist(), _or_none(scores.value), _or_none(scores.advantage)
+    added = zip(*columns, strict=True)
     scoring = {"estimator": scores.estimator, "options": scores.options}
-    added = zip(depth, num_leaves, value, advantage, strict=True)
     return [
         record.replaced(
             nodes=[
-                {**node, "depth": d, "num_leaves": n, "value": v, "advantage": a}
-                for node, (d, n, v, a) in zip(record.nodes, added, strict=False)
+                {**node, "depth": depth, "num_leaves": num_leaves, "value": value, "advantage": advantage}
+                for node, (depth, num_leaves, value, advantage) in zip(record.nodes, added, strict=False)
             ],
             scoring=scoring,
         )
@@ -219,31 +199,9 @@ def _annotated(records: Sequence[TreeRecord], scores: Scores) -> list[TreeRecord
     ]
 
 
-def _status_codes(record: TreeRecord) -> Iterable[int]:
-    inner = inner_nodes(record.nodes)
-    return (STATUS_CODES[status_of(node, node["id"] in inner)] for node in record.nodes)
-
-
-def _token_columns(nodes: Sequence[Fields]) -> dict[str, Any]:
-    sampled = np.array([flag for node in nodes for flag in sampled_mask(node)], dtype=np.bool_)
-    logprobs = np.zeros(len(sampled), dtype=np.float32)
-    known = [node.get("logprobs") or [0.0] * sum(sampled_mask(node)) for node in nodes]
-    logprobs[sampled] = [logprob for of_node in known for logprob in of_node]
-    lengths = [len(node.get("token_ids") or ()) for node in nodes]
-    return {
-        "token_start": np.array([0, *accumulate(lengths)], dtype=np.uint64),
-        "token_ids": np.array([token for node in nodes for token in node.get("token_ids") or ()], dtype=np.uint32),
-        "sampled": sampled,
-        "logprobs": logprobs,
-    }
-
-
-def _or_nan(nodes: Sequence[Fields], name: str) -> NDArray[np.float64]:
-    return np.array([node.get(name) for node in nodes], dtype=np.float64)
-
-
 def _or_none(column: NDArray[np.float64]) -> list[float | None]:
-    return [None if value != value else value for value in column.tolist()]
+    values = column.tolist()
+    return [None if value != value else value for value in values] if np.isnan(column).any() else values
 
 
 def _placed(message: str, records: Sequence[TreeRecord]) -> UserError:

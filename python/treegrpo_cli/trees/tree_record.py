@@ -10,7 +10,8 @@ import orjson
 
 from treegrpo_cli.data.json_values import JsonError, parse_json
 from treegrpo_cli.errors import FileError, UserError
-from treegrpo_cli.trees.format import SCHEMA, Fields, check_tree
+from treegrpo_cli.trees.checks import check_tree
+from treegrpo_cli.trees.format import SCHEMA, Fields
 from treegrpo_cli.types import Limits
 
 
