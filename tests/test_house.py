@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "python" / "treegrpo_cli"
 
 BELOW: dict[str, set[str]] = {
     "errors": set(),
+    "signals": set(),
     "types": {"errors"},
     "tags": {"errors", "types"},
     "free_time": set(),
@@ -26,7 +27,7 @@ BELOW["rollout"] = {*BELOW, "trees"}
 BELOW["train"] = {"trees", "models", "config", "data", "errors", "types"}
 BELOW["run"] = {*BELOW, "rollout", "train"}
 BELOW["cli"] = {*BELOW, "run"}
-BELOW["__main__"] = {"cli"}
+BELOW["__main__"] = {"cli", "signals"}
 
 
 def imported_rooms(path: Path) -> set[str]:

@@ -165,7 +165,7 @@ def _become(request: dict[str, Any]) -> None:
             os.close(opened)
         sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
         sys.argv = ["treegrpo", *request["arguments"]]
-        from treegrpo_cli.cli.app import main
+        from treegrpo_cli.__main__ import main
 
         main()
     except SystemExit as exit_:

@@ -7,8 +7,7 @@
 Names are loaded when they are first used, so that importing the package costs nothing.
 """
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as in `typing`, which takes longer to import than a command may take to see to signals
 if TYPE_CHECKING:
     from treegrpo_cli.errors import UserError
     from treegrpo_cli.trees.scoring import TrainingRow, score, training_rows
@@ -24,7 +23,7 @@ _HOMES = {"UserError": "errors", "TreeRecord": "trees.tree_record", "read_trees"
 )
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     from importlib import import_module
 
     if name == "__version__":

@@ -11,12 +11,14 @@ import signal
 import sys
 import traceback
 import warnings
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from treegrpo_cli import signals
 from treegrpo_cli.errors import Stopped, UserError, bounded, debugging, last_lines
 
 if TYPE_CHECKING:
@@ -44,8 +46,6 @@ app = typer.Typer(
 
 
 MAX_COLUMNS = 999
-INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells know it."""
 
 
 class Format(StrEnum):
@@ -55,30 +55,36 @@ class Format(StrEnum):
     JSON = "json"
 
 
-class _Terminated(BaseException):
-    """SIGTERM came; like KeyboardInterrupt it is no Exception, so that no library takes it for a failure."""
-
-
 def main() -> None:
-    """Run the command line and exit: 0, 2 for a user's mistake, 130 for Ctrl-C; our own bugs fly."""
+    """Run the command line and exit: 0, 2 for a user's mistake, 128 + its number for a signal; our own bugs fly."""
     warnings.showwarning = _show_warning
-    signal.signal(signal.SIGTERM, _on_sigterm)
     _mend_terminal()
+    try:
+        with signals.react(signals.interrupt):
+            code = _run()
+    except Stopped as stopped:
+        _leave(stopped.hint or "stopped", stopped.signal_number)
+    except signals.Interrupted as interrupted:
+        _leave("stopped", interrupted.signal_number)
+    except (KeyboardInterrupt, typer.Abort):
+        _leave("stopped", signal.SIGINT)
+    except BaseException:  # a library may make what it likes of an interruption
+        if not signals.first_signal():
+            raise
+        _leave("stopped", signals.first_signal())
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command and return its exit code, behind one line where something is wrong."""
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="treegrpo", standalone_mode=False)
         sys.stdout.flush()
-        code = _complain("stopped", code) if code == INTERRUPTED else code
     except typer.TyperException as error:  # without a message it has shown the help
         code = _complain(bounded(error.format_message()), 2) if error.format_message() else 2
     except UserError as error:
         _show_trace(error)
         code = _complain(str(error), 2)
-    except Stopped as stopped:
-        code = _complain(stopped.hint or "stopped", 128 + stopped.signal_number)
-    except _Terminated:
-        code = _complain("stopped", 128 + signal.SIGTERM)
-    except (KeyboardInterrupt, typer.Abort):
-        code = _complain("stopped", INTERRUPTED)
     except BrokenPipeError:  # the reader has seen enough; typer does the same for what is written earlier
         code = 1
         _drop_output()
@@ -87,7 +93,14 @@ def main() -> None:
             raise
         code = _complain(f"{error.filename or 'standard output'}: {error.strerror}", 2)
         _drop_output()
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
+
+
+def _leave(message: str, signal_number: int) -> NoReturn:
+    """Say a last line and end: nothing of a stopped program, its libraries' threads say, may speak or wait."""
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    signals.leave(signal_number, _one_line(message))
 
 
 def _mend_terminal() -> None:
@@ -102,10 +115,6 @@ def _mend_terminal() -> None:
 def _drop_output() -> None:
     """Send what standard output still holds nowhere, so that the interpreter's last flush cannot fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _on_sigterm(*_: object) -> None:
-    raise _Terminated
 
 
 def _show_trace(error: UserError) -> None:

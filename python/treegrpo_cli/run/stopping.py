@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Coroutine
-from types import FrameType, TracebackType
+from contextlib import ExitStack
+from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from treegrpo_cli import signals
 from treegrpo_cli.errors import Stopped
 
 Result = TypeVar("Result")
@@ -19,20 +20,16 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal_number = 0
         self._task: asyncio.Task[Any] | None = None
-        self._previous: dict[signal.Signals, Any] = {}
+        self._reacting = ExitStack()
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._on_signal)
+        self._reacting.enter_context(signals.react(self._on_signal))
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._reacting.close()
 
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self.signal_number:
-            raise KeyboardInterrupt
+    def _on_signal(self, number: int) -> None:
         self.signal_number = number
         if self._task is not None:
             self._task.get_loop().call_soon_threadsafe(self._task.cancel)
@@ -47,6 +44,7 @@ class StopRequest:
 
         async def watched() -> Result:
             self._task = asyncio.current_task()
+            self.check()  # a signal that came before there was a task to cancel
             return await work
 
         try:
