@@ -50,7 +50,7 @@ $(VENV)/.packages: requirements/core.txt requirements/cpu.txt requirements/gpu.t
 		{ echo "vLLM does not install here: rollouts will run on transformers"; $(UV) --no-deps -r requirements/core.txt; }
 	touch $@
 
-$(VENV)/.extension: $(VENV)/.packages pyproject.toml Cargo.toml Cargo.lock $(wildcard rust/*.rs)
+$(VENV)/.extension: $(VENV)/.packages pyproject.toml Cargo.toml Cargo.lock $(wildcard rust/*.rs rust/*/*.rs)
 	@echo "building the extension ..."
 	$(BIN)/maturin develop --quiet --release --uv
 	touch $@

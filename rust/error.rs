@@ -25,28 +25,61 @@ pub enum Error {
     Status { node: u32, status: u8 },
     #[error("node {parent} is closed: nothing can be added below it")]
     ClosedParent { parent: u32 },
-    #[error("tree {tree}, node {node}: reward {reward} is not finite")]
-    RewardNotFinite { tree: u32, node: u32, reward: f64 },
-    #[error("tree {tree}, node {node}: only a closed leaf has a reward, {why}")]
-    RewardRefused { tree: u32, node: u32, why: &'static str },
-    #[error("token offsets decrease at node {node}")]
-    Offsets { node: u32 },
+    #[error("tree {tree}, node {node}: {fault}")]
+    At { tree: u32, node: u32, fault: Fault },
+    #[error("token offsets decrease at {row} {at}")]
+    Offsets { row: &'static str, at: u32 },
+    #[error("order {forest} names node {node} twice")]
+    OrderRepeats { forest: usize, node: u32 },
+    #[error("row {row}: {fault}")]
+    Row { row: usize, fault: Fault },
     #[error("the forest is frozen: its columns have been lent")]
     Frozen,
-    #[error("the scores are of another forest, or of this one before a reward was set")]
+    #[error("the scores are of another forest, or of this one before it changed")]
     ForeignScores,
-    #[error("unknown estimator '{name}'; {hint}")]
-    UnknownEstimator { name: String, hint: String },
-    #[error("{estimator} has no option '{name}'; {hint}")]
-    UnknownOption { estimator: &'static str, name: String, hint: String },
+    #[error("these advantages were given, not computed: there is nothing to explain")]
+    GivenScores,
+    #[error("unknown {what} '{name}'; {hint}")]
+    Unknown { what: &'static str, name: String, hint: String },
+    #[error("{of} has no option '{name}'; {hint}")]
+    UnknownOption { of: &'static str, name: String, hint: String },
     #[error("option {name}: got {got}, expected {expected}")]
     OptionValue { name: String, got: String, expected: String },
-    #[error("tree {tree}, node {node}: scale bernoulli needs values in [0, 1], got {value}")]
-    NotAProbability { tree: u32, node: u32, value: f64 },
-    #[error("value child-softmax needs the entropy of node {node}, which has none")]
-    NoEntropy { node: u32 },
     #[error("cannot choose {asked} of {available}")]
     TooFew { asked: usize, available: usize },
+}
+
+/// What is wrong with one node, or with a row of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Error)]
+pub enum Fault {
+    #[error("reward {0} is not finite")]
+    RewardNotFinite(f64),
+    #[error("only a closed leaf has a reward, {0}")]
+    RewardRefused(&'static str),
+    #[error("entropy {0} is not finite")]
+    EntropyNotFinite(f64),
+    #[error("scale bernoulli needs values in [0, 1], got {0}")]
+    NotAProbability(f64),
+    #[error("value child-softmax needs an entropy, and this node has none")]
+    NoEntropy,
+    #[error("the advantage is not finite: rewards or options are too large")]
+    NotFinite,
+    #[error("advantage {0} is not finite")]
+    AdvantageNotFinite(f64),
+    #[error("status code {0}, expected 1 to 3, or 4 or 5 where there is no reward")]
+    NotClosed(u8),
+}
+
+impl Error {
+    /// The tree and the node that it is about, where it is about one.
+    pub fn place(&self) -> Option<(u32, u32)> {
+        if let Self::At { tree, node, .. } = self { Some((*tree, *node)) } else { None }
+    }
+
+    /// The message without its place.
+    pub fn reason(&self) -> String {
+        if let Self::At { fault, .. } = self { fault.to_string() } else { self.to_string() }
+    }
 }
 
 /// What every fallible operation of this crate returns.

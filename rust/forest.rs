@@ -1,6 +1,8 @@
 //! The tables: trees, nodes, tokens. Rows are appended, never edited or removed; a parent precedes its child.
 
-use crate::error::{Error, Result};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Fault, Result};
 
 /// The parent of a root.
 pub const NO_PARENT: u32 = u32::MAX;
@@ -32,7 +34,19 @@ pub struct Forest {
     pub token_ids: Vec<u32>,
     pub sampled: Vec<bool>,
     pub logprobs: Vec<f32>,
-    has_child: Vec<bool>,
+    pub(crate) has_child: Vec<bool>,
+    stamp: Stamp,
+}
+
+/// Names what a forest holds: another one after every change, the same in copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp(u64);
+
+impl Stamp {
+    fn next() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 /// A whole batch of trees as borrowed columns; see [`Forest`] for their lengths. Absent columns get their defaults.
@@ -68,22 +82,35 @@ impl Default for Forest {
 impl Forest {
     /// An empty forest.
     pub fn new() -> Self {
+        Self::with_capacity(0, 0, 0)
+    }
+
+    /// An empty forest with room for so many rows.
+    pub(crate) fn with_capacity(num_trees: usize, num_nodes: usize, num_tokens: usize) -> Self {
+        let mut token_start = Vec::with_capacity(num_nodes + 1);
+        token_start.push(0);
         Self {
-            prompt: vec![],
-            root: vec![],
-            parent: vec![],
-            tree: vec![],
-            depth: vec![],
-            status: vec![],
-            reward: vec![],
-            policy_version: vec![],
-            entropy: vec![],
-            token_start: vec![0],
-            token_ids: vec![],
-            sampled: vec![],
-            logprobs: vec![],
-            has_child: vec![],
+            prompt: Vec::with_capacity(num_trees),
+            root: Vec::with_capacity(num_trees),
+            parent: Vec::with_capacity(num_nodes),
+            tree: Vec::with_capacity(num_nodes),
+            depth: Vec::with_capacity(num_nodes),
+            status: Vec::with_capacity(num_nodes),
+            reward: Vec::with_capacity(num_nodes),
+            policy_version: Vec::with_capacity(num_nodes),
+            entropy: Vec::with_capacity(num_nodes),
+            token_start,
+            token_ids: Vec::with_capacity(num_tokens),
+            sampled: Vec::with_capacity(num_tokens),
+            logprobs: Vec::with_capacity(num_tokens),
+            has_child: Vec::with_capacity(num_nodes),
+            stamp: Stamp::next(),
         }
+    }
+
+    /// What the forest holds, by name.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
     }
 
     /// Trees planted, T.
@@ -144,6 +171,7 @@ impl Forest {
         self.sampled.extend_from_slice(tokens.sampled);
         self.logprobs.extend_from_slice(tokens.logprobs);
         self.token_start.push(self.token_ids.len() as u64);
+        self.stamp = Stamp::next();
     }
 
     /// Gives a closed leaf its outcome reward, once.
@@ -154,19 +182,20 @@ impl Forest {
             return Err(self.refused(node as usize, "and it has one already"));
         }
         self.reward[node as usize] = reward;
+        self.stamp = Stamp::next();
         Ok(())
     }
 
     /// Takes a whole batch of trees, and checks every invariant.
     pub fn from_columns(columns: Columns) -> Result<Self> {
+        Self::copied(columns).linked()
+    }
+
+    /// Copies columns without a check; [`Forest::linked`] makes a forest of them.
+    pub(crate) fn copied(columns: Columns) -> Self {
         let num_nodes = columns.parent.len();
-        row_id(num_nodes, "nodes")?;
-        check_length("tree", columns.tree.len(), num_nodes)?;
-        check_length("status", columns.status.len(), num_nodes)?;
-        check_length("reward", columns.reward.len(), num_nodes)?;
-        let token_start = columns.token_start.map_or_else(|| vec![0; num_nodes + 1], <[u64]>::to_vec);
         let token_ids = columns.token_ids.unwrap_or_default();
-        let forest = Self {
+        Self {
             prompt: columns.prompt.to_vec(),
             root: vec![NO_PARENT; columns.prompt.len()],
             parent: columns.parent.to_vec(),
@@ -176,17 +205,22 @@ impl Forest {
             reward: columns.reward.to_vec(),
             policy_version: or_filled(columns.policy_version, num_nodes, 0),
             entropy: or_filled(columns.entropy, num_nodes, f64::NAN),
-            token_start,
+            token_start: columns.token_start.map_or_else(|| vec![0; num_nodes + 1], <[u64]>::to_vec),
             token_ids: token_ids.to_vec(),
             sampled: or_filled(columns.sampled, token_ids.len(), false),
             logprobs: or_filled(columns.logprobs, token_ids.len(), 0.0),
             has_child: vec![false; num_nodes],
-        };
-        forest.linked()
+            stamp: Stamp::next(),
+        }
     }
 
     /// Checks what `from_columns` was given and fills the columns that follow from it.
-    fn linked(mut self) -> Result<Self> {
+    pub(crate) fn linked(mut self) -> Result<Self> {
+        row_id(self.num_nodes(), "nodes")?;
+        row_id(self.num_trees(), "trees")?;
+        check_length("tree", self.tree.len(), self.num_nodes())?;
+        check_length("status", self.status.len(), self.num_nodes())?;
+        check_length("reward", self.reward.len(), self.num_nodes())?;
         check_length("policy_version", self.policy_version.len(), self.num_nodes())?;
         check_length("entropy", self.entropy.len(), self.num_nodes())?;
         check_length("token_start", self.token_start.len(), self.num_nodes() + 1)?;
@@ -202,6 +236,9 @@ impl Forest {
         for node in 0..self.num_nodes() {
             if !self.reward[node].is_nan() {
                 self.check_reward(node, self.reward[node])?;
+            }
+            if self.entropy[node].is_infinite() {
+                return Err(self.fault(node, Fault::EntropyNotFinite(self.entropy[node])));
             }
         }
         Ok(self)
@@ -237,18 +274,12 @@ impl Forest {
     }
 
     fn check_offsets(&self) -> Result<()> {
-        let decrease = self.token_start.windows(2).position(|pair| pair[1] < pair[0]);
-        if let Some(node) = decrease {
-            return Err(Error::Offsets { node: node as u32 });
-        }
-        let (first, last) = (self.token_start[0], self.token_start[self.num_nodes()]);
-        check_length("token_start[0]", first as usize, 0)?;
-        check_length("token_ids", self.num_tokens(), last as usize)
+        check_offsets("node", "token_start", &self.token_start, self.num_tokens())
     }
 
     fn check_reward(&self, node: usize, reward: f64) -> Result<()> {
         if !reward.is_finite() {
-            return Err(Error::RewardNotFinite { tree: self.tree[node], node: node as u32, reward });
+            return Err(self.fault(node, Fault::RewardNotFinite(reward)));
         }
         match self.status[node] {
             _ if self.parent[node] == NO_PARENT => Err(self.refused(node, "and this is a root")),
@@ -260,10 +291,15 @@ impl Forest {
     }
 
     fn refused(&self, node: usize, why: &'static str) -> Error {
-        Error::RewardRefused { tree: self.tree[node], node: node as u32, why }
+        self.fault(node, Fault::RewardRefused(why))
     }
 
-    fn check_node(&self, node: u32) -> Result<()> {
+    /// What is wrong with a node, with its place.
+    pub(crate) fn fault(&self, node: usize, fault: Fault) -> Error {
+        Error::At { tree: self.tree[node], node: node as u32, fault }
+    }
+
+    pub(crate) fn check_node(&self, node: u32) -> Result<()> {
         let num_nodes = self.num_nodes();
         if (node as usize) < num_nodes { Ok(()) } else { Err(Error::NoNode { node, num_nodes }) }
     }
@@ -316,11 +352,25 @@ pub(crate) fn row_id(rows: usize, of: &'static str) -> Result<u32> {
     if rows < NO_PARENT as usize { Ok(rows as u32) } else { Err(Error::Full(NO_PARENT as usize, of)) }
 }
 
-fn check_length(column: &'static str, got: usize, expected: usize) -> Result<()> {
+pub(crate) fn check_length(column: &'static str, got: usize, expected: usize) -> Result<()> {
     if got == expected { Ok(()) } else { Err(Error::Length { column, got, expected }) }
 }
 
-fn or_filled<T: Copy>(column: Option<&[T]>, len: usize, value: T) -> Vec<T> {
+/// Offsets start at 0, never decrease, and end at `num_tokens`; there is at least one.
+pub(crate) fn check_offsets(row: &'static str, column: &'static str, offsets: &[u64], num_tokens: usize) -> Result<()> {
+    if let Some(at) = offsets.windows(2).position(|pair| pair[1] < pair[0]) {
+        return Err(Error::Offsets { row, at: at as u32 });
+    }
+    match (offsets.first(), offsets.last()) {
+        (Some(0), Some(&last)) => check_length("token_ids", num_tokens, last as usize),
+        (Some(&first), _) => {
+            Err(Error::OptionValue { name: format!("{column}[0]"), got: first.to_string(), expected: "0".to_owned() })
+        }
+        (None, _) => check_length(column, 0, 1),
+    }
+}
+
+pub(crate) fn or_filled<T: Copy>(column: Option<&[T]>, len: usize, value: T) -> Vec<T> {
     column.map_or_else(|| vec![value; len], <[T]>::to_vec)
 }
 
@@ -396,16 +446,18 @@ pub(crate) mod tests {
 
     #[test]
     fn only_a_closed_leaf_is_rewarded_and_once() {
+        let refused = |result| matches!(result, Err(Error::At { fault: Fault::RewardRefused(_), .. }));
         let mut forest = grown();
         for node in [0, 1] {
-            assert!(matches!(forest.set_reward(node, 1.0), Err(Error::RewardRefused { .. })));
+            assert!(refused(forest.set_reward(node, 1.0)));
         }
-        assert!(matches!(forest.set_reward(2, f64::INFINITY), Err(Error::RewardNotFinite { .. })));
+        let fault = Fault::RewardNotFinite(f64::INFINITY);
+        assert_eq!(forest.set_reward(2, f64::INFINITY), Err(Error::At { tree: 0, node: 2, fault }));
         assert_eq!(forest.set_reward(2, 0.5), Ok(()));
-        assert!(matches!(forest.set_reward(2, 0.5), Err(Error::RewardRefused { .. })));
+        assert!(refused(forest.set_reward(2, 0.5)));
         for status in [PRUNED, ERROR] {
             let failed = forest.add_node(1, turn(&[]), status, 0).unwrap();
-            assert!(matches!(forest.set_reward(failed, 1.0), Err(Error::RewardRefused { .. })));
+            assert!(refused(forest.set_reward(failed, 1.0)));
         }
     }
 
@@ -439,9 +491,10 @@ pub(crate) mod tests {
             Forest::from_columns(columns).map(|forest| forest.num_tokens())
         };
         assert_eq!(with(&[0, 1, 2]), Ok(2));
-        assert_eq!(with(&[0, 2, 1]), Err(Error::Offsets { node: 1 }));
+        assert_eq!(with(&[0, 2, 1]), Err(Error::Offsets { row: "node", at: 1 }));
         assert_eq!(with(&[0, 1, 3]), Err(Error::Length { column: "token_ids", got: 2, expected: 3 }));
-        assert_eq!(with(&[1, 1, 2]), Err(Error::Length { column: "token_start[0]", got: 1, expected: 0 }));
+        let (name, got, expected) = ("token_start[0]".to_owned(), "1".to_owned(), "0".to_owned());
+        assert_eq!(with(&[1, 1, 2]), Err(Error::OptionValue { name, got, expected }));
     }
 
     #[test]

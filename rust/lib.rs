@@ -45,9 +45,15 @@
 //! ```
 
 pub mod advantage;
+pub mod chains;
+pub mod concat;
 pub mod error;
+pub mod estimators;
+pub mod explain;
 pub mod forest;
+pub mod leaves;
 pub mod micro_batch;
+pub mod normalise;
 pub mod options;
 pub mod pack;
 #[cfg(feature = "python")]

@@ -3,6 +3,7 @@
 use crate::advantage::Scores;
 use crate::error::{Error, Result};
 use crate::forest::{Forest, NO_PARENT, row_id};
+use crate::rows::{Part, row};
 use crate::token_tree::TokenTree;
 use crate::trie::{Order, Place, Span, TOP, Trie};
 use crate::value::leaf_sums;
@@ -129,10 +130,12 @@ pub(crate) fn check(forest: &Forest, scores: &Scores, prefix_weight: f64) -> Res
         let (got, expected) = (prefix_weight.to_string(), "a finite number, 0 or more".to_owned());
         return Err(Error::OptionValue { name: "prefix_weight".to_owned(), got, expected });
     }
-    if leaf_sums(&forest.parent, &forest.reward).num_leaves != scores.num_leaves {
-        return Err(Error::ForeignScores);
+    let most_leaves = forest.root.iter().map(|&root| scores.num_leaves.get(root as usize)).max().flatten();
+    if !f64::from(most_leaves.copied().unwrap_or(0)).powf(prefix_weight).is_finite() {
+        let (got, expected) = (prefix_weight.to_string(), "one whose weights are finite".to_owned());
+        return Err(Error::OptionValue { name: "prefix_weight".to_owned(), got, expected });
     }
-    Ok(())
+    scores.check_of(forest)
 }
 
 /// Whether each tree's prompt is asked for.
@@ -191,15 +194,12 @@ impl Paths {
     ) -> Result<()> {
         let mut longest_first = leaves.to_vec();
         longest_first.sort_by_key(|&(_, length)| std::cmp::Reverse(length));
-        for (&(leaf, _), row) in longest_first.iter().zip(0..) {
+        for (&(leaf, _), number) in longest_first.iter().zip(0..) {
             let mut at = TOP;
-            for node in forest.path(leaf)? {
-                let of = node as usize;
-                at = self.trie.append(at, &forest.token_ids[forest.token_range(of)], &mut self.spans);
-                let advantage = scores.leaf_advantage.as_ref().map_or(scores.advantage[of], |a| a[leaf as usize]);
-                let weight = f64::from(scores.num_leaves[of]).powf(prefix_weight - 1.0);
+            for Part { node, advantage, weight } in row(forest, scores, prefix_weight, leaf)? {
+                at = self.trie.append(at, &forest.token_ids[forest.token_range(node as usize)], &mut self.spans);
                 let (gain, penalty) = (weight * advantage.max(0.0), weight * advantage.min(0.0));
-                self.pass(node, row, Credit { gain, penalty, weight });
+                self.pass(node, number, Credit { gain, penalty, weight });
             }
         }
         Ok(())

@@ -4,11 +4,37 @@ use crate::advantage::Scores;
 use crate::error::Result;
 use crate::forest::Forest;
 use crate::pack::check;
+use crate::value::scored_leaves;
+
+/// One node of a row: what its tokens are worth on the way to the row's leaf.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Part {
+    pub node: u32,
+    /// A(l) or A(n).
+    pub advantage: f64,
+    /// |L(n)|^(p − 1): the shares of a node that rows have in common add up to |L(n)|^p.
+    pub weight: f64,
+}
+
+/// A row: the nodes from the root to a scored leaf.
+pub fn row<'a>(
+    forest: &'a Forest,
+    scores: &'a Scores,
+    prefix_weight: f64,
+    leaf: u32,
+) -> Result<impl Iterator<Item = Part> + 'a> {
+    let part = move |node: u32| Part {
+        node,
+        advantage: scores.advantage_of(node as usize, leaf as usize),
+        weight: f64::from(scores.num_leaves[node as usize]).powf(prefix_weight - 1.0),
+    };
+    Ok(forest.path(leaf)?.into_iter().map(part))
+}
 
 /// Rows of the tokens from root to leaf, flat: row b is `row_start[b]..row_start[b + 1]`.
 ///
-/// `loss_mask` is true on sampled tokens, `logprobs` (nats) are those of sampling, `advantages` are A(l) or A(n);
-/// `weights` are |L(n)|^(p − 1), so that a row's share of a node it has in common adds up to |L(n)|^p over the rows.
+/// `loss_mask` is true on sampled tokens, `logprobs` (nats) are those of sampling; `advantages` and `weights` are those
+/// of each token's [`Part`], whose node is in `node_ids`.
 #[derive(Debug, Clone, Default)]
 pub struct ChainRows {
     pub row_start: Vec<u64>,
@@ -18,37 +44,44 @@ pub struct ChainRows {
     pub advantages: Vec<f32>,
     pub weights: Vec<f32>,
     pub policy_version: Vec<u32>,
-    /// Per row: the prompt, and the leaf's node id.
+    pub node_ids: Vec<u32>,
+    /// Per row: the prompt, the tree, and the leaf's node id and reward.
     pub group: Vec<u32>,
+    pub tree: Vec<u32>,
     pub leaf: Vec<u32>,
+    pub reward: Vec<f64>,
 }
 
 /// Builds the rows of all scored leaves, in the order of their node ids.
 pub fn chain_rows(forest: &Forest, scores: &Scores, prefix_weight: f64) -> Result<ChainRows> {
     check(forest, scores, prefix_weight)?;
     let mut rows = ChainRows { row_start: vec![0], ..ChainRows::default() };
-    for leaf in (0..forest.num_nodes() as u32).filter(|&node| !forest.reward[node as usize].is_nan()) {
-        for node in forest.path(leaf)? {
-            push_node(&mut rows, forest, scores, prefix_weight, node as usize, leaf as usize);
+    for leaf in scored_leaves(forest) {
+        for part in row(forest, scores, prefix_weight, leaf)? {
+            rows.push(forest, part);
         }
+        let tree = forest.tree[leaf as usize];
         rows.row_start.push(rows.input_ids.len() as u64);
-        rows.group.push(forest.prompt[forest.tree[leaf as usize] as usize]);
+        rows.group.push(forest.prompt[tree as usize]);
+        rows.tree.push(tree);
         rows.leaf.push(leaf);
+        rows.reward.push(forest.reward[leaf as usize]);
     }
     Ok(rows)
 }
 
-fn push_node(rows: &mut ChainRows, forest: &Forest, scores: &Scores, prefix_weight: f64, node: usize, leaf: usize) {
-    let tokens = forest.token_range(node);
-    let advantage = scores.leaf_advantage.as_ref().map_or(scores.advantage[node], |of_leaf| of_leaf[leaf]);
-    let weight = f64::from(scores.num_leaves[node]).powf(prefix_weight - 1.0);
-    rows.input_ids.extend_from_slice(&forest.token_ids[tokens.clone()]);
-    rows.loss_mask.extend_from_slice(&forest.sampled[tokens.clone()]);
-    rows.logprobs.extend_from_slice(&forest.logprobs[tokens.clone()]);
-    let end = rows.input_ids.len();
-    rows.advantages.resize(end, advantage as f32);
-    rows.weights.resize(end, weight as f32);
-    rows.policy_version.resize(end, forest.policy_version[node]);
+impl ChainRows {
+    fn push(&mut self, forest: &Forest, part: Part) {
+        let tokens = forest.token_range(part.node as usize);
+        self.input_ids.extend_from_slice(&forest.token_ids[tokens.clone()]);
+        self.loss_mask.extend_from_slice(&forest.sampled[tokens.clone()]);
+        self.logprobs.extend_from_slice(&forest.logprobs[tokens]);
+        let end = self.input_ids.len();
+        self.advantages.resize(end, part.advantage as f32);
+        self.weights.resize(end, part.weight as f32);
+        self.policy_version.resize(end, forest.policy_version[part.node as usize]);
+        self.node_ids.resize(end, part.node);
+    }
 }
 
 #[cfg(test)]
@@ -83,7 +116,9 @@ pub(crate) mod tests {
         assert_eq!(rows.advantages, [0.0, 0.0, 0.0, 0.5, 0.5, 0.0, 0.0, 0.0, -0.5, -0.5]);
         assert_eq!(rows.weights[..5], [0.5, 0.5, 0.5, 1.0, 1.0]);
         assert_eq!(rows.policy_version[..5], [0, 1, 1, 2, 2]);
-        assert_eq!((rows.group, rows.leaf), (vec![9, 9], vec![2, 3]));
+        assert_eq!(rows.node_ids, [0, 1, 1, 2, 2, 0, 1, 1, 3, 3]);
+        assert_eq!((rows.group, rows.tree), (vec![9, 9], vec![0, 0]));
+        assert_eq!((rows.leaf, rows.reward), (vec![2, 3], vec![1.0, 0.0]));
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Which node to expand, which leaves to keep: draws that depend on their key alone, for ever.
 
+use std::collections::HashMap;
+
 use crate::error::{Error, Result};
+use crate::forest::{Forest, row_id};
+use crate::options::{self, OptionValue, Reader};
 
 /// SplitMix64 (Steele, Lea and Flood 2014), started from a hash of a key. Twenty lines that never change are worth
 /// more here than a crate: a draw written into a file today must come out the same in years.
@@ -49,6 +53,65 @@ pub fn derive_seed(key: &[i64]) -> u64 {
     KeyedRng::new(SEED, key).next_u64() >> 1
 }
 
+/// The most that one call draws; what draws come to takes memory, the candidates take none.
+pub const MAX_DRAWS: u32 = 1 << 24;
+
+/// How the nodes to expand are chosen.
+#[derive(Debug)]
+pub struct Rule {
+    pub name: &'static str,
+    /// One line on what it does.
+    pub summary: &'static str,
+    /// One plain line: the chance or the score of a candidate n.
+    pub formula: &'static str,
+    /// Reads its options and returns the function that they make.
+    pub read: fn(&mut Reader) -> Result<Draw>,
+}
+
+/// Forest, candidates (node ids), how many, key -> places among the candidates.
+pub type Draw = Box<dyn Fn(&Forest, &[u32], u32, &[i64]) -> Result<Vec<u32>>>;
+
+/// All rules, in the order of the documentation. A new one is an item and its line here.
+pub static RULES: [&Rule; 1] = [&UNIFORM];
+
+/// Source: Tree-GRPO (arXiv 2509.21240), section 3.2.
+static UNIFORM: Rule = Rule {
+    name: "uniform",
+    summary: "every candidate alike, with replacement: the paper's",
+    formula: "P(n) = 1 / number of candidates",
+    read: |options| {
+        let replacement = options.flag("replacement", true)?;
+        Ok(Box::new(move |_, candidates, n, key| {
+            select_uniform(row_id(candidates.len(), "candidates")?, n, replacement, key)
+        }))
+    },
+};
+
+impl Rule {
+    /// The rule of this name.
+    pub fn named(name: &str) -> Result<&'static Self> {
+        options::find("selection rule", &RULES, name, |rule| rule.name)
+    }
+}
+
+/// Draws up to `n` of the candidates by the rule of this name; the draws are pure in `key`.
+pub fn select(
+    forest: &Forest,
+    rule: &str,
+    given: &[(String, OptionValue)],
+    candidates: &[u32],
+    n: u32,
+    key: &[i64],
+) -> Result<Vec<u32>> {
+    let rule = Rule::named(rule)?;
+    let (draw, _) = options::resolve(rule.name, given, rule.read)?;
+    for &node in candidates {
+        forest.check_node(node)?;
+    }
+    let places = draw(forest, candidates, n, key)?;
+    Ok(places.into_iter().map(|place| candidates[place as usize]).collect())
+}
+
 /// Draws `n` of `num_candidates` positions uniformly. Without replacement and with fewer candidates: all of them.
 pub fn select_uniform(num_candidates: u32, n: u32, replacement: bool, key: &[i64]) -> Result<Vec<u32>> {
     if num_candidates == 0 && n > 0 {
@@ -56,9 +119,10 @@ pub fn select_uniform(num_candidates: u32, n: u32, replacement: bool, key: &[i64
     }
     let mut rng = KeyedRng::new(SELECT, key);
     if replacement {
-        return Ok((0..n).map(|_| rng.below(u64::from(num_candidates)) as u32).collect());
+        let num_draws = bounded(n)?;
+        return Ok((0..num_draws).map(|_| rng.below(u64::from(num_candidates)) as u32).collect());
     }
-    Ok(sample(num_candidates, n.min(num_candidates), &mut rng))
+    sample(num_candidates, n.min(num_candidates), &mut rng)
 }
 
 /// Keeps `k` of `num_leaves` positions, uniformly without replacement, in ascending order.
@@ -66,20 +130,24 @@ pub fn keep_leaves(num_leaves: u32, k: u32, key: &[i64]) -> Result<Vec<u32>> {
     if k > num_leaves {
         return Err(Error::TooFew { asked: k as usize, available: num_leaves as usize });
     }
-    let mut kept = sample(num_leaves, k, &mut KeyedRng::new(KEEP, key));
+    let mut kept = sample(num_leaves, k, &mut KeyedRng::new(KEEP, key))?;
     kept.sort_unstable();
     Ok(kept)
 }
 
-/// The first `count` places of a Fisher-Yates shuffle.
-fn sample(population: u32, count: u32, rng: &mut KeyedRng) -> Vec<u32> {
-    let mut positions: Vec<u32> = (0..population).collect();
-    for place in 0..count {
-        let other = u64::from(place) + rng.below(u64::from(population - place));
-        positions.swap(place as usize, other as usize);
-    }
-    positions.truncate(count as usize);
-    positions
+fn bounded(num_draws: u32) -> Result<u32> {
+    if num_draws <= MAX_DRAWS { Ok(num_draws) } else { Err(Error::Full(MAX_DRAWS as usize, "draws")) }
+}
+
+/// The first `count` places of a Fisher-Yates shuffle, of which only those that moved are held.
+fn sample(population: u32, count: u32, rng: &mut KeyedRng) -> Result<Vec<u32>> {
+    let mut moved = HashMap::new();
+    let draw = |place| {
+        let other = place + rng.below(u64::from(population - place)) as u32;
+        let here = moved.remove(&place).unwrap_or(place);
+        if other == place { here } else { moved.insert(other, here).unwrap_or(other) }
+    };
+    Ok((0..bounded(count)?).map(draw).collect())
 }
 
 #[cfg(test)]
@@ -120,6 +188,41 @@ mod tests {
         assert_eq!(select_uniform(0, 1, true, &[]), Err(Error::TooFew { asked: 1, available: 0 }));
         assert_eq!(select_uniform(0, 0, true, &[]), Ok(vec![]));
         assert_eq!(keep_leaves(2, 3, &[]), Err(Error::TooFew { asked: 3, available: 2 }));
+    }
+
+    #[test]
+    fn a_sample_is_the_beginning_of_a_shuffle() {
+        for (population, count) in [(1, 1), (7, 7), (20, 5), (300, 200)] {
+            let mut rng = KeyedRng::new(SELECT, &[4]);
+            let mut positions: Vec<u32> = (0..population).collect();
+            for place in 0..count {
+                let other = place + rng.below(u64::from(population - place)) as u32;
+                positions.swap(place as usize, other as usize);
+            }
+            assert_eq!(select_uniform(population, count, false, &[4]).unwrap(), positions[..count as usize]);
+        }
+    }
+
+    #[test]
+    fn a_population_takes_no_memory_and_too_many_draws_are_refused() {
+        assert_eq!(select_uniform(u32::MAX, 3, false, &[1]).unwrap().len(), 3);
+        assert_eq!(keep_leaves(u32::MAX, 2, &[1]).unwrap().len(), 2);
+        let full = Err(Error::Full(MAX_DRAWS as usize, "draws"));
+        assert_eq!(select_uniform(u32::MAX, u32::MAX, false, &[1]), full);
+        assert_eq!(select_uniform(1, u32::MAX, true, &[1]), full);
+        assert_eq!(keep_leaves(u32::MAX, u32::MAX, &[1]), full);
+    }
+
+    #[test]
+    fn a_rule_draws_node_ids_among_its_candidates() {
+        let forest = crate::forest::tests::published(false);
+        let drawn = select(&forest, "uniform", &[], &[0, 2, 6], 9, &[1]).unwrap();
+        let places = select_uniform(3, 9, true, &[1]).unwrap();
+        assert_eq!(drawn, places.iter().map(|&place| [0, 2, 6][place as usize]).collect::<Vec<_>>());
+        let once = [("replacement".to_owned(), OptionValue::Flag(false))];
+        assert_eq!(select(&forest, "uniform", &once, &[0, 2, 6], 9, &[1]).unwrap().len(), 3);
+        assert!(matches!(select(&forest, "uniform", &[], &[99], 1, &[1]), Err(Error::NoNode { .. })));
+        assert!(matches!(select(&forest, "uniforn", &[], &[0], 1, &[1]), Err(Error::Unknown { .. })));
     }
 
     #[test]

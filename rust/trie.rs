@@ -34,6 +34,13 @@ pub struct Place {
     next: u32,
 }
 
+impl Place {
+    /// The number behind the token, which no other place has; 0 above all starts.
+    pub fn number(self) -> u32 {
+        self.next
+    }
+}
+
 /// Above all starts.
 pub const TOP: Place = Place { stretch: 0, next: 0 };
 

@@ -1,7 +1,9 @@
 //! Rewards travel up: sums over the scored leaves below each node, and the values made of them.
 
-use crate::error::{Error, Result};
+use crate::error::{Fault, Result};
 use crate::forest::{Forest, NO_PARENT};
+use crate::normalise::Groups;
+use crate::options::Reader;
 
 /// How a node's value is made of what is below it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -11,6 +13,32 @@ pub enum ValueRule {
     Max,
     Smoothed { kappa: f64 },
     ChildSoftmax { tau: f64 },
+}
+
+impl ValueRule {
+    /// Reads `value`, and `kappa` or `tau` beside the rule that has it.
+    pub fn read(options: &mut Reader) -> Result<Self> {
+        let (kappa, tau) = (1.0, 1.0);
+        let rules = [
+            ("leaf-mean", Self::LeafMean),
+            ("child-mean", Self::ChildMean),
+            ("max", Self::Max),
+            ("smoothed", Self::Smoothed { kappa }),
+            ("child-softmax", Self::ChildSoftmax { tau }),
+        ];
+        let rule = options.choice("value", "leaf-mean", &rules)?;
+        let smoothed = matches!(rule, Self::Smoothed { .. });
+        let given_kappa = options.only("value=smoothed", smoothed, |options| options.non_negative("kappa", kappa))?;
+        let softmax = matches!(rule, Self::ChildSoftmax { .. });
+        let given_tau = options.only("value=child-softmax", softmax, |options| {
+            options.number("tau", tau, "a positive number", |x| x > 0.0)
+        })?;
+        Ok(match rule {
+            Self::LeafMean | Self::ChildMean | Self::Max => rule,
+            Self::Smoothed { kappa } => Self::Smoothed { kappa: given_kappa.unwrap_or(kappa) },
+            Self::ChildSoftmax { tau } => Self::ChildSoftmax { tau: given_tau.unwrap_or(tau) },
+        })
+    }
 }
 
 /// Per node: the sum of the rewards of the scored leaves below it (itself included), and their number.
@@ -55,6 +83,19 @@ pub fn sibling_keys(forest: &Forest, anchors: &[u32]) -> Vec<u32> {
         _ => parent,
     };
     forest.parent.iter().enumerate().map(key).collect()
+}
+
+/// Nodes with a value, grouped with their siblings.
+pub fn sibling_groups(forest: &Forest, num_leaves: &[u32], anchors: &[u32]) -> Groups {
+    let keys = sibling_keys(forest, anchors);
+    let valued = |&node: &u32| keys[node as usize] != NO_PARENT && num_leaves[node as usize] > 0;
+    let nodes: Vec<u32> = (0..forest.num_nodes() as u32).filter(valued).collect();
+    Groups::new(forest.num_nodes(), &nodes, |node| keys[node as usize])
+}
+
+/// Nodes with a reward.
+pub fn scored_leaves(forest: &Forest) -> Vec<u32> {
+    (0..forest.num_nodes() as u32).filter(|&node| !forest.reward[node as usize].is_nan()).collect()
 }
 
 /// Per node: its value, NaN where no scored leaf is below it. Every shared root shows the prompt's value.
@@ -177,7 +218,7 @@ fn softmax_weights(forest: &Forest, num_leaves: &[u32], anchors: &[u32], tau: f6
     let mut largest = vec![f64::NEG_INFINITY; forest.num_nodes()];
     for node in (0..forest.num_nodes()).filter(scored) {
         if forest.entropy[node].is_nan() {
-            return Err(Error::NoEntropy { node: node as u32 });
+            return Err(forest.fault(node, Fault::NoEntropy));
         }
         let largest = &mut largest[keys[node] as usize];
         *largest = largest.max(forest.entropy[node]);
@@ -258,7 +299,7 @@ mod tests {
         let rule = ValueRule::ChildSoftmax { tau: 0.5 };
         let sums = leaf_sums(&forest.parent, &forest.reward);
         let refused = values(&forest, sums.sum, &sums.num_leaves, rule, &anchors(&forest, true));
-        assert_eq!(refused, Err(Error::NoEntropy { node: 1 }));
+        assert_eq!(refused, Err(forest.fault(1, Fault::NoEntropy)));
         forest.entropy = vec![0.0; forest.num_nodes()];
         assert_eq!(shown(&forest, rule, true), shown(&forest, ValueRule::ChildMean, true));
         forest.entropy[4] = 0.5 * 3_f64.ln();

@@ -1,4 +1,4 @@
-"""Random forests for hypothesis, and the way from the reference's dicts to the core's columns."""
+"""Random forests and scorings for hypothesis, and the way from the reference's dicts to the core's columns."""
 
 from typing import Any
 
@@ -84,3 +84,47 @@ def columns_of(forest: list[Tree], shuffle: Any = None) -> tuple[dict[str, Any],
 def forest_of(forest: list[Tree], shuffle: Any = None) -> tuple[Forest, list[Node]]:
     columns, nodes = columns_of(forest, shuffle)
     return Forest.from_columns(**columns), nodes
+
+
+NORMALISER = st.fixed_dictionaries(
+    {
+        "center": st.sampled_from(["mean", "loo"]),
+        "scale": st.sampled_from(["none", "std", "bernoulli", 0.5]),
+        "ddof": st.sampled_from([0, 1]),
+        "eps": st.sampled_from([0.0, 1e-6, 0.1]),
+    }
+)
+SINGLETON = st.sampled_from(["zero", "raw"])
+VALUE = st.one_of(
+    st.sampled_from([{"value": rule} for rule in ("leaf-mean", "child-mean", "max")]),
+    st.builds(lambda kappa: {"value": "smoothed", "kappa": kappa}, st.sampled_from([0.0, 0.5, 3.0])),
+    st.builds(lambda tau: {"value": "child-softmax", "tau": tau}, st.sampled_from([0.3, 1.0])),
+)
+ROOTS = st.sampled_from(["shared", "tree"])
+
+
+@st.composite
+def scorings(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    """An estimator with all its options."""
+    estimator = draw(st.sampled_from(["grpo", "tree-grpo", "parent", "sibling"]))
+    if estimator == "grpo":
+        return estimator, draw(NORMALISER) | {"singleton": draw(SINGLETON)}
+    if estimator == "tree-grpo":
+        options = draw(NORMALISER) | {
+            "singleton": draw(SINGLETON),
+            "variant": draw(st.sampled_from(["sum", "intra_only"])),
+        }
+        if options["scale"] != "bernoulli":  # normalised rewards are no probabilities
+            options["variant"] = draw(st.sampled_from(["sum", "intra_only", "two_norm"]))
+        return estimator, options | {
+            "inter": draw(st.sampled_from([0.0, 1.0, 0.3])),
+            "intra": draw(st.sampled_from([1.0, 2.0])),
+        }
+    common = {"roots": draw(ROOTS)} | draw(VALUE)
+    if estimator == "sibling":
+        return estimator, common | draw(NORMALISER)
+    return estimator, common | {
+        "scale": draw(st.sampled_from(["none", "std"])),
+        "ddof": draw(st.sampled_from([0, 1])),
+        "eps": draw(st.sampled_from([0.0, 1e-6])),
+    }

@@ -1,7 +1,7 @@
 """The native module: forests, scores, layouts. N nodes, T trees, U tokens, B rows; float64 unless said otherwise."""
 
 from collections.abc import Sequence
-from typing import final
+from typing import TypedDict, final, type_check_only
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +11,14 @@ _OptionValue = str | float | int | bool
 __all__ = [
     "NO_PARENT",
     "ChainRows",
+    "CoreError",
     "Forest",
     "Layout",
     "MicroBatch",
     "Scores",
     "derive_seed",
+    "describe_estimators",
+    "describe_selection_rules",
     "estimator_options",
     "estimators",
     "keep_leaves",
@@ -26,9 +29,105 @@ __all__ = [
 NO_PARENT: int
 """The parent of a root in the `parent` column: 2**32 - 1."""
 
+class CoreError(ValueError):
+    """A caller's mistake; what every function and method here raises for one."""
+
+    tree: int | None
+    """The tree and the node of the forest that it is about, where it is about a node."""
+
+    node: int | None
+    reason: str
+    """The message without that place."""
+
+@type_check_only
+class DescribedOption(TypedDict):
+    """What there is to know of an option without giving it."""
+
+    default: _OptionValue
+    legal: str
+    """What it may be, in words."""
+    beside: str | None
+    """`option=value` beside which it counts; elsewhere it is refused."""
+
+@type_check_only
+class Estimator(TypedDict):
+    """How rewards become advantages; see `describe_estimators`."""
+
+    name: str
+    level: str
+    """`leaf`: A(l), which a path's nodes take from their leaf; `node`: A(n)."""
+    summary: str
+    formula: str
+    """One plain line: N is the normaliser, R a reward, V a value."""
+    options: dict[str, DescribedOption]
+
+@type_check_only
+class SelectionRule(TypedDict):
+    """How the nodes to expand are chosen; see `describe_selection_rules`."""
+
+    name: str
+    summary: str
+    formula: str
+    options: dict[str, DescribedOption]
+
+@type_check_only
+class LeafColumns(TypedDict):
+    """One row a childless node, in the order of node ids, [L]."""
+
+    node: NDArray[np.uint32]
+    tree: NDArray[np.uint32]
+    prompt: NDArray[np.uint32]
+    depth: NDArray[np.uint32]
+    status: NDArray[np.uint8]
+    reward: NDArray[np.float64]
+    """NaN = none."""
+    path_tokens: NDArray[np.uint32]
+    """Tokens from the root to the leaf."""
+    gen_tokens: NDArray[np.uint32]
+    """Those of them that the policy sampled."""
+    same_as: NDArray[np.uint32]
+    """The first row of the same prompt whose path holds the same tokens; its own place where there is none before."""
+
+@type_check_only
+class Explanation(TypedDict):
+    """How a node came by its advantage: its own figures, then columns with an entry a term, [P].
+
+    measured = stretch * (raw - baseline) / scale, contribution = weight * measured. The contributions of each of
+    `nodes` add up to its advantage. Under a leaf-level estimator `nodes` are the scored leaves at or below the node,
+    which shows the mean of their advantages; else the node itself. Empty on a root, whose advantage is 0, and where no
+    scored leaf is below.
+    """
+
+    node: int
+    value: float | None
+    advantage: float | None
+    leaf_level: bool
+    nodes: list[int]
+    term: list[str]
+    group: list[str]
+    """What the raw value is compared with: those of the `prompt`, the `tree`, or the `siblings`."""
+    group_size: list[int]
+    group_mean: list[float]
+    group_std: list[float | None]
+    """By the estimator's ddof; None where the group is too small to have one."""
+    case: list[str]
+    """`compared`; `flat`: the group's values are equal; `single`: there is one."""
+    raw: list[float]
+    baseline: list[float]
+    stretch: list[float]
+    """k / (k - 1) under `center=loo`; 0 where the group says nothing."""
+    scale: list[float]
+    measured: list[float]
+    weight: list[float]
+    """0 on a term that another one is made of."""
+    contribution: list[float]
+
 @final
 class Forest:
-    """Rollout trees as append-only tables. Every method raises ValueError for a row that breaks an invariant."""
+    """Rollout trees as append-only tables. Every method raises ValueError for a row that breaks an invariant.
+
+    Any thread may read a forest while others read or grow it: a reader sees it as it stood when the call began.
+    """
 
     def __new__(cls) -> Forest: ...
     @staticmethod
@@ -48,6 +147,37 @@ class Forest:
     ) -> Forest:
         """Take whole trees at once: prompt [T]; parent, tree, status, reward (NaN = none), policy_version,
         entropy (NaN = none) [N]; token_start [N + 1]; token_ids, sampled, logprobs (nats) [U]."""
+
+    @staticmethod
+    def from_chains(
+        *,
+        row_start: NDArray[np.uint64],
+        token_ids: NDArray[np.uint32],
+        sampled: NDArray[np.bool_],
+        prompt: NDArray[np.uint32],
+        reward: NDArray[np.float64],
+        logprobs: NDArray[np.float32] | None = None,
+        status: NDArray[np.uint8] | None = None,
+        policy_version: NDArray[np.uint32] | None = None,
+        logprob_tolerance: float = ...,
+    ) -> tuple[Forest, NDArray[np.uint32]]:
+        """Merge plain rows into trees, one a prompt; return the forest and the leaf of each row, [B].
+
+        Row b is `row_start[b]:row_start[b + 1]` of the token columns [U]; prompt, reward (NaN = none), status (of the
+        leaf; done) and policy_version (0) [B]. The root holds what the rows of a prompt have in common before anything
+        was sampled. Below it rows go together while their tokens are equal, sampled or not in both, and, where
+        sampled, of one policy version and with log-probabilities no further apart than `logprob_tolerance` (nats; any
+        by default): the first row's stand. A node ends where rows part, and where a turn ends. A row that ends where
+        another one goes on, or as another one ends, has a leaf without tokens. Trees come in the order of their
+        prompts' first rows, the leaves of a tree in the order of its rows.
+        """
+
+    @staticmethod
+    def concat(forests: Sequence[Forest], orders: Sequence[NDArray[np.uint32]] | None = None) -> Forest:
+        """Join forests, all columns: trees and nodes are numbered on, prompts stay as they are.
+
+        `orders` says for each forest in which order its nodes come: every node once, a parent before its child.
+        """
 
     @property
     def num_trees(self) -> int: ...
@@ -84,14 +214,31 @@ class Forest:
     def gen_tokens(self) -> NDArray[np.uint32]:
         """Tokens that the policy sampled, [N]."""
 
+    def leaf_columns(self) -> LeafColumns:
+        """A table with a row a leaf, what statistics of rollouts are made of."""
+
+    def select(
+        self,
+        candidates: NDArray[np.uint32],
+        n: int,
+        key: Sequence[int],
+        rule: str = "uniform",
+        options: dict[str, _OptionValue] | None = None,
+    ) -> NDArray[np.uint32]:
+        """Draw up to n of the candidates (node ids) by a selection rule, pure in `key`."""
+
     def columns(self) -> dict[str, NDArray[np.generic]]:
         """Read-only views of all columns, without copies; no row can be added afterwards."""
 
     def score(self, estimator: str, options: dict[str, _OptionValue]) -> Scores:
         """Values and advantages of the whole forest; a group is the trees of one prompt."""
 
+    def given_scores(self, advantage: NDArray[np.float64], *, leaf_level: bool, estimator: str = "given") -> Scores:
+        """Scores that somebody else computed: `advantage` [N], read at scored leaves where it is leaf-level, else at
+        nodes that have one below. Values are leaf-means."""
+
     def chain_rows(self, scores: Scores, prefix_weight: float = 1.0) -> ChainRows:
-        """The training batch: one row a scored leaf."""
+        """One row a scored leaf, in the order of node ids, shared prefixes repeated."""
 
     def pack(
         self,
@@ -107,8 +254,8 @@ class Forest:
         belong to; children come in the order of node ids. Else each path is a row of its own, longest first. Nodes
         without a scored leaf below are left out; so are prompts that have no tree.
 
-        Raises ValueError for the scores of another forest, or of this one before a reward was set, and for a
-        `prefix_weight` that is negative or not finite.
+        Raises ValueError for the scores of another forest, or of this one before it changed, and for a
+        `prefix_weight` that is negative or whose weights are not finite.
         """
 
 @final
@@ -139,6 +286,12 @@ class Scores:
     def leaf_advantage(self) -> NDArray[np.float64] | None:
         """A(l) at scored leaves, NaN elsewhere; None under a node-level estimator."""
 
+    def explain(self, node: int) -> Explanation:
+        """Score the forest once more and tell what made the node's advantage.
+
+        Raises ValueError where the forest has changed, and for scores that were given.
+        """
+
 @final
 class ChainRows:
     """Rows of tokens from root to leaf, flat: row b is `row_start[b]:row_start[b + 1]`."""
@@ -160,8 +313,20 @@ class ChainRows:
     @property
     def policy_version(self) -> NDArray[np.uint32]: ...
     @property
+    def node_ids(self) -> NDArray[np.uint32]:
+        """The node of each token."""
+
+    @property
     def group(self) -> NDArray[np.uint32]:
         """The prompt of each row, [B]."""
+
+    @property
+    def tree(self) -> NDArray[np.uint32]:
+        """The tree of each row, [B]."""
+
+    @property
+    def reward(self) -> NDArray[np.float64]:
+        """The reward of each row's leaf, [B]."""
 
     @property
     def leaf(self) -> NDArray[np.uint32]:
@@ -304,6 +469,12 @@ class MicroBatch:
 def estimators() -> list[str]:
     """Names of all estimators."""
 
+def describe_estimators() -> list[Estimator]:
+    """What there is to know of every estimator."""
+
+def describe_selection_rules() -> list[SelectionRule]:
+    """What there is to know of every selection rule."""
+
 def estimator_options(estimator: str) -> dict[str, _OptionValue]:
     """Options of an estimator with their defaults. Raises ValueError for an unknown one."""
 
@@ -314,7 +485,10 @@ def resolve_options(estimator: str, options: dict[str, _OptionValue]) -> dict[st
     """
 
 def select_uniform(num_candidates: int, n: int, replacement: bool, key: Sequence[int]) -> NDArray[np.uint32]:
-    """Draw n of num_candidates positions, pure in `key`; without replacement at most all of them."""
+    """Draw n of num_candidates positions, pure in `key`; without replacement at most all of them.
+
+    Raises ValueError for more than 2**24 draws.
+    """
 
 def keep_leaves(num_leaves: int, k: int, key: Sequence[int]) -> NDArray[np.uint32]:
     """Keep k of num_leaves positions, ascending, drawn uniformly without replacement, pure in `key`."""

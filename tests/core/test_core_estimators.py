@@ -12,51 +12,8 @@ from hypothesis import strategies as st
 from treegrpo_cli._core import Forest, estimator_options, resolve_options
 
 from tests import reference
-from tests.forests import forest_of, make_node, trees
+from tests.forests import forest_of, make_node, scorings, trees
 from tests.reference import Node, Tree
-
-NORMALISER = st.fixed_dictionaries(
-    {
-        "center": st.sampled_from(["mean", "loo"]),
-        "scale": st.sampled_from(["none", "std", "bernoulli", 0.5]),
-        "ddof": st.sampled_from([0, 1]),
-        "eps": st.sampled_from([0.0, 1e-6, 0.1]),
-    }
-)
-SINGLETON = st.sampled_from(["zero", "raw"])
-VALUE = st.one_of(
-    st.sampled_from([{"value": rule} for rule in ("leaf-mean", "child-mean", "max")]),
-    st.builds(lambda kappa: {"value": "smoothed", "kappa": kappa}, st.sampled_from([0.0, 0.5, 3.0])),
-    st.builds(lambda tau: {"value": "child-softmax", "tau": tau}, st.sampled_from([0.3, 1.0])),
-)
-ROOTS = st.sampled_from(["shared", "tree"])
-
-
-@st.composite
-def scorings(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
-    """An estimator with all its options."""
-    estimator = draw(st.sampled_from(["grpo", "tree-grpo", "parent", "sibling"]))
-    if estimator == "grpo":
-        return estimator, draw(NORMALISER) | {"singleton": draw(SINGLETON)}
-    if estimator == "tree-grpo":
-        options = draw(NORMALISER) | {
-            "singleton": draw(SINGLETON),
-            "variant": draw(st.sampled_from(["sum", "intra_only"])),
-        }
-        if options["scale"] != "bernoulli":  # normalised rewards are no probabilities
-            options["variant"] = draw(st.sampled_from(["sum", "intra_only", "two_norm"]))
-        return estimator, options | {
-            "inter": draw(st.sampled_from([0.0, 1.0, 0.3])),
-            "intra": draw(st.sampled_from([1.0, 2.0])),
-        }
-    common = {"roots": draw(ROOTS)} | draw(VALUE)
-    if estimator == "sibling":
-        return estimator, common | draw(NORMALISER)
-    return estimator, common | {
-        "scale": draw(st.sampled_from(["none", "std"])),
-        "ddof": draw(st.sampled_from([0, 1])),
-        "eps": draw(st.sampled_from([0.0, 1e-6])),
-    }
 
 
 def close(value: float | None, rel: float = 1e-6, abs: float = 1e-7) -> Any:
@@ -370,7 +327,7 @@ def test_child_softmax_is_refused_where_nodes_have_no_entropy() -> None:
     columns = {"prompt": [0], "parent": [2**32 - 1, 0], "tree": [0, 0], "status": [0, 1], "reward": [np.nan, 1.0]}
     kinds = {"prompt": np.uint32, "parent": np.uint32, "tree": np.uint32, "status": np.uint8, "reward": np.float64}
     core = Forest.from_columns(**{name: np.array(column, dtype=kinds[name]) for name, column in columns.items()})
-    with pytest.raises(ValueError, match="entropy of node 1"):
+    with pytest.raises(ValueError, match="node 1: value child-softmax needs an entropy"):
         core.score("parent", {"value": "child-softmax"})
 
 

@@ -1,0 +1,54 @@
+//! `tree-grpo`: a leaf against all leaves of its prompt and against those of its tree.
+
+use super::grpo::within_prompts;
+use super::{Estimator, LeafRule, Rule};
+use crate::error::Result;
+use crate::explain::{Term, Trace};
+use crate::forest::Forest;
+use crate::normalise::{Groups, Normaliser, normalise_groups};
+use crate::options::Reader;
+use crate::value::scored_leaves;
+
+/// Source: Tree-GRPO (arXiv 2509.21240), inter-tree plus intra-tree advantage; its code's variants by `variant`.
+pub static TREE_GRPO: Estimator = Estimator {
+    name: "tree-grpo",
+    summary: "each leaf against all leaves of its prompt, and against those of its own tree",
+    formula: "A(l) = inter * N over the prompt's leaves of R(l) + intra * N over the tree's leaves of R(l)",
+    rule: Rule::Leaf(read),
+};
+
+/// Which terms there are: both, that of the tree, or the tree's of the normalised group's.
+#[derive(Debug, Clone, Copy)]
+enum Variant {
+    Sum,
+    IntraOnly,
+    TwoNorm,
+}
+
+fn read(options: &mut Reader) -> Result<LeafRule> {
+    let norm = Normaliser::read_leaf(options)?;
+    let variants = [("sum", Variant::Sum), ("intra_only", Variant::IntraOnly), ("two_norm", Variant::TwoNorm)];
+    let variant = options.choice("variant", "sum", &variants)?;
+    let inter = options.non_negative("inter", 1.0)?;
+    let intra = options.non_negative("intra", 1.0)?;
+    let term = |name, group, weight| Term { name, group, weight };
+    Ok(Box::new(move |forest, trace| match variant {
+        Variant::Sum => {
+            let group = within_prompts(forest, norm, trace, term("inter", "prompt", inter))?;
+            let tree = within_trees(forest, norm, forest.reward.clone(), trace, term("intra", "tree", intra))?;
+            Ok(group.iter().zip(&tree).map(|(group, tree)| inter * group + intra * tree).collect())
+        }
+        Variant::IntraOnly => within_trees(forest, norm, forest.reward.clone(), trace, term("intra", "tree", 1.0)),
+        Variant::TwoNorm => {
+            let group = within_prompts(forest, norm, trace, term("inter", "prompt", 0.0))?;
+            within_trees(forest, norm, group, trace, term("intra", "tree", 1.0))
+        }
+    }))
+}
+
+/// N over the leaves of its own tree of `x`.
+fn within_trees(forest: &Forest, norm: Normaliser, mut x: Vec<f64>, trace: &mut Trace, term: Term) -> Result<Vec<f64>> {
+    let groups = Groups::new(forest.num_trees(), &scored_leaves(forest), |node| forest.tree[node as usize]);
+    normalise_groups(forest, &groups, norm, &mut x, trace, term)?;
+    Ok(x)
+}

@@ -1,0 +1,145 @@
+//! A node's advantage -> the terms that it is the sum of, noted while the forest is scored.
+
+use crate::advantage::{Scores, score_traced};
+use crate::error::{Error, Result};
+use crate::forest::{Forest, NO_PARENT};
+use crate::normalise::{Measure, mean_of, std_of};
+
+/// One term of an estimator: what its values are compared with, and how much it counts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Term {
+    pub name: &'static str,
+    /// `prompt`, `tree` or `siblings`.
+    pub group: &'static str,
+    pub weight: f64,
+}
+
+/// One term of one node (of a leaf, under a leaf-level estimator).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    pub node: u32,
+    pub term: Term,
+    pub group_size: u32,
+    pub group_mean: f64,
+    /// By the estimator's ddof; NaN where the group is too small to have one.
+    pub group_std: f64,
+    pub raw: f64,
+    pub measure: Measure,
+    /// What the measure made of the raw value.
+    pub measured: f64,
+}
+
+impl Part {
+    /// What the term adds to the advantage.
+    pub fn contribution(&self) -> f64 {
+        self.term.weight * self.measured
+    }
+}
+
+/// Notes the terms of some nodes while a forest is scored; costs a test a group where it is off.
+#[derive(Debug, Clone, Default)]
+pub struct Trace {
+    /// Per node whether it is watched; empty where the trace is off.
+    watched: Vec<bool>,
+    parts: Vec<Part>,
+}
+
+impl Trace {
+    /// Whether anything is noted.
+    pub fn is_on(&self) -> bool {
+        !self.watched.is_empty()
+    }
+
+    /// Notes a group whose `raw` values were measured and now stand in `x`, an entry a node.
+    pub fn note(&mut self, term: Term, group: &[u32], raw: &[f64], ddof: u32, measure: Measure, x: &[f64]) {
+        if !self.is_on() {
+            return;
+        }
+        let (group_size, group_mean) = (group.len() as u32, mean_of(raw));
+        let group_std = std_of(raw, group_mean, ddof);
+        for (&node, &raw) in group.iter().zip(raw) {
+            if self.watched[node as usize] {
+                let measured = x[node as usize];
+                self.parts.push(Part { node, term, group_size, group_mean, group_std, raw, measure, measured });
+            }
+        }
+    }
+}
+
+/// How one node came by its advantage.
+///
+/// Under a leaf-level estimator there are parts for each scored leaf at or below the node, whose advantages it shows
+/// the mean of; else they are the node's own. A root has none: its advantage is 0 by definition.
+#[derive(Debug, Clone)]
+pub struct Explanation {
+    pub value: f64,
+    pub advantage: f64,
+    pub leaf_level: bool,
+    pub parts: Vec<Part>,
+}
+
+/// Scores the forest once more, as it was scored, and notes what made the advantage of `node`.
+pub fn explain(forest: &Forest, scores: &Scores, node: u32) -> Result<Explanation> {
+    forest.check_node(node)?;
+    scores.check_of(forest)?;
+    let estimator = scores.computed_by.ok_or(Error::GivenScores)?;
+    let leaf_level = scores.leaf_advantage.is_some();
+    let mut trace = Trace { watched: watched(forest, node, leaf_level), parts: vec![] };
+    score_traced(forest, estimator, &scores.options, &mut trace)?;
+    trace.parts.sort_by_key(|part| part.node);
+    let (value, advantage) = (scores.value[node as usize], scores.advantage[node as usize]);
+    Ok(Explanation { value, advantage, leaf_level, parts: trace.parts })
+}
+
+fn watched(forest: &Forest, node: u32, leaf_level: bool) -> Vec<bool> {
+    let mut below = vec![false; forest.num_nodes()];
+    if forest.parent[node as usize] == NO_PARENT {
+        return below;
+    }
+    below[node as usize] = true;
+    if leaf_level {
+        for place in node as usize + 1..forest.num_nodes() {
+            below[place] = below.get(forest.parent[place] as usize).copied().unwrap_or(false);
+        }
+    }
+    below
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::advantage::score;
+    use crate::forest::tests::published;
+    use crate::options::OptionValue;
+
+    #[test]
+    fn the_terms_of_tree_grpo_are_those_of_group_and_tree() {
+        let forest = published(true);
+        let options = [("intra".to_owned(), OptionValue::Number(2.0)), ("eps".to_owned(), OptionValue::Integer(0))];
+        let scores = score(&forest, "tree-grpo", &options).unwrap();
+        let told = explain(&forest, &scores, 11).unwrap(); // D, reward 0
+        let terms: Vec<_> = told.parts.iter().map(|part| (part.term.name, part.group_size, part.raw)).collect();
+        assert_eq!(terms, [("inter", 8, 0.0), ("intra", 2, 0.0)]);
+        assert_eq!(told.parts.iter().map(Part::contribution).sum::<f64>(), told.advantage);
+        assert!((told.parts[0].group_std - 0.534522).abs() < 1e-6 && told.parts[1].group_mean == 0.5);
+    }
+
+    #[test]
+    fn an_inner_node_shows_the_leaves_that_it_averages() {
+        let forest = published(false);
+        let scores = score(&forest, "grpo", &[]).unwrap();
+        let told = explain(&forest, &scores, 6).unwrap();
+        assert_eq!(told.parts.iter().map(|part| part.node).collect::<Vec<_>>(), [7, 8, 9]);
+        assert!(explain(&forest, &scores, 0).unwrap().parts.is_empty());
+    }
+
+    #[test]
+    fn the_baseline_of_parent_is_the_parents_value() {
+        let forest = published(false);
+        let scores = score(&forest, "parent", &[]).unwrap();
+        let told = explain(&forest, &scores, 2).unwrap();
+        let [part] = &told.parts[..] else { unreachable!() };
+        assert_eq!((part.raw, part.measure.baseline, part.group_size), (2.0 / 3.0, 0.5, 3));
+        assert_eq!(part.contribution(), told.advantage);
+    }
+}

@@ -1,0 +1,173 @@
+//! What crosses the border: numbers, arrays, options and errors.
+
+use std::fmt::Display;
+
+use numpy::ndarray::ArrayView1;
+use numpy::{Element, PyArray1, PyArrayMethods, PyReadonlyArray1, PyUntypedArrayMethods};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::error::Error;
+use crate::options::{Described, OptionValue};
+
+pyo3::create_exception!(
+    treegrpo_cli._core,
+    CoreError,
+    PyValueError,
+    "A caller's mistake; `tree` and `node` say where, where it is about a node, and `reason` what, without the place."
+);
+
+impl From<Error> for PyErr {
+    fn from(error: Error) -> Self {
+        Python::attach(|py| {
+            let raised = CoreError::new_err(error.to_string());
+            let place = error.place();
+            let set = || {
+                let value = raised.value(py);
+                value.setattr("tree", place.map(|(tree, _)| tree))?;
+                value.setattr("node", place.map(|(_, node)| node))?;
+                value.setattr("reason", error.reason())
+            };
+            match set() {
+                Ok(()) => raised,
+                Err(other) => other,
+            }
+        })
+    }
+}
+
+pub type Array<'py, T> = Bound<'py, PyArray1<T>>;
+pub type Input<'py, T> = PyReadonlyArray1<'py, T>;
+
+/// An integer in the range of `T`; another one is a ValueError.
+pub struct Whole<T>(pub T);
+
+macro_rules! whole {
+    ($($kind:ty),*) => {$(
+        impl<'a, 'py> FromPyObject<'a, 'py> for Whole<$kind> {
+            type Error = PyErr;
+
+            fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+                let taken = object.extract::<$kind>();
+                taken.map(Self).map_err(|error| in_range(object.py(), error, <$kind>::MIN, <$kind>::MAX))
+            }
+        }
+    )*};
+}
+whole!(u8, u32, usize);
+
+/// Integers of a key.
+pub struct Key(pub Vec<i64>);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Key {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        object.extract().map(Self).map_err(|error| in_range(object.py(), error, i64::MIN, i64::MAX))
+    }
+}
+
+fn in_range(py: Python<'_>, error: PyErr, least: impl Display, most: impl Display) -> PyErr {
+    if error.is_instance_of::<PyOverflowError>(py) {
+        PyValueError::new_err(format!("an integer is out of range, expected {least} to {most}"))
+    } else {
+        error
+    }
+}
+
+/// Booleans of an array, whose bytes may hold any value: all but 0 are true, as they are to numpy.
+pub struct Flags(pub Vec<bool>);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Flags {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        let array: Input<'py, bool> = object.extract()?;
+        if array.is_empty() {
+            return Ok(Self(vec![]));
+        }
+        if !array.is_contiguous() {
+            return Err(PyTypeError::new_err("the given array is not contiguous"));
+        }
+        // SAFETY: the array holds `len` items of one byte, one behind the other, for as long as `array` is there. They
+        // are read as bytes, of which any value is one, before they are bools.
+        let bytes = unsafe { std::slice::from_raw_parts(array.data().cast::<u8>(), array.len()) };
+        Ok(Self(bytes.iter().map(|&byte| byte != 0).collect()))
+    }
+}
+
+/// A column that may be left out.
+pub fn slice<'a, T: Element>(column: &'a Option<Input<'_, T>>) -> PyResult<Option<&'a [T]>> {
+    Ok(column.as_ref().map(|array| array.as_slice()).transpose()?)
+}
+
+/// A read-only view of a column that `owner` holds and never changes or moves.
+pub fn view<'py, T: Element>(owner: &Bound<'py, PyAny>, column: &[T]) -> PyResult<Array<'py, T>> {
+    // SAFETY: the column stays where it is for as long as `owner` is there, and the view holds `owner`.
+    let array = unsafe { PyArray1::borrow_from_array(&ArrayView1::from(column), owner.clone()) };
+    array.try_readwrite()?.make_nonwriteable();
+    Ok(array)
+}
+
+#[derive(FromPyObject)]
+enum GivenValue {
+    Flag(bool),
+    Integer(i64),
+    Number(f64),
+    Text(String),
+}
+
+impl From<GivenValue> for OptionValue {
+    fn from(given: GivenValue) -> Self {
+        match given {
+            GivenValue::Flag(flag) => Self::Flag(flag),
+            GivenValue::Integer(integer) => Self::Integer(integer),
+            GivenValue::Number(number) => Self::Number(number),
+            GivenValue::Text(text) => Self::Text(text),
+        }
+    }
+}
+
+/// Options as a dict gives them.
+pub fn given_options(options: &Bound<'_, PyDict>) -> PyResult<Vec<(String, OptionValue)>> {
+    let pair = |(name, value): (Bound<PyAny>, Bound<PyAny>)| {
+        let name: String = name.extract()?;
+        let value: GivenValue = value
+            .extract()
+            .map_err(|_| PyValueError::new_err(format!("option {name}: expected a number, a name or a flag")))?;
+        Ok((name, value.into()))
+    };
+    options.iter().map(pair).collect()
+}
+
+/// Options as a dict.
+pub fn options_dict<'py>(py: Python<'py>, options: &[(String, OptionValue)]) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for (name, value) in options {
+        set_value(&dict, name, value)?;
+    }
+    Ok(dict)
+}
+
+/// Name -> what is known of the option.
+pub fn described_dict<'py>(py: Python<'py>, options: &[Described]) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for option in options {
+        let fields = PyDict::new(py);
+        set_value(&fields, "default", &option.default)?;
+        fields.set_item("legal", &option.legal)?;
+        fields.set_item("beside", option.beside)?;
+        dict.set_item(option.name, fields)?;
+    }
+    Ok(dict)
+}
+
+fn set_value(dict: &Bound<'_, PyDict>, name: &str, value: &OptionValue) -> PyResult<()> {
+    match value {
+        OptionValue::Text(text) => dict.set_item(name, text),
+        OptionValue::Number(number) => dict.set_item(name, number),
+        OptionValue::Integer(integer) => dict.set_item(name, integer),
+        OptionValue::Flag(flag) => dict.set_item(name, flag),
+    }
+}

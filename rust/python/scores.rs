@@ -1,0 +1,93 @@
+//! `Scores` as Python sees them.
+
+use numpy::IntoPyArray;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::convert::{Array, Whole, options_dict, view};
+use super::forest::PyForest;
+use crate::advantage::Scores;
+use crate::explain::{Explanation, Part, explain};
+
+#[pyclass(name = "Scores", module = "treegrpo_cli._core", frozen)]
+pub struct PyScores {
+    pub forest: Py<PyForest>,
+    pub scores: Scores,
+}
+
+#[pymethods]
+impl PyScores {
+    #[getter]
+    fn estimator(&self) -> &str {
+        &self.scores.estimator
+    }
+
+    #[getter]
+    fn options<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        options_dict(py, &self.scores.options)
+    }
+
+    #[getter]
+    fn leaf_level(&self) -> bool {
+        self.scores.leaf_advantage.is_some()
+    }
+
+    #[getter]
+    fn depth<'py>(&self, py: Python<'py>) -> Array<'py, u32> {
+        // copied when asked for: the forest may have grown since, and most callers of `score` never look
+        self.forest.get().now().depth[..self.scores.num_leaves.len()].to_vec().into_pyarray(py)
+    }
+
+    #[getter]
+    fn num_leaves<'py>(slf: &Bound<'py, Self>) -> PyResult<Array<'py, u32>> {
+        view(slf.as_any(), &slf.get().scores.num_leaves)
+    }
+
+    #[getter]
+    fn value<'py>(slf: &Bound<'py, Self>) -> PyResult<Array<'py, f64>> {
+        view(slf.as_any(), &slf.get().scores.value)
+    }
+
+    #[getter]
+    fn advantage<'py>(slf: &Bound<'py, Self>) -> PyResult<Array<'py, f64>> {
+        view(slf.as_any(), &slf.get().scores.advantage)
+    }
+
+    #[getter]
+    fn leaf_advantage<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Array<'py, f64>>> {
+        slf.get().scores.leaf_advantage.as_ref().map(|column| view(slf.as_any(), column)).transpose()
+    }
+
+    fn explain<'py>(&self, py: Python<'py>, node: Whole<u32>) -> PyResult<Bound<'py, PyDict>> {
+        let forest = self.forest.get().now();
+        let told = py.detach(|| explain(&forest, &self.scores, node.0))?;
+        explanation_dict(py, node.0, &told)
+    }
+}
+
+fn explanation_dict<'py>(py: Python<'py>, node: u32, told: &Explanation) -> PyResult<Bound<'py, PyDict>> {
+    fn column<T>(told: &Explanation, of: impl Fn(&Part) -> T) -> Vec<T> {
+        told.parts.iter().map(of).collect()
+    }
+    let or_none = |number: f64| (!number.is_nan()).then_some(number);
+    let dict = PyDict::new(py);
+    dict.set_item("node", node)?;
+    dict.set_item("value", or_none(told.value))?;
+    dict.set_item("advantage", or_none(told.advantage))?;
+    dict.set_item("leaf_level", told.leaf_level)?;
+    dict.set_item("nodes", column(told, |part| part.node))?;
+    dict.set_item("term", column(told, |part| part.term.name))?;
+    dict.set_item("group", column(told, |part| part.term.group))?;
+    dict.set_item("group_size", column(told, |part| part.group_size))?;
+    dict.set_item("group_mean", column(told, |part| part.group_mean))?;
+    dict.set_item("group_std", column(told, |part| or_none(part.group_std)))?;
+    dict.set_item("case", column(told, |part| part.measure.case.name()))?;
+    dict.set_item("raw", column(told, |part| part.raw))?;
+    dict.set_item("baseline", column(told, |part| part.measure.baseline))?;
+    dict.set_item("stretch", column(told, |part| part.measure.stretch))?;
+    dict.set_item("scale", column(told, |part| part.measure.scale))?;
+    dict.set_item("measured", column(told, |part| part.measured))?;
+    dict.set_item("weight", column(told, |part| part.term.weight))?;
+    dict.set_item("contribution", column(told, Part::contribution))?;
+    Ok(dict)
+}
