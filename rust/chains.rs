@@ -373,7 +373,7 @@ mod tests {
         assert_eq!(refused(|rows| rows.reward[0] = f64::INFINITY), "row 0: reward inf is not finite");
         assert!(refused(|rows| rows.status[0] = ERROR).starts_with("row 0: status code 5"));
         assert!(refused(|rows| rows.status[0] = OPEN).starts_with("row 0: status code 0"));
-        assert_eq!(refused(|rows| rows.row_start[0] = 1), "option row_start[0]: got 1, expected 0");
+        assert_eq!(refused(|rows| rows.row_start[0] = 1), "row_start begins with 1, expected 0");
         assert_eq!(refused(|rows| rows.row_start[1] = 5), "token_ids has 2 entries, expected 5");
         assert!(refused(|rows| rows.tolerance = f64::NAN).starts_with("option logprob_tolerance: got NaN"));
         assert!(merged(&[(&row, f64::NAN)], |rows| rows.status[0] = ERROR).is_ok());

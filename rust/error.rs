@@ -29,6 +29,8 @@ pub enum Error {
     At { tree: u32, node: u32, fault: Fault },
     #[error("token offsets decrease at {row} {at}")]
     Offsets { row: &'static str, at: u32 },
+    #[error("{column} begins with {got}, expected 0")]
+    FirstOffset { column: &'static str, got: u64 },
     #[error("order {forest} names node {node} twice")]
     OrderRepeats { forest: usize, node: u32 },
     #[error("row {row}: {fault}")]

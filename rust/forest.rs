@@ -363,9 +363,7 @@ pub(crate) fn check_offsets(row: &'static str, column: &'static str, offsets: &[
     }
     match (offsets.first(), offsets.last()) {
         (Some(0), Some(&last)) => check_length("token_ids", num_tokens, last as usize),
-        (Some(&first), _) => {
-            Err(Error::OptionValue { name: format!("{column}[0]"), got: first.to_string(), expected: "0".to_owned() })
-        }
+        (Some(&got), _) => Err(Error::FirstOffset { column, got }),
         (None, _) => check_length(column, 0, 1),
     }
 }
@@ -493,8 +491,7 @@ pub(crate) mod tests {
         assert_eq!(with(&[0, 1, 2]), Ok(2));
         assert_eq!(with(&[0, 2, 1]), Err(Error::Offsets { row: "node", at: 1 }));
         assert_eq!(with(&[0, 1, 3]), Err(Error::Length { column: "token_ids", got: 2, expected: 3 }));
-        let (name, got, expected) = ("token_start[0]".to_owned(), "1".to_owned(), "0".to_owned());
-        assert_eq!(with(&[1, 1, 2]), Err(Error::OptionValue { name, got, expected }));
+        assert_eq!(with(&[1, 1, 2]), Err(Error::FirstOffset { column: "token_start", got: 1 }));
     }
 
     #[test]
