@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
+from treegrpo_cli.samplers.base import EngineCounts
 from treegrpo_cli.types import Completion, SamplingParams, TokenIds
 
 
@@ -43,6 +44,9 @@ class HashSampler:
 
     def prefix_cache_hit_ratio(self) -> float | None:
         return None
+
+    def take_counts(self) -> EngineCounts:
+        return EngineCounts()
 
     def close(self) -> None:
         pass

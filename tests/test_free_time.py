@@ -80,12 +80,12 @@ def test_nested_stretches_are_counted_once_and_short_ones_not_at_all() -> None:
     def blocked_s() -> float:
         return time.monotonic() - free_seconds()
 
-    before = blocked_s()
+    before, start = blocked_s(), time.monotonic()
     with busy():
         with busy():
             time.sleep(0.02)
         time.sleep(0.01)
-    assert blocked_s() - before == pytest.approx(0.03, abs=0.015)
+    assert 0.03 <= blocked_s() - before <= time.monotonic() - start + 1e-4
     before = blocked_s()
     with busy():
         pass

@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from treegrpo_cli.config import Config
 from treegrpo_cli.config.files import make_config
 from treegrpo_cli.errors import UserError
-from treegrpo_cli.rollout.collect import collect
+from treegrpo_cli.rollout.collect import Grown, collect
 from treegrpo_cli.rollout.records import tree_record
 from treegrpo_cli.rollout.tree import Player, Prompt, Tree
+from treegrpo_cli.rollout.world import World
 from treegrpo_cli.trees.stats import RolloutStats
 from treegrpo_cli.types import NodeStatus, Task
 
@@ -37,14 +40,18 @@ def config_for(corpus: str, **rollout: object):
     return make_config({"environment": environment, "rollout": {"max_turns": 3, **rollout}})
 
 
+def make_player(config: Config, sampler: HashSampler | None = None) -> Player:
+    return Player(World(config, TOKENIZER), sampler or HashSampler(TOKENIZER), config)
+
+
 async def grow_all(player: Player, tasks: list[Task]) -> dict[str, list[Tree]]:
     prompts = [Prompt(i, f"p{i}", task) for i, task in enumerate(tasks)]
     groups = collect(player, prompts, player.config.rollout.num_trees)
-    return {prompt.prompt_id: trees async for prompt, trees in groups}
+    return {grown.prompt.prompt_id: grown.trees async for grown in groups}
 
 
 def grow(corpus: str, sampler: HashSampler | None = None, **rollout: object) -> dict[str, list[Tree]]:
-    player = Player(config_for(corpus, **rollout), sampler or HashSampler(TOKENIZER), TOKENIZER)
+    player = make_player(config_for(corpus, **rollout), sampler)
     return asyncio.run(grow_all(player, QUESTIONS))
 
 
@@ -175,9 +182,24 @@ def test_a_context_never_outgrows_its_limit(corpus: str) -> None:
     assert NodeStatus.TRUNCATED_TOKENS in statuses
 
 
-def test_a_prompt_longer_than_its_limit_is_named(corpus: str) -> None:
-    with pytest.raises(UserError, match=r"prompt p0: \d+ tokens.*max_prompt_tokens"):
-        grow(corpus, max_prompt_tokens=5)
+def failures_of(player: Player, tasks: list[Task]) -> list[Grown]:
+    async def collected() -> list[Grown]:
+        prompts = [Prompt(i, f"p{i}", task) for i, task in enumerate(tasks)]
+        return [grown async for grown in collect(player, prompts, player.config.rollout.num_trees)]
+
+    return sorted(asyncio.run(collected()), key=lambda grown: grown.prompt.number)
+
+
+def test_a_prompt_longer_than_its_limit_is_a_failure_and_the_others_grow(corpus: str) -> None:
+    tasks = [*QUESTIONS[:2], Task("Why? " * 200, "Lisbon")]
+    first, second, long = failures_of(make_player(config_for(corpus, max_prompt_tokens=200)), tasks)
+    assert [len(grown.trees) for grown in (first, second, long)] == [2, 2, 0]
+    assert first.failures == second.failures == []
+    [failure] = long.failures
+    assert (failure.kind, failure.prompt_id) == ("prompt", "p2")
+    assert re.fullmatch(r"\d+ tokens, but rollout.max_prompt_tokens and the context of 4096 allow 200", failure.reason)
+    assert long.failed
+    assert not first.failed
 
 
 class FailingTool:
@@ -208,7 +230,7 @@ def test_a_failed_tool_closes_its_own_branch_and_no_other(corpus: str, monkeypat
         "options": {"corpus": corpus, "instructions": "Answer."},
     }
     config = make_config({"environment": environment, "rollout": {"max_turns": 3}})
-    trees = asyncio.run(grow_all(Player(config, HashSampler(TOKENIZER), TOKENIZER), QUESTIONS))
+    trees = asyncio.run(grow_all(make_player(config), QUESTIONS))
     failed = 0
     for group in trees.values():
         for tree in group:

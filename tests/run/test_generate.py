@@ -312,6 +312,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tiny_model_dir: Path, tmp_pat
 
 def test_a_tool_that_hangs_closes_its_branch_and_the_program_ends(tmp_path: Path) -> None:
     from treegrpo_cli.rollout.tree import Player, Prompt, Tree
+    from treegrpo_cli.rollout.world import World
     from treegrpo_cli.types import NodeStatus, Task
 
     from tests.fakes import HashSampler
@@ -321,7 +322,7 @@ def test_a_tool_that_hangs_closes_its_branch_and_the_program_ends(tmp_path: Path
     environment = {"name": f"{tmp_path / 'tool.py'}:search", "tool_timeout_s": 0.5, "tool_retries": 1}
     config = make_config({"environment": environment})
     tokenizer = make_tiny_tokenizer()
-    player = Player(config, HashSampler(tokenizer), tokenizer)
+    player = Player(World(config, tokenizer), HashSampler(tokenizer), config)
     begin = time.monotonic()
     trees = [asyncio.run(Tree(player, Prompt(n, str(n), Task("q", "a")), 0).grow()) for n in range(4)]
     assert time.monotonic() - begin < 30

@@ -7,84 +7,202 @@ dataset of any length is read as it is needed. Groups come out as their last tre
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Container, Iterable
+import logging
+from collections.abc import AsyncIterator, Callable, Container, Iterable
+from dataclasses import dataclass, field
+from functools import partial
 
-from treegrpo_cli.envs import check_environment
+from treegrpo_cli.rollout.failures import Failure, PromptError
 from treegrpo_cli.rollout.tree import Player, Prompt, Tree
 
-Group = list[Tree]
+logger = logging.getLogger(__name__)
+
 TreeId = tuple[str, int]
 """(prompt_id, tree_id)."""
+
+ABANDON_S = 5.0
+"""How long a cancelled tree may take to end; user code can refuse to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """A prompt whose last tree has ended: its trees by tree_id, and what failed on the way.
+
+    A prompt that failed has no trees, and a failure of kind `prompt` or `reset`.
+    """
+
+    prompt: Prompt
+    trees: list[Tree]
+    failures: list[Failure]
+
+    @property
+    def failed(self) -> bool:
+        """Whether nothing could grow from this prompt."""
+        return any(failure.kind in ("prompt", "reset") for failure in self.failures)
 
 
 def ignore_tree(tree: Tree) -> None:
     """Do nothing with a finished tree: the default of `collect`."""
 
 
-async def collect(
+def collect(
     player: Player,
     prompts: Iterable[Prompt],
     num_trees: int,
     on_tree: Callable[[Tree], None] = ignore_tree,
     finished: Container[TreeId] = frozenset(),
-) -> AsyncGenerator[tuple[Prompt, Group]]:
-    """Grow `num_trees` a prompt and yield (prompt, its trees by tree_id) as each prompt's last one ends.
+) -> Groups:
+    """Grow `num_trees` a prompt; iterate over the result, and `aclose()` it, to get them as `Grown`.
 
-    `on_tree` sees every tree at once when it ends; trees in `finished` are not grown again, so a group
-    may come short of them. The first error of any tree ends all of them and is raised here, alone.
+    `on_tree` sees every tree at once when it ends, also where its prompt then fails in another tree; trees
+    in `finished` are not grown again, so a group may come short of them, and of no others. What fails
+    outside of us is a `Failure` there. Anything else that a tree raises is an error: it ends all of them and
+    is raised by the iterator, alone.
     """
-    await check_environment(player.environment)
-    groups: asyncio.Queue[tuple[Prompt, Group] | BaseException | None] = asyncio.Queue()
-    producer = asyncio.create_task(_grow_all(player, prompts, num_trees, on_tree, finished, groups))
-    try:
-        while (item := await groups.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        producer.cancel()
-        await asyncio.wait([producer])
+    return Groups(player, prompts, num_trees, on_tree, finished)
 
 
-async def _grow_all(
-    player: Player,
-    prompts: Iterable[Prompt],
-    num_trees: int,
-    on_tree: Callable[[Tree], None],
-    finished: Container[TreeId],
-    groups: asyncio.Queue[tuple[Prompt, Group] | BaseException | None],
-) -> None:
-    live = asyncio.Semaphore(player.config.rollout.max_live_trees)
+@dataclass(slots=True)
+class Group:
+    """A prompt while its trees grow."""
 
-    async def grow(prompt: Prompt, tree_id: int) -> Tree:
+    prompt: Prompt
+    num_left: int
+    tasks: list[asyncio.Task[Tree]] = field(default_factory=list)
+    trees: list[Tree] = field(default_factory=list)
+    failure: Failure | None = None
+
+    def fail(self, error: PromptError, tree_id: int) -> None:
+        """Give the prompt up, and the trees that still grow from it."""
+        if self.failure is None:
+            self.failure = Failure(error.kind, self.prompt.prompt_id, error.reason, tree_id)
+            for task in self.tasks:
+                task.cancel()
+
+    def grown(self) -> Grown:
+        """The result."""
+        if self.failure is not None:
+            return Grown(self.prompt, [], [self.failure])
+        trees = sorted(self.trees, key=lambda tree: tree.tree_id)
+        return Grown(self.prompt, trees, [failure for tree in trees for failure in tree.failures])
+
+
+class Groups(AsyncIterator[Grown]):
+    """Groups of trees in the order in which they end.
+
+    A class and no generator: it can be closed while somebody waits for its next group, more than once, and
+    from a coroutine whose loop is gone.
+    """
+
+    def __init__(
+        self,
+        player: Player,
+        prompts: Iterable[Prompt],
+        num_trees: int,
+        on_tree: Callable[[Tree], None],
+        finished: Container[TreeId],
+    ) -> None:
+        self._player, self._prompts, self._num_trees = player, prompts, num_trees
+        self._on_tree, self._finished = on_tree, finished
+        self._live = asyncio.Semaphore(player.config.rollout.max_live_trees)
+        self._ended: asyncio.Queue[Grown | BaseException | None] = asyncio.Queue()
+        self._starter: asyncio.Task[None] | None = None
+        self._trees: set[asyncio.Task[Tree]] = set()
+        self._num_open = 0
+        self._closed = False
+
+    async def __anext__(self) -> Grown:
+        """The next prompt whose last tree ends; raises what ended the rollout."""
+        if self._closed:
+            raise StopAsyncIteration
+        if self._starter is None:
+            await self._player.world.check()
+            self._starter = asyncio.create_task(self._start_all())
+        item = await self._ended.get()
+        if isinstance(item, Grown):
+            return item
+        await self.aclose()
+        raise StopAsyncIteration if item is None else item
+
+    async def aclose(self) -> None:
+        """Abandon the trees that still grow. Never raises for them, and waits no longer than `ABANDON_S`."""
+        self._closed = True
+        running: set[asyncio.Task[None] | asyncio.Task[Tree]] = {*self._trees}
+        if self._starter is not None and not self._starter.done():
+            running.add(self._starter)
         try:
-            tree = await Tree(player, prompt, tree_id).grow()
-        finally:
-            live.release()
-        on_tree(tree)
-        return tree
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return  # closed by the garbage collector, or behind a loop that was torn down with its tasks
+        for task in running:
+            task.cancel()
+        if running:
+            _, stuck = await asyncio.wait(running, timeout=ABANDON_S)
+            if stuck:
+                logger.warning("%d trees did not end within %g s and are left behind", len(stuck), ABANDON_S)
 
-    async def gather(prompt: Prompt, trees: list[asyncio.Task[Tree]]) -> None:
-        groups.put_nowait((prompt, [await tree for tree in trees]))
+    async def _start_all(self) -> None:
+        """Start the trees as there is room for them."""
+        self._num_open = 1  # this task itself: a group that ends while others are to come is not the last
+        try:
+            for prompt in self._prompts:
+                tree_ids = [i for i in range(self._num_trees) if (prompt.prompt_id, i) not in self._finished]
+                group = Group(prompt, len(tree_ids))
+                self._num_open += 1
+                for tree_id in tree_ids:
+                    await self._live.acquire()
+                    self._start(group, tree_id)
+                if not tree_ids:
+                    self._end(group)
+        except Exception as error:  # the reader of the groups raises it
+            self._ended.put_nowait(error)
+        self._close_one()
 
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for prompt in prompts:
-                trees = []
-                for tree_id in range(num_trees):
-                    if (prompt.prompt_id, tree_id) not in finished:
-                        await live.acquire()
-                        trees.append(tasks.create_task(grow(prompt, tree_id)))
-                tasks.create_task(gather(prompt, trees))
-    except BaseExceptionGroup as errors:
-        groups.put_nowait(_first(errors))
-    except Exception as error:  # raised by the reader of `groups`
-        groups.put_nowait(error)
-    else:
-        groups.put_nowait(None)
+    def _start(self, group: Group, tree_id: int) -> None:
+        task = asyncio.create_task(Tree(self._player, group.prompt, tree_id).grow())
+        self._trees.add(task)
+        group.tasks.append(task)
+        task.add_done_callback(partial(self._take, group, tree_id))
+        if group.failure is not None:
+            task.cancel()
+
+    def _take(self, group: Group, tree_id: int, task: asyncio.Task[Tree]) -> None:
+        """Take a tree that ended, however it did."""
+        self._live.release()
+        self._trees.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if self._closed:
+            return
+        try:
+            self._add(group, tree_id, task, error)
+            group.num_left -= 1
+            if not group.num_left:
+                self._end(group)
+        except BaseException as raised:  # the reader of the groups raises it
+            self._ended.put_nowait(raised)
+
+    def _add(self, group: Group, tree_id: int, task: asyncio.Task[Tree], error: BaseException | None) -> None:
+        if isinstance(error, PromptError):
+            group.fail(error, tree_id)
+        elif error is not None:
+            raise _first(error)
+        elif not task.cancelled():
+            group.trees.append(task.result())
+            self._on_tree(task.result())
+        elif group.failure is None:
+            raise RuntimeError(f"prompt {group.prompt.prompt_id}: tree {tree_id} was cancelled by what it ran")
+
+    def _end(self, group: Group) -> None:
+        self._ended.put_nowait(group.grown())
+        self._close_one()
+
+    def _close_one(self) -> None:
+        self._num_open -= 1
+        if not self._num_open:
+            self._ended.put_nowait(None)
 
 
-def _first(errors: BaseException) -> BaseException:
-    while isinstance(errors, BaseExceptionGroup):
-        errors = errors.exceptions[0]
-    return errors
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -11,7 +11,7 @@ Source: Tree-GRPO (arXiv 2509.21240), section 3.2.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,15 +19,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from treegrpo_cli._core import Forest, derive_seed, keep_leaves, select_uniform
-from treegrpo_cli.envs import load_environment, reset_with_retries, step_with_retries
+from treegrpo_cli.envs import reset_with_retries, step_with_retries
 from treegrpo_cli.errors import ToolError, UserError
 from treegrpo_cli.rewards import LeafReward, load_rewards
-from treegrpo_cli.rollout.dialects import make_dialect
+from treegrpo_cli.rollout.failures import Failure, Kind, PromptError
+from treegrpo_cli.rollout.timings import Stopwatch, Timings
 from treegrpo_cli.samplers import make_sampler
 from treegrpo_cli.types import Completion, Message, NodeStatus, Rollout, SamplingParams, StepResult, Task
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
+    from treegrpo_cli.rollout.world import World
     from treegrpo_cli.samplers.base import Sampler
 
 NodeKey = tuple[int, int, int]
@@ -61,12 +63,12 @@ class Turn:
 
 
 class Player:
-    """A policy in an environment: what every tree of a run shares."""
+    """A policy in a world: what every tree shares. A run has two in one world, to train and to evaluate."""
 
-    def __init__(self, config: Config, sampler: Sampler, tokenizer: Any, *, greedy: bool = False) -> None:
-        self.config, self.sampler, self.tokenizer = config, sampler, tokenizer
-        self.environment = load_environment(config.environment)
-        self.dialect = make_dialect(config, tokenizer, self.environment.tools)
+    def __init__(self, world: World, sampler: Sampler, config: Config, *, greedy: bool = False) -> None:
+        self.world, self.sampler, self.config = world, sampler, config
+        self.environment, self.dialect, self.tokenizer = world.environment, world.dialect, world.tokenizer
+        self.tools, self.rewarding = Stopwatch(), Stopwatch()
         self.rewards = load_rewards(config.reward)
         self.max_context_tokens = min(config.rollout.max_context_tokens or sampler.max_model_len, sampler.max_model_len)
         if self.max_context_tokens < 2:
@@ -87,9 +89,28 @@ class Player:
             context, replace(self.params, max_tokens=min(self.params.max_tokens, room)), seed
         )
 
+    def take_timings(self) -> Timings:
+        """Return where the seconds since the last call went; the sampler's are of all that it sampled."""
+        engine = self.sampler.take_counts()
+        timings = Timings(
+            engine_s=engine.step_s,
+            num_engine_steps=engine.num_steps,
+            generated_tokens=engine.generated_tokens,
+            tool_s=self.tools.sum_s,
+            tool_wait_s=self.tools.any_s,
+            num_tool_calls=self.tools.count,
+            reward_s=self.rewarding.sum_s,
+        )
+        self.tools.reset()
+        self.rewarding.reset()
+        return timings
 
-def open_sampler(config: Config, log_path: Path | None) -> Sampler:
-    """Start the engine that the config asks for, with room for the longest context that its limits allow."""
+
+def open_sampler(config: Config, log_path: Path | None, say: Callable[[str], None]) -> Sampler:
+    """Start the engine that the config asks for, with room for the longest context that its limits allow.
+
+    `say` is told before one starts that takes a while.
+    """
     settings = config.rollout
     turns = settings.max_turns * (settings.max_turn_tokens + settings.max_observation_tokens)
     return make_sampler(
@@ -100,6 +121,7 @@ def open_sampler(config: Config, log_path: Path | None) -> Sampler:
         max_model_len=settings.max_context_tokens or settings.max_prompt_tokens + turns,
         seed=config.seed,
         log_path=log_path,
+        say=say,
     )
 
 
@@ -115,6 +137,7 @@ class Tree:
         self.prompt_messages: tuple[Message, ...] = ()
         self.rewards: dict[int, LeafReward] = {}
         """Kept leaf -> what it is worth, and why where a reward function failed."""
+        self.failures: list[Failure] = []
 
     async def grow(self) -> Tree:
         """Grow the whole tree: a chain, L rounds of N expansions, K leaves kept and rewarded."""
@@ -122,29 +145,37 @@ class Tree:
         root = await self.plant()
         await self.run_chain(root, round_=0, draw=0)
         for round_ in range(1, settings.num_rounds + 1):
-            async with asyncio.TaskGroup() as chains:
-                for draw, node in enumerate(self.select(round_)):
-                    chains.create_task(self.run_chain(node, round_, draw))
+            await self.expand(round_)
         await self.reward_leaves()
         return self
 
+    async def expand(self, round_: int) -> None:
+        """Run the N chains of a round, side by side."""
+        async with asyncio.TaskGroup() as group:
+            chains = [
+                group.create_task(self.run_chain(node, round_, draw)) for draw, node in enumerate(self.select(round_))
+            ]
+        if any(chain.cancelled() for chain in chains):  # a task group takes that for an end like any other
+            raise RuntimeError(f"prompt {self.prompt.prompt_id}: a chain was cancelled by what it ran")
+
     async def plant(self) -> int:
-        """Put the prompt at the root. Raises UserError where it does not fit its limits."""
+        """Put the prompt at the root. Raises PromptError where nothing can grow from it."""
         player, settings = self.player, self.player.config.rollout
         try:
             state, messages = await reset_with_retries(player.environment, self.prompt.task, player.config.environment)
         except ToolError as error:
-            raise UserError(f"prompt {self.prompt.prompt_id}: the environment does not start: {error}") from None
+            raise PromptError("reset", f"the environment does not start: {error}") from error
         self.prompt_messages = tuple(messages)
-        token_ids = player.dialect.prompt_ids(messages)
+        try:
+            token_ids = player.dialect.prompt_ids(messages)
+        except UserError as error:  # a chat template that does not take this row
+            raise PromptError("prompt", str(error)) from error
         if not token_ids:
-            raise UserError(f"prompt {self.prompt.prompt_id}: no tokens; the tokenizer of model.path knows no text")
+            raise PromptError("prompt", "no tokens; the tokenizer of model.path knows no text")
         limit = min(settings.max_prompt_tokens, player.max_context_tokens - 1)
         if len(token_ids) > limit:
-            raise UserError(
-                f"prompt {self.prompt.prompt_id}: {len(token_ids)} tokens, but rollout.max_prompt_tokens and the "
-                f"context of {player.max_context_tokens} allow {limit}"
-            )
+            allowed = f"rollout.max_prompt_tokens and the context of {player.max_context_tokens} allow {limit}"
+            raise PromptError("prompt", f"{len(token_ids)} tokens, but {allowed}")
         self.prompt_text = player.tokenizer.decode(token_ids, skip_special_tokens=False)
         root = self.forest.add_tree(self.prompt.number, np.asarray(token_ids, dtype=np.uint32))
         self.turns[root] = Turn(ROOT_KEY, 0, NodeStatus.OPEN, state)
@@ -167,11 +198,13 @@ class Tree:
         if completion.finish_reason != "length":
             action = player.dialect.parse(completion.text)
             try:
-                state, result = await step_with_retries(
-                    player.environment, before.state, action, player.config.environment
-                )
+                with player.tools.running():
+                    state, result = await step_with_retries(
+                        player.environment, before.state, action, player.config.environment
+                    )
             except ToolError as error:
                 turn = replace(turn, status=NodeStatus.ERROR, error=str(error))
+                self.fail("tool", str(error))
             else:
                 turn, observation = self.close_or_go_on(turn, state, result, completion, len(context))
         node = self.add(parent, completion, observation, turn.status)
@@ -228,8 +261,16 @@ class Tree:
         scorable = [node for node in self.in_key_order() if self.turns[node].status in closed]
         num_kept = min(self.player.config.rollout.leaves_kept, len(scorable))
         kept = [scorable[position] for position in keep_leaves(len(scorable), num_kept, self.key)]
-        rewards = await self.player.rewards.reward([self.rollout(leaf) for leaf in kept])
+        with self.player.rewarding.running():
+            rewards = await self.player.rewards.reward([self.rollout(leaf) for leaf in kept])
         self.rewards = dict(zip(kept, rewards, strict=True))
+        for reward in rewards:
+            if reward.failure is not None:
+                self.fail("reward", reward.failure.reason, reward.failure.trace)
+
+    def fail(self, kind: Kind, reason: str, trace: str = "") -> None:
+        """Note what failed in this tree."""
+        self.failures.append(Failure(kind, self.prompt.prompt_id, reason, self.tree_id, trace))
 
     def rollout(self, leaf: int) -> Rollout:
         """The path to `leaf` as a reward function sees it."""

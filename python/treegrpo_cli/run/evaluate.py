@@ -26,11 +26,12 @@ def evaluation_config(config: Config) -> Config:
 
 
 async def evaluate(player: Player, tasks: Sequence[Task], bar: Bar) -> Mean:
-    """Play one chain a task and return the mean reward; a chain that could not be scored is left out."""
+    """Play one chain a task and return the mean reward; what could not be played or scored is left out."""
     prompts = (Prompt(number, f"eval-{number:06d}", task) for number, task in enumerate(tasks))
     rewards: dict[int, float] = {}
     async with aclosing(collect(player, prompts, num_trees=1)) as groups:
-        async for prompt, [tree] in groups:
-            rewards.update((prompt.number, leaf.reward) for leaf in tree.rewards.values() if leaf.reward is not None)
+        async for grown in groups:
+            leaves = [leaf.reward for tree in grown.trees for leaf in tree.rewards.values()]
+            rewards.update((grown.prompt.number, reward) for reward in leaves if reward is not None)
             bar.advance(note=f"mean {sum(rewards.values()) / max(len(rewards), 1):.3f}")
     return mean_with_interval([reward for _, reward in sorted(rewards.items())])

@@ -14,9 +14,11 @@ from treegrpo_cli.errors import FileError, Stopped, UserError
 from treegrpo_cli.models.pretrained import load_tokenizer
 from treegrpo_cli.rewards import load_rewards
 from treegrpo_cli.rollout.collect import collect
+from treegrpo_cli.rollout.failures import Failure
 from treegrpo_cli.rollout.journal import Journal
 from treegrpo_cli.rollout.records import config_digest, tree_record
 from treegrpo_cli.rollout.tree import Player, Prompt, open_sampler
+from treegrpo_cli.rollout.world import World
 from treegrpo_cli.run.evaluate import evaluate, greedy_config
 from treegrpo_cli.run.intervals import Mean
 from treegrpo_cli.run.stopping import StopRequest
@@ -57,15 +59,22 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
         engine_log = output.with_name(f"{output.name}.engine.log")
         player = _open_player(config, config, reporter, stack, engine_log)
         runner, stop = stack.enter_context(asyncio.Runner()), stack.enter_context(StopRequest())
+        stack.callback(lambda: runner.run(player.world.close()))
         bar = stack.enter_context(reporter.bar("rolling out", len(tasks), done=len(done)))
         prompts = (prompt for prompt in number_tasks(tasks) if prompt.prompt_id not in done)
 
         async def work() -> None:
-            grown = {(prompt_id, tree_id) for prompt_id, trees in journal.trees.items() for tree_id in trees}
+            waiting = {(prompt_id, tree_id) for prompt_id, trees in journal.trees.items() for tree_id in trees}
             keep = lambda tree: journal.add(tree_record(tree))  # noqa: E731
-            async with aclosing(collect(player, prompts, config.rollout.num_trees, keep, grown)) as groups:
-                async for prompt, _ in groups:
-                    finish(prompt.prompt_id)
+            async with aclosing(collect(player, prompts, config.rollout.num_trees, keep, waiting)) as groups:
+                async for grown in groups:
+                    for failure in grown.failures[:1]:
+                        reporter.say(f"prompt {failure.prompt_id}: {failure.reason}")
+                    if grown.failed:
+                        journal.forget(grown.prompt.prompt_id)
+                        failed.append(grown.failures[0])
+                    else:
+                        finish(grown.prompt.prompt_id)
 
         def finish(prompt_id: str) -> None:
             group = score_group(journal.group(prompt_id), config.advantage.estimator, config.advantage.options)
@@ -74,8 +83,11 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
             stats.add_group(group)
             bar.advance(note=f"{stats.num_leaves} leaves")
 
+        failed: list[Failure] = []
         try:
             stop.run(runner, work())
+            if failed and not stats.num_trees:
+                raise UserError(f"prompt {failed[0].prompt_id}: {failed[0].reason}")
         except Stopped as stopped:
             stopped.hint = f"stopped; the same command with --resume goes on with {output}"
             raise
@@ -92,6 +104,7 @@ def play_greedily(config: Config, reporter: Reporter) -> Mean:
     with ExitStack() as stack:
         player = _open_player(config, greedy_config(config), reporter, stack, Path(os.devnull), greedy=True)
         runner, stop = stack.enter_context(asyncio.Runner()), stack.enter_context(StopRequest())
+        stack.callback(lambda: runner.run(player.world.close()))
         bar = stack.enter_context(reporter.bar("playing", len(tasks)))
         return stop.run(runner, evaluate(player, tasks, bar))
 
@@ -109,9 +122,9 @@ def number_tasks(tasks: list[Task]) -> Iterator[Prompt]:
 def _open_player(
     config: Config, played: Config, reporter: Reporter, stack: ExitStack, engine_log: Path, *, greedy: bool = False
 ) -> Player:
-    sampler = stack.enter_context(closing(open_sampler(config, engine_log)))
+    sampler = stack.enter_context(closing(open_sampler(config, engine_log, reporter.say)))
     reporter.say(f"rollouts run on {sampler.name}")
-    return Player(played, sampler, load_tokenizer(config.model.path), greedy=greedy)
+    return Player(World(config, load_tokenizer(config.model.path)), sampler, played, greedy=greedy)
 
 
 def _close(journal: Journal, output: Path) -> None:

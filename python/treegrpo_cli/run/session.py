@@ -16,6 +16,7 @@ from treegrpo_cli.rewards import load_rewards
 from treegrpo_cli.rollout.collect import collect
 from treegrpo_cli.rollout.records import tree_record
 from treegrpo_cli.rollout.tree import Player, Prompt, Tree, open_sampler
+from treegrpo_cli.rollout.world import World
 from treegrpo_cli.run.directory import RunDirectory
 from treegrpo_cli.run.evaluate import evaluate, evaluation_config
 from treegrpo_cli.run.metrics import MetricsLog
@@ -71,16 +72,18 @@ class Session:
 
     def _open(self, stack: ExitStack, resumed_step: int | None) -> None:
         config = self.config
-        self.sampler = stack.enter_context(closing(open_sampler(config, self.directory.engine_log)))
+        sampler = open_sampler(config, self.directory.engine_log, self.reporter.say)
+        self.sampler = stack.enter_context(closing(sampler))
         self.reporter.say(f"rollouts run on {self.sampler.name}")
         self.send_weights()
-        tokenizer = load_tokenizer(config.model.path)
-        self.player = Player(config, self.sampler, tokenizer)
-        self.evaluator = Player(evaluation_config(config), self.sampler, tokenizer, greedy=True)
+        world = World(config, load_tokenizer(config.model.path))
+        self.player = Player(world, self.sampler, config)
+        self.evaluator = Player(world, self.sampler, evaluation_config(config), greedy=True)
         self._put_aside(-1 if resumed_step is None else resumed_step)
         log = MetricsLog(config.output_dir, config.report_to, config.model_dump(mode="json"), resumed_step)
         self.log = stack.enter_context(closing(log))
         self.runner = stack.enter_context(asyncio.Runner())
+        stack.callback(lambda: self.runner.run(world.close()))
         self.stop = stack.enter_context(StopRequest())
         self._bar = stack.enter_context(self.reporter.bar("training", config.train.num_steps, done=self.step))
 
@@ -125,13 +128,21 @@ class Session:
     def grow(self, prompts: Sequence[Prompt]) -> list[list[TreeRecord]]:
         """Grow the trees of a step; groups in the order of `prompts`, whichever was finished first."""
 
-        async def work() -> dict[int, list[Tree]]:
+        async def work() -> None:
             async with aclosing(collect(self.player, prompts, self.config.rollout.num_trees)) as groups:
-                return {prompt.number: trees async for prompt, trees in groups}
+                async for grown in groups:
+                    for failure in grown.failures[:1]:
+                        self.reporter.say(f"prompt {failure.prompt_id}: {failure.reason}")
+                    if grown.trees:
+                        done[grown.prompt.number] = grown.trees
 
-        done = self.stop.run(self.runner, work())
-        self.trees = [tree for prompt in prompts for tree in done[prompt.number]]
-        return [[tree_record(tree) for tree in done[prompt.number]] for prompt in prompts]
+        done: dict[int, list[Tree]] = {}
+        self.stop.run(self.runner, work())
+        if not done:
+            raise UserError("no tree could be grown in this step")
+        groups = [done[prompt.number] for prompt in prompts if prompt.number in done]
+        self.trees = [tree for group in groups for tree in group]
+        return [[tree_record(tree) for tree in group] for group in groups]
 
     def send_weights(self) -> None:
         """Hand the policy's weights to the engine; what it samples from now on carries this step as its version."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,11 +27,14 @@ def make_sampler(
     max_model_len: int,
     seed: int,
     log_path: Path | None,
+    say: Callable[[str], None] = logger.info,
 ) -> Sampler:
     """Start the engine of `config.engine`; `auto` takes vLLM where a build for the device is installed.
 
     `device` is `auto` or a torch device; `max_model_len` bounds context plus turn in tokens, 0 = what the
-    model allows. The engine's log goes to `log_path`. Raises UserError where the engine is not installed.
+    model allows. The engine's log goes to `log_path`; `say` is told before vLLM starts: that takes a while.
+
+    Raises UserError where the engine is not installed.
     """
     device = resolve_device(device)
     if device == "cpu":
@@ -38,6 +42,7 @@ def make_sampler(
     if choose_engine(config.engine, device) == "vllm":
         from treegrpo_cli.samplers.vllm import VllmSampler
 
+        say("starting vLLM ...")
         return VllmSampler(
             model_path,
             config,

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from treegrpo_cli.types import Completion, SamplingParams, TokenIds
 
 if TYPE_CHECKING:
     import torch
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCounts:
+    """What an engine did in a while: `step_s` seconds in its steps, and the tokens of the turns that ended."""
+
+    step_s: float = 0.0
+    num_steps: int = 0
+    generated_tokens: int = 0
 
 
 class Sampler(Protocol):
@@ -35,6 +45,10 @@ class Sampler(Protocol):
 
     def prefix_cache_hit_ratio(self) -> float | None:
         """Cached over all prompt tokens since the last call; None without prompts or without such a cache."""
+        ...
+
+    def take_counts(self) -> EngineCounts:
+        """Return what the engine did since the last call."""
         ...
 
     def close(self) -> None:

@@ -8,11 +8,14 @@ lock, and whatever the coroutines ask for between two steps joins the next.
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from treegrpo_cli.free_time import busy
+from treegrpo_cli.samplers.base import EngineCounts
 from treegrpo_cli.types import Completion, SamplingParams, TokenIds
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ class SteppedSampler(ABC):
         self._driver: asyncio.Task[None] | None = None
         self._num_requests = 0
         self._prompt_tokens = self._cached_tokens = 0
+        self._counts = EngineCounts()
         self._error: EngineError | None = None
 
     @abstractmethod
@@ -119,6 +123,11 @@ class SteppedSampler(ABC):
         self._prompt_tokens = self._cached_tokens = 0
         return ratio
 
+    def take_counts(self) -> EngineCounts:
+        """Return what the engine did since the last call."""
+        counts, self._counts = self._counts, EngineCounts()
+        return counts
+
     def close(self) -> None:
         """Free the engine; requests that still wait fail with EngineError. Closing twice is fine."""
         if self._error is None:
@@ -147,19 +156,27 @@ class SteppedSampler(ABC):
     async def _drive(self) -> None:
         """Step until nobody waits; a step that fails fails everybody, once and for all."""
         while self._futures:
+            start = time.monotonic()
             try:
-                ended = self.step()
+                with busy():
+                    ended = self.step()
             except Exception as error:
                 failure = EngineError(f"the {self.name} engine died: {type(error).__name__}: {error}")
                 failure.__cause__ = error
                 self._fail(failure)
                 self.free()
                 return
+            self._count(time.monotonic() - start, ended)
             for request_id, completion in ended:
                 future = self._futures.pop(request_id, None)
                 if future is not None and not future.done():
                     future.set_result(completion)
             await asyncio.sleep(0)
+
+    def _count(self, step_s: float, ended: list[tuple[str, Completion]]) -> None:
+        counts = self._counts
+        num_tokens = sum(len(completion.token_ids) for _, completion in ended)
+        self._counts = EngineCounts(counts.step_s + step_s, counts.num_steps + 1, counts.generated_tokens + num_tokens)
 
     def _fail(self, error: EngineError) -> None:
         self._error = error
