@@ -15,14 +15,14 @@ class Failure:
     `prompt`: it is too long, has no tokens, or cannot be written in the dialect. `reset`: the environment did
     not start, after its retries. Either leaves the prompt without trees. `tool`: a branch was closed.
     `reward`: a kept leaf has no reward; one failure a leaf. `reason` is one line, `trace` the
-    traceback of people's own code.
+    lines of the traceback of people's own code.
     """
 
     kind: Kind
     prompt_id: str
     reason: str
     tree_id: int | None = None
-    trace: str = ""
+    trace: tuple[str, ...] = ()
 
 
 class PromptError(Exception):

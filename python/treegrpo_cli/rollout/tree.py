@@ -268,7 +268,7 @@ class Tree:
             if reward.failure is not None:
                 self.fail("reward", reward.failure.reason, reward.failure.trace)
 
-    def fail(self, kind: Kind, reason: str, trace: str = "") -> None:
+    def fail(self, kind: Kind, reason: str, trace: tuple[str, ...] = ()) -> None:
         """Note what failed in this tree."""
         self.failures.append(Failure(kind, self.prompt.prompt_id, reason, self.tree_id, trace))
 
