@@ -221,30 +221,42 @@ def test_closing_while_somebody_waits_for_the_next_group_and_closing_twice_are_f
     asyncio.run(close_twice())
 
 
-def test_cancelling_the_reader_again_while_it_closes_ends_it(
-    world: World, config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def stubborn(_: str) -> None:
-        for _ in range(20):
+class Stubborn(HashSampler):
+    """Takes no cancelling for an answer, until it is released."""
+
+    async def sample(self, *args: Any, **kwargs: Any) -> Any:
+        self.num_started = getattr(self, "num_started", 0) + 1
+        self.release = getattr(self, "release", None) or asyncio.Event()
+        while not self.release.is_set():
             try:
-                await asyncio.sleep(0.02)
+                await self.release.wait()
             except asyncio.CancelledError:
                 continue
+        raise asyncio.CancelledError
 
-    world.environment.on_step = stubborn
+
+async def started(sampler: Stubborn) -> None:
+    while getattr(sampler, "num_started", 0) < 2:
+        await asyncio.sleep(0.001)
+
+
+def test_cancelling_the_reader_again_while_it_closes_ends_it(world: World, config: Config) -> None:
+    sampler = Stubborn(TOKENIZER)
 
     async def read() -> None:
-        async with aclosing(collect(make_player(world, config), prompts(3), 2)) as groups:
+        async with aclosing(collect(Player(world, sampler, config), prompts(1), 2)) as groups:
             async for _ in groups:
                 pass
 
     async def cancel_twice() -> None:
         reader = asyncio.create_task(read())
+        await started(sampler)
         for _ in range(2):
-            await asyncio.sleep(0.01)
             reader.cancel()
+            await asyncio.sleep(0.01)
         with pytest.raises(asyncio.CancelledError):
             await reader
+        sampler.release.set()
 
     asyncio.run(cancel_twice())
 
@@ -253,24 +265,15 @@ def test_a_tree_that_refuses_to_end_is_left_behind(
     world: World, config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "ABANDON_S", 0.01)
-    release = asyncio.Event()
-
-    async def stubborn(_: str) -> None:
-        while not release.is_set():
-            try:
-                await release.wait()
-            except asyncio.CancelledError:
-                continue
-
-    world.environment.on_step = stubborn
+    sampler = Stubborn(TOKENIZER)
 
     async def close() -> None:
-        groups = collect(make_player(world, config), prompts(1), 2)
-        reader = await waiting(groups)
+        groups = collect(Player(world, sampler, config), prompts(1), 2)
+        reader = asyncio.ensure_future(anext(groups))
+        await started(sampler)
         await groups.aclose()
-        release.set()
+        sampler.release.set()
         reader.cancel()
-        await asyncio.sleep(0.01)
 
     asyncio.run(close())
     assert "2 trees did not end" in caplog.text
