@@ -408,7 +408,7 @@ class MicroBatch:
 
     @property
     def key_start(self) -> NDArray[np.uint32]:
-        """First key of each segment, [S]: stretches of a run that later runs see in full."""
+        """First key of each segment, [S]: the parts of a run that later runs see in full."""
 
     @property
     def key_end(self) -> NDArray[np.uint32]:
@@ -424,7 +424,7 @@ class MicroBatch:
 
     @property
     def edge_start(self) -> NDArray[np.uint32]:
-        """Maximal stretches without a branch, depth first, [E + 1]."""
+        """Maximal parts without a branch, depth first, [E + 1]."""
 
     @property
     def edge_parent(self) -> NDArray[np.uint32]:

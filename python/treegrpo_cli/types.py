@@ -1,4 +1,4 @@
-"""The records that cross the rooms' borders, and the one legend of shape letters.
+"""The values that cross the rooms' borders, and the one legend of shape letters.
 
 Shapes: B rows · T tokens of the longest row · U tokens, flat · P predictors · Q targets · N nodes · V vocabulary.
 Log-probabilities are in nats, lengths in tokens, durations in seconds.
@@ -165,9 +165,9 @@ class TrainBatch:
 
     token_ids [U] int64 · positions [U] int64, depth in tokens · parent_token [U] int64, the token that predicts each,
     -1 at a start · subtree_end [U] int64: token k is seen from q exactly when k <= q < subtree_end[k].
-    runs: (start, end) of each maximal root-down stretch · segments: (key_start, key_end, query_start, query_end) of
-    keys seen in full by queries outside their run · edges: (start, end, index of the edge above or -1) of each
-    stretch without a branch.
+    runs: (start, end) of each maximal root-down run · segments: (key_start, key_end, query_start, query_end) of
+    keys seen in full by queries outside their run · edges: (start, end, index of the edge above or -1) of each maximal
+    part without a branch.
     predictors [P] int64, ascending: tokens whose logits are read · target_row [Q] int64, ascending: each target's place
     in `predictors` · target_ids [Q] int64 · sampling_logprobs [Q], nats · gain, penalty, weights [Q]: S+ and S- times
     |L|^(p - 1), and |L|^p · turn [Q] int64 · row [Q] int64, of a batch of chains: the row of each target.

@@ -26,7 +26,9 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from treegrpo_cli._core import Forest, Layout
 from treegrpo_cli.config import Config
 from treegrpo_cli.train.batch import to_batch
-from treegrpo_cli.train.planner import ModelShape, Step, choose, forward_tokens
+from treegrpo_cli.train.counts import ModelShape, Step, forward_tokens
+from treegrpo_cli.train.paths import named
+from treegrpo_cli.train.planner import choose
 from treegrpo_cli.train.policy import Policy
 from treegrpo_cli.types import NodeStatus, TrainBatch
 
@@ -184,7 +186,7 @@ def objective_of(batch: TrainBatch, z: float) -> Callable[[torch.Tensor, torch.T
 def run(policy: Policy, method: Method, z: float) -> None:
     """Leave the gradient of the whole forest at the weights, which have none before."""
     for batch in method.batches:
-        policy.backward(batch, method.path, objective_of(batch, z), is_local=True)
+        policy.backward(batch, named(method.path), objective_of(batch, z), is_local=True)
 
 
 def clear(policy: Policy) -> None:
@@ -250,7 +252,7 @@ def measure(policy: Policy, name: str, rounds: int, vocabulary: int) -> dict[str
         return [to_batch(micro, policy.device) for micro in layout.micro_batches(budget)]
 
     shape = ModelShape.of(policy.model)
-    choice = choose(Step.of([shared], WHOLE, policy.device), shape, policy.device, policy.dtype, "auto", None)
+    choice = choose(Step.of([shared], WHOLE, policy.device), shape, policy.device, policy.dtype, "auto", {})
     fast = "flex" if policy.device.type == "cuda" and policy.dtype == torch.float32 else "runs"
     methods = {
         "loop": Method("chains", batches(chains, 1)),
@@ -261,7 +263,7 @@ def measure(policy: Policy, name: str, rounds: int, vocabulary: int) -> dict[str
     if policy.device.type == "cuda":
         methods["flex"] = Method("flex", batches(shared))
     methods["planner"] = (
-        Method("chains", batches(chains)) if choice.path == "chains" else Method(choice.path, batches(shared))
+        Method("chains", batches(chains)) if not choice.path.shares else Method(choice.path.name, batches(shared))
     )
     z = shared.weighted_tokens
     truth = gradient(policy, methods["loop"], z)
@@ -292,7 +294,7 @@ def measure(policy: Policy, name: str, rounds: int, vocabulary: int) -> dict[str
         f"fast ({fast})": f"{gain('fast'):.2f}",
         "of bound": f"{gain('fast') / bound:.2f}",
         "depth-first": f"{gain('memory'):.2f}",
-        "planner": f"{gain('planner'):.2f} ({choice.path})",
+        "planner": f"{gain('planner'):.2f} ({choice.path.name})",
     }
     if "flex" in methods:
         row["flex"] = f"{gain('flex'):.2f}"

@@ -253,7 +253,7 @@ def test_a_token_that_is_masked_out_leaves_values_and_gradients_finite(is_local:
     assert_same((result, HeadGradients(grads.weight[:30], grads.bias[:30])), (expected, expected_grads), 1e-12)
 
 
-def test_a_stretch_without_targets_has_no_loss_and_no_gradient() -> None:
+def test_a_batch_without_targets_has_no_loss_and_no_gradient() -> None:
     case, grads = random_case(8), zero_gradients(random_case(8).head)
     nothing, objective = torch.zeros(0, dtype=torch.int64), random_objective(torch.float64)
     for is_local in (True, False):

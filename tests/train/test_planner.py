@@ -9,8 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, MixtralConfig, Qwen2Config
 from treegrpo_cli._core import Forest, Scores
+from treegrpo_cli.train import paths
 from treegrpo_cli.train.batch import padded_tokens
-from treegrpo_cli.train.planner import CACHED_TOKENS, ModelShape, Step, choose, forward_tokens
+from treegrpo_cli.train.counts import CACHED_TOKENS, ModelShape, Step, forward_tokens
+from treegrpo_cli.train.planner import choose
 
 from tests import reference_layout
 from tests.forests import forest_of
@@ -29,7 +31,7 @@ def step_in(step: tuple[Forest, Scores], max_tokens: int = WHOLE, device: torch.
 
 
 def path_of(step: Step, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> str:
-    return choose(step, MODEL, device, dtype, "auto", None).path
+    return choose(step, MODEL, device, dtype, "auto", {}).path.name
 
 
 def naive_micros(trees: list[Tree], max_tokens: int) -> list[dict[str, Any]]:
@@ -41,15 +43,15 @@ def naive_micros(trees: list[Tree], max_tokens: int) -> list[dict[str, Any]]:
 
 
 def naive_parts(micro: dict[str, Any]) -> int:
-    """Runs, and of each run the stretches that are seen by as many tokens behind it."""
+    """Runs, and of each run the segments that are seen by as many tokens behind it."""
     parents, ends = micro["parent_token"], micro["subtree_end"]
     starts = [token for token, parent in enumerate(parents) if parent is None or parent != token - 1]
     runs = list(zip(starts, [*starts[1:], len(parents)], strict=True))
     return len(runs) + sum(len({ends[token] for token in range(*run) if ends[token] > run[1]}) for run in runs)
 
 
-def naive_stretches(micro: dict[str, Any]) -> int:
-    """A stretch begins at a root and at each child of a token with several."""
+def naive_edges(micro: dict[str, Any]) -> int:
+    """An edge begins at a root and at each child of a token with several."""
     parents = micro["parent_token"]
     return sum(parent is None or parents.count(parent) > 1 for parent in parents)
 
@@ -68,7 +70,7 @@ def test_a_step_is_counted_as_one_counts_it_by_hand(max_tokens: int) -> None:
     assert step.chain_tokens == sum(paths)
     assert step.chain_pairs == sum(k + 1 for tokens in paths for k in range(tokens))
     assert step.num_parts == sum(map(naive_parts, micros))
-    assert step.num_stretches == sum(map(naive_stretches, micros))
+    assert step.num_edges == sum(map(naive_edges, micros))
     assert step.longest_path == max(paths)
 
 
@@ -103,15 +105,15 @@ def test_a_forward_on_a_cpu_holds_what_its_cache_holds_or_the_largest_tree() -> 
 
 
 def test_chains_that_share_nothing_stay_chains() -> None:
-    choice = choose(step_in(make_chains(0)), MODEL, CPU, torch.float32, "auto", None)
-    assert choice.path == "chains"
+    choice = choose(step_in(make_chains(0)), MODEL, CPU, torch.float32, "auto", {})
+    assert choice.path.name == "chains"
     assert "too few are shared" in choice.reason
     assert path_of(step_in(step_of([]))) == "chains"
 
 
 def test_a_model_so_small_that_calls_cost_more_than_arithmetic_stays_with_chains() -> None:
     tiny = ModelShape(token=1e5, pair=1e2, num_layers=2)
-    assert choose(step_in(make_step(0)), tiny, CPU, torch.float32, "auto", None).path == "chains"
+    assert choose(step_in(make_step(0)), tiny, CPU, torch.float32, "auto", {}).path.name == "chains"
 
 
 def test_trees_that_fit_are_computed_whole() -> None:
@@ -119,7 +121,7 @@ def test_trees_that_fit_are_computed_whole() -> None:
     step = step_in(make_step(0), device=CUDA)
     gain = step.padded_tokens / step.unique_tokens  # of this model, whose attention hardly counts at these lengths
     said = f"{step.unique_tokens:,} tokens for {step.chain_tokens:,} of chains, {gain:.1f} times as fast by estimate"
-    assert choose(step, MODEL, CUDA, torch.bfloat16, "auto", None).reason == said
+    assert choose(step, MODEL, CUDA, torch.bfloat16, "auto", {}).reason == said
 
 
 def test_a_tree_larger_than_the_budget_with_a_long_trunk_goes_depth_first() -> None:
@@ -146,12 +148,12 @@ def test_the_device_and_its_numbers_decide_how_a_whole_forest_is_computed(
 
 
 def test_on_cuda_only_trees_far_beyond_the_budget_go_depth_first() -> None:
-    """A stretch starts kernels that a GPU waits for: computing a short trunk again is sooner."""
+    """An edge starts kernels that a GPU waits for: computing a short trunk again is sooner."""
     step = step_in(make_step(0), device=CUDA)
     short = replace(step, split_tokens=step.unique_tokens + 100)
     assert path_of(short, CUDA, torch.bfloat16) != "depth-first"
     tokens = 1_000_000
-    long = replace(step, unique_tokens=tokens, split_tokens=5 * tokens, padded_tokens=9 * tokens, num_stretches=100)
+    long = replace(step, unique_tokens=tokens, split_tokens=5 * tokens, padded_tokens=9 * tokens, num_edges=100)
     assert path_of(long, CUDA, torch.bfloat16) == "depth-first"
 
 
@@ -159,11 +161,12 @@ def test_settings_and_refusals_come_before_any_estimate() -> None:
     shared, alone = step_in(make_step(0)), step_in(make_chains(0))
     for path in ("chains", "runs", "flex", "dense", "depth-first"):
         for step in (shared, alone):
-            choice = choose(step, MODEL, CPU, torch.float32, path, None)
-            assert choice.path == path
+            choice = choose(step, MODEL, CPU, torch.float32, path, {})
+            assert choice.path.name == path
             assert choice.reason.endswith("as train.attention_path asks")
-    choice = choose(shared, MODEL, CPU, torch.float32, "auto", "its layers carry a state")
-    assert choice.path == "chains"
+    refusals = {path.name: "its layers carry a state" for path in paths.registered() if path.shares}
+    choice = choose(shared, MODEL, CPU, torch.float32, "auto", refusals)
+    assert choice.path.name == "chains"
     assert choice.reason == f"{shared.chain_tokens:,} tokens: its layers carry a state"
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from treegrpo_cli.train import tree_attention
 from treegrpo_cli.train.batch import to_batch
 from treegrpo_cli.train.forward import Decoder
+from treegrpo_cli.train.paths import dense, named
+from treegrpo_cli.train.paths.dense import DensePlan
 from treegrpo_cli.train.policy import Policy
 from treegrpo_cli.train.self_check import Disagreement, check
-from treegrpo_cli.train.tree_attention import DensePlan
 from treegrpo_cli.types import TrainBatch
 
 from tests.chainwise import Rows, random_trees
@@ -34,7 +34,7 @@ def found(policy: Policy, path: str, batch: TrainBatch, is_local: bool = True) -
     def objective(logprobs: Tensor, _entropy: Tensor, which: slice) -> Tensor:
         return -(advantages[which] * logprobs).sum()
 
-    return check(policy, batch, path, objective, is_local=is_local)
+    return check(policy, batch, named(path), objective, is_local=is_local)
 
 
 def make_policy(config: Any, path: Path, dtype: str) -> Policy:
@@ -67,12 +67,12 @@ def spoil_positions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def spoil_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every token see all that were laid out before it, siblings too."""
-    visible = tree_attention.visible
+    visible = dense.visible
 
     def spoilt(batch: TrainBatch, window: int | None) -> Any:
         return visible(dataclasses.replace(batch, subtree_end=torch.full_like(batch.subtree_end, 10_000)), window)
 
-    monkeypatch.setattr(tree_attention, "visible", spoilt)
+    monkeypatch.setattr(dense, "visible", spoilt)
 
 
 def forget_windows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,12 +87,12 @@ def forget_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def count_windows_in_the_order_of_the_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure a window by places in the forest, not by depth."""
-    visible = tree_attention.visible
+    visible = dense.visible
 
     def spoilt(batch: TrainBatch, window: int | None) -> Any:
         return visible(dataclasses.replace(batch, positions=torch.arange(len(batch.positions))), window)
 
-    monkeypatch.setattr(tree_attention, "visible", spoilt)
+    monkeypatch.setattr(dense, "visible", spoilt)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

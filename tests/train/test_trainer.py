@@ -15,9 +15,14 @@ from treegrpo_cli.config import Config
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.train import planner
 from treegrpo_cli.train.batch import layouts, to_batch
+from treegrpo_cli.train.path_choice import PathChooser
+from treegrpo_cli.train.paths import depth_first, named, runs
+from treegrpo_cli.train.paths.flex import Flex
+from treegrpo_cli.train.paths.runs import RunsPlan
+from treegrpo_cli.train.schedule import learning_rate, num_optimizer_steps
 from treegrpo_cli.train.self_check import Disagreement
-from treegrpo_cli.train.trainer import Metrics, Trainer, learning_rate, num_optimizer_steps
-from treegrpo_cli.train.tree_attention import RunsPlan, TreeUnsupportedError
+from treegrpo_cli.train.trainer import Metrics, Trainer
+from treegrpo_cli.train.tree_attention import TreeUnsupportedError
 
 from tests.reference import Tree, walk
 from tests.steps import VOCABULARY, make_chains, make_comb, make_config, make_step, make_trees, set_rewards, step_of
@@ -34,8 +39,8 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def free_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the planner count arithmetic alone: a model this small loses more to the calls of trees than it gains."""
-    monkeypatch.setitem(planner.CALL_FLOPS, "cpu", 0.0)
-    monkeypatch.setitem(planner.STRETCH_FLOPS, "cpu", 1.0)
+    monkeypatch.setitem(runs.CALL_FLOPS, "cpu", 0.0)
+    monkeypatch.setitem(depth_first.EDGE_FLOPS, "cpu", 1.0)
 
 
 def gradients(
@@ -424,7 +429,7 @@ def test_a_bfloat16_reference_agrees_bit_for_bit_with_the_policy_it_copies(
     [layout] = layouts(*make_step(0), 1.0, 4, shared=path != "chains")
     [micro] = layout.micro_batches(16384)
     batch = to_batch(micro)
-    assert torch.equal(policy.log_probs(batch, path), policy.ref_log_probs(batch, path))
+    assert torch.equal(policy.log_probs(batch, named(path)), policy.ref_log_probs(batch, named(path)))
     assert policy.reference.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
 
 
@@ -542,18 +547,18 @@ def test_every_path_is_checked_when_it_is_first_taken(model_dir: Path, monkeypat
     checked = []
     for path in ("runs", "runs", "depth-first", "runs"):
         monkeypatch.setattr(
-            "treegrpo_cli.train.trainer.choose", lambda *_, path=path: planner.Choice(path, "as the test asks")
+            "treegrpo_cli.train.path_choice.choose", lambda *_, path=path: planner.Choice(named(path), "as asked")
         )
         checked.append("tree/self_check" in trainer.update(*make_step(0)))
     assert checked == [True, False, True, False]
-    assert list(trainer.self_checks) == ["runs", "depth-first"]
+    assert list(trainer.paths.self_checks) == ["runs", "depth-first"]
 
 
 def test_the_self_check_leaves_the_update_as_it_is(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = make_config(model_dir, loss={"kl_coef": 0.1}, train={"attention_path": "runs"})
     checked = Trainer(config)
     expected = of_training(checked.update(*make_step(0)))
-    monkeypatch.setattr(Trainer, "_check", lambda *_: {})
+    monkeypatch.setattr(PathChooser, "_check", lambda *_: {})
     unchecked = Trainer(config)
     assert of_training(unchecked.update(*make_step(0))) == expected
     for name, weight in unchecked.state_dict_for_sampler():
@@ -605,14 +610,22 @@ def test_what_trees_cannot_train_goes_by_chains_and_is_refused_where_a_tree_path
         assert "\n" not in str(raised.value)
 
 
+def test_a_path_that_the_device_cannot_compute_is_refused_before_the_run_begins(model_dir: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"^train\.attention_path: flex cannot .* FlexAttention has no gradient on cpu$"
+    ):
+        Trainer(make_config(model_dir, train={"attention_path": "flex"}))
+
+
 @pytest.mark.parametrize("found", [None, Disagreement(0.0, None)])
 @pytest.mark.parametrize("step", [make_step, make_chains])
 def test_a_path_that_this_machine_cannot_compute_is_refused_in_one_line(
-    model_dir: Path, step: Any, found: Disagreement | None
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, step: Any, found: Disagreement | None
 ) -> None:
-    """A run that was checked on another machine may go on here."""
+    """What is known against it comes late; a run that was checked on another machine may go on here."""
+    monkeypatch.setattr(Flex, "refusal", lambda *_: None)
     trainer = Trainer(make_config(model_dir, train={"attention_path": "flex"}))
-    trainer.self_checks = {} if found is None else {"flex": found}
+    trainer.paths.self_checks = {} if found is None else {"flex": found}
     before = weights_of(trainer)
     with pytest.raises(
         UserError, match=r"^train\.attention_path: flex cannot .* FlexAttention has no gradient on cpu$"
@@ -648,8 +661,17 @@ def refuse(*_: object) -> torch.Tensor:
     raise TreeUnsupportedError("it attends in its own way")
 
 
+def fail(*_: object) -> torch.Tensor:
+    raise IndexError("head 7\nof 4")
+
+
 @pytest.mark.parametrize(
-    ("attend", "said"), [(forget_the_tree, "runs and chains differ by"), (refuse, "it attends in its own way")]
+    ("attend", "said"),
+    [
+        (forget_the_tree, "runs and chains differ by"),
+        (refuse, "it attends in its own way"),
+        (fail, "head 7 of 4"),
+    ],
 )
 @pytest.mark.usefixtures("free_calls")
 def test_a_self_check_that_disagrees_warns_and_trains_on_chains(

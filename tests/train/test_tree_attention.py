@@ -7,9 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
-from treegrpo_cli.train import tree_attention
 from treegrpo_cli.train.batch import to_batch
-from treegrpo_cli.train.tree_attention import FlexPlan, RunsPlan, TreeUnsupportedError
+from treegrpo_cli.train.paths import runs
+from treegrpo_cli.train.paths.dense import DensePlan
+from treegrpo_cli.train.paths.depth_first import EdgePlan
+from treegrpo_cli.train.paths.flex import FlexPlan
+from treegrpo_cli.train.paths.runs import RunsPlan
+from treegrpo_cli.train.tree_attention import TreeUnsupportedError
 from treegrpo_cli.types import TrainBatch
 
 from tests.chainwise import Rows, random_trees
@@ -69,7 +73,7 @@ def assert_as_expected(batch: TrainBatch, inputs: tuple[Tensor, ...], output: Te
 
 
 @pytest.mark.parametrize("window", WINDOWS)
-@pytest.mark.parametrize("plan", [RunsPlan, tree_attention.DensePlan])
+@pytest.mark.parametrize("plan", [RunsPlan, DensePlan])
 def test_a_token_attends_to_its_path_and_no_further_than_its_window(
     batch: TrainBatch, plan: Any, window: int | None
 ) -> None:
@@ -78,13 +82,13 @@ def test_a_token_attends_to_its_path_and_no_further_than_its_window(
 
 
 @pytest.mark.parametrize("window", WINDOWS)
-def test_stretch_by_stretch_a_token_attends_to_its_path(batch: TrainBatch, window: int | None) -> None:
-    """Stretches lend their keys and values to those below; what these leave there is the rest of the gradient."""
+def test_edge_by_edge_a_token_attends_to_its_path(batch: TrainBatch, window: int | None) -> None:
+    """Edges lend their keys and values to those below; what these leave there is the rest of the gradient."""
     inputs = heads(batch)
-    plans: list[tree_attention.EdgePlan] = []
+    plans: list[EdgePlan] = []
     outputs = []
     for start, end, above in batch.edges:
-        plans.append(tree_attention.EdgePlan(plans[above] if above >= 0 else None))
+        plans.append(EdgePlan(plans[above] if above >= 0 else None))
         outputs.append(plans[-1].attend(*(part[:, :, start:end] for part in inputs), SCALE, window, 0))
     whole = torch.cat(outputs, dim=1)
     truth = expected(batch, *inputs, window)
@@ -159,8 +163,8 @@ def slow_varlen(
 def test_on_cuda_runs_are_one_call_of_variable_lengths(
     batch: TrainBatch, window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tree_attention, "varlen_attention", slow_varlen)
-    monkeypatch.setattr(tree_attention, "VARLEN_DTYPES", (torch.float64,))
+    monkeypatch.setattr(runs, "varlen_attention", slow_varlen)
+    monkeypatch.setattr(runs, "VARLEN_DTYPES", (torch.float64,))
     inputs = heads(batch)
     assert_as_expected(batch, inputs, RunsPlan(batch)._varlen(*inputs, SCALE, window), window)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from treegrpo_cli.train.batch import to_batch
+from treegrpo_cli.train.paths import named
 from treegrpo_cli.train.policy import Policy
 
 from tests.chainwise import Rows, random_trees
@@ -123,7 +124,7 @@ def policy_gradient(policy: Policy, rows: Rows, path: str) -> Tensor:
     [whole] = rows.forest.pack(rows.scores, shared=path != "chains").micro_batches(WHOLE)
     batch = to_batch(whole)
     advantages = batch.gain + batch.penalty
-    policy.backward(batch, path, lambda logprobs, _, which: -(advantages[which] * logprobs).sum(), is_local=True)
+    policy.backward(batch, named(path), lambda logprobs, _, which: -(advantages[which] * logprobs).sum(), is_local=True)
     return torch.cat([weight.grad.flatten() for weight in policy.model.parameters()])
 
 

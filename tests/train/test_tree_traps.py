@@ -22,8 +22,11 @@ from treegrpo_cli.errors import UserError
 from treegrpo_cli.train import policy as policy_module
 from treegrpo_cli.train.batch import to_batch
 from treegrpo_cli.train.forward import Decoder, tree_refusal
+from treegrpo_cli.train.paths import named
+from treegrpo_cli.train.paths.dense import DensePlan
+from treegrpo_cli.train.paths.one_forward import OneForward
 from treegrpo_cli.train.policy import load_model
-from treegrpo_cli.train.tree_attention import DensePlan, TreeUnsupportedError
+from treegrpo_cli.train.tree_attention import TreeUnsupportedError
 from treegrpo_cli.types import TrainBatch
 
 from tests.chainwise import Rows, random_trees
@@ -48,6 +51,12 @@ def make_model(config: PreTrainedConfig, attention: str = "sdpa") -> Any:
     return AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation=attention)
 
 
+def predictor_states(model: Any, batch: TrainBatch, path: str) -> Tensor:
+    taken = named(path)
+    assert isinstance(taken, OneForward)
+    return taken.predictor_states(Decoder(model), batch)
+
+
 @torch.no_grad()
 def chain_states(model: Any, batch: TrainBatch) -> Tensor:
     """The hidden state of each predictor: its path alone, through the library's model."""
@@ -67,7 +76,7 @@ def test_a_model_loaded_with_eager_attention_is_right_on_trees(family: str, path
     """Eager attention adds its mask to the scores, and a boolean mask adds 1 where a token may be seen."""
     truth = chain_states(make_model(FAMILIES[family]), batch)
     eager = make_model(FAMILIES[family], "eager")
-    assert relative(Decoder(eager).predictor_states(batch, path), truth) < 1e-5
+    assert relative(predictor_states(eager, batch, path), truth) < 1e-5
 
 
 @torch.no_grad()
@@ -76,7 +85,7 @@ def test_positions_are_depths_and_count(batch: TrainBatch) -> None:
     model = make_model(FAMILIES["llama"])
     truth, decoder = chain_states(model, batch), Decoder(model)
     whole = slice(0, len(batch.token_ids))
-    own = decoder.stretch_states(batch, whole, DensePlan(batch))[batch.predictors]
+    own = decoder.planned_states(batch, whole, DensePlan(batch))[batch.predictors]
     left_out = decoder.module(batch.token_ids[None], tree_plan=DensePlan(batch), use_cache=False).last_hidden_state
     assert relative(own, truth) < 1e-5
     assert relative(left_out[0, batch.predictors], truth) > WRONG
@@ -101,7 +110,7 @@ def test_each_layer_has_its_own_window(batch: TrainBatch) -> None:
 
     for family in ("qwen2-window", "gemma3", "mistral", "qwen2"):
         decoder = Decoder(make_model(FAMILIES[family]))
-        decoder.stretch_states(batch, slice(0, len(batch.token_ids)), Spy(batch))
+        decoder.planned_states(batch, slice(0, len(batch.token_ids)), Spy(batch))
     assert windows == [(0, WINDOW), (1, None)] * 2 + [(0, WINDOW), (1, WINDOW)] + [(0, None), (1, None)]
 
 
@@ -163,12 +172,12 @@ def test_dropout_is_refused_and_a_loaded_policy_has_none(batch: TrainBatch, tmp_
     assert tree_refusal(make_model(GPT2Config(**sizes, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.1))) == reason
     functional = make_model(Qwen2Config(**SIZES, attention_dropout=0.1)).train()
     with pytest.raises(TreeUnsupportedError, match="Qwen2Attention attends with dropout"):
-        Decoder(functional).predictor_states(batch, "runs")
+        predictor_states(functional, batch, "runs")
     for number, config in enumerate((GPT2Config(**sizes), Qwen2Config(**SIZES, attention_dropout=0.1))):
         model = load_model(save_model(config, tmp_path / str(number))).train()
         assert tree_refusal(model) is None
         truth = chain_states(model, batch)
-        assert relative(Decoder(model).predictor_states(batch, "runs").detach(), truth) < 1e-5
+        assert relative(predictor_states(model, batch, "runs").detach(), truth) < 1e-5
 
 
 def test_dropout_of_adapters_is_refused(tmp_path: Path) -> None:
@@ -205,7 +214,7 @@ def test_a_layer_that_does_not_attend_through_the_library_is_refused(batch: Trai
     model = make_model(FAMILIES["qwen3"])
     model.model.layers[1].self_attn = Attentionless()
     with pytest.raises(TreeUnsupportedError, match=r"^1 of 2 layers attend through the library's interface$"):
-        Decoder(model).predictor_states(batch, "runs")
+        predictor_states(model, batch, "runs")
 
 
 def test_a_layer_that_drops_the_models_keywords_is_refused(batch: TrainBatch) -> None:
@@ -217,7 +226,7 @@ def test_a_layer_that_drops_the_models_keywords_is_refused(batch: TrainBatch) ->
 
     model.model.layers[1].self_attn.forward = forgetful
     with pytest.raises(TreeUnsupportedError, match=r"^Qwen3Attention does not receive its model's keyword arguments$"):
-        Decoder(model).predictor_states(batch, "runs")
+        predictor_states(model, batch, "runs")
 
 
 @pytest.mark.parametrize("family", SCALED_HEADS)

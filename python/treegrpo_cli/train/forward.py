@@ -1,8 +1,8 @@
-"""TrainBatch + attention path -> hidden states of the tokens whose logits are read.
+"""TrainBatch -> hidden states, as a plan says or row by row; and what speaks against plans.
 
-The decoder is called with depths as positions and every token once, or, on the path `chains`, row by row as the
-library knows it. Which attention a model uses is written into its configuration and stays there until the next
-forward: a checkpointed layer asks for it again during the backward pass.
+The decoder is called with depths as positions and every token once, or row by row as the library knows it. Which
+attention a model uses is written into its configuration and stays there until the next forward: a checkpointed layer
+asks for it again during the backward pass.
 """
 
 from __future__ import annotations
@@ -12,19 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from treegrpo_cli.train.tree_attention import (
-    NAME,
-    DensePlan,
-    FlexPlan,
-    Plan,
-    RunsPlan,
-    TreeUnsupportedError,
-    run_paths,
-)
+from treegrpo_cli.train.tree_attention import NAME, Plan, TreeUnsupportedError
+from treegrpo_cli.train.visibility import run_paths
 from treegrpo_cli.types import TrainBatch
-
-PLANS = {"runs": RunsPlan, "flex": FlexPlan, "dense": DensePlan}
-"""The paths that compute a whole forest in one forward."""
 
 
 class Decoder:
@@ -34,18 +24,11 @@ class Decoder:
         self.module = model.get_decoder()
         self._library_attention = self.module.config._attn_implementation
 
-    def predictor_states(self, batch: TrainBatch, path: str, embeds: Tensor | None = None) -> Tensor:
-        """Return the last hidden states of `batch.predictors`, [P, hidden]; `embeds` [U, hidden] replace the tokens'.
+    def planned_states(self, batch: TrainBatch, tokens: slice, plan: Plan, embeds: Tensor | None = None) -> Tensor:
+        """Return the hidden states of consecutive tokens that attend as `plan` says, [u, hidden].
 
-        Raises TreeUnsupportedError where the model does not attend as the path asks it to.
+        `embeds` [U, hidden] replace the tokens' own. Raises TreeUnsupportedError where the model does not attend so.
         """
-        if path == "chains":
-            return self._row_states(batch, embeds)
-        tokens = slice(0, len(batch.token_ids))
-        return self.stretch_states(batch, tokens, PLANS[path](batch), embeds)[batch.predictors]
-
-    def stretch_states(self, batch: TrainBatch, tokens: slice, plan: Plan, embeds: Tensor | None = None) -> Tensor:
-        """Return the hidden states of consecutive tokens that attend as `plan` says, [u, hidden]."""
         self.module.config._attn_implementation = NAME
         states = self._call(
             batch.token_ids[None, tokens], batch.positions[None, tokens], embeds, tokens, tree_plan=plan
@@ -56,8 +39,11 @@ class Decoder:
             )
         return states[0]
 
-    def _row_states(self, batch: TrainBatch, embeds: Tensor | None) -> Tensor:
-        """Each run with all of its path in front as a row, padded on the right: causality hides the padding."""
+    def row_states(self, batch: TrainBatch, embeds: Tensor | None = None) -> Tensor:
+        """Return the hidden states of `batch.predictors`, [P, hidden]; `embeds` [U, hidden] replace the tokens' own.
+
+        Each run is a row with all of its path in front, padded on the right: causality hides the padding.
+        """
         self.module.config._attn_implementation = self._library_attention
         rows = nn.utils.rnn.pad_sequence(run_paths(batch), batch_first=True).to(batch.token_ids.device)
         positions = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)

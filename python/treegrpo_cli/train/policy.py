@@ -25,10 +25,10 @@ from treegrpo_cli.config import Config, ModelConfig
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.models.devices import choose_device
 from treegrpo_cli.models.pretrained import load_causal_lm, read_model_config
-from treegrpo_cli.train import depth_first
 from treegrpo_cli.train import head as heads
 from treegrpo_cli.train.forward import Decoder
 from treegrpo_cli.train.head import Head, HeadGradients, HeadResult, Objective
+from treegrpo_cli.train.paths import AttentionPath
 from treegrpo_cli.types import TrainBatch
 
 
@@ -64,32 +64,30 @@ class Policy:
         return {name: weight for name, weight in self.network.named_parameters() if weight.requires_grad}
 
     def backward(
-        self, batch: TrainBatch, path: str, objective: Objective, *, is_local: bool, embeds: Tensor | None = None
+        self,
+        batch: TrainBatch,
+        path: AttentionPath,
+        objective: Objective,
+        *,
+        is_local: bool,
+        embeds: Tensor | None = None,
     ) -> HeadResult:
         """Add the gradient of `objective` to the trained weights; return loss, log-probabilities and entropies, [Q].
 
-        `path` is an attention path of `planner`; `is_local` as in `head.backward`; `embeds` [U, hidden] take the
-        place of the tokens' embeddings and get a gradient. Raises TreeUnsupportedError as the path does.
+        `is_local` as in `head.backward`; `embeds` [U, hidden] take the place of the tokens' embeddings and get a
+        gradient. Raises TreeUnsupportedError as the path does.
         """
         head, grads = self._head(self.model), self._head_gradients()
         with self._autocast():
-            if path == "depth-first":
-                return depth_first.backward(
-                    self.decoder, head, batch, objective, grads, is_local=is_local, embeds=embeds
-                )
-            states = self.decoder.predictor_states(batch, path, embeds)
-            targets = (batch.target_row, batch.target_ids)
-            result = heads.backward(head, states.detach(), *targets, objective, grads, is_local=is_local)
-        states.backward(result.hidden_grad)  # type: ignore[no-untyped-call]
-        return result
+            return path.backward(self.decoder, head, batch, objective, grads, is_local=is_local, embeds=embeds)
 
     @torch.no_grad()
-    def log_probs(self, batch: TrainBatch, path: str) -> Tensor:
+    def log_probs(self, batch: TrainBatch, path: AttentionPath) -> Tensor:
         """Return the policy's log-probabilities of the targets, [Q], in nats, without a gradient."""
         return self._log_probs(self.model, self.decoder, batch, path)
 
     @torch.no_grad()
-    def ref_log_probs(self, batch: TrainBatch, path: str) -> Tensor:
+    def ref_log_probs(self, batch: TrainBatch, path: AttentionPath) -> Tensor:
         """Return the reference's log-probabilities of the targets, [Q]; under LoRA it is the base."""
         with self.network.disable_adapter() if self.uses_lora else nullcontext():
             if self.reference is None:
@@ -113,13 +111,9 @@ class Policy:
                 tensor.to(dtype) if tensor.is_floating_point() else tensor,
             )
 
-    def _log_probs(self, model: Any, decoder: Decoder, batch: TrainBatch, path: str) -> Tensor:
-        head = self._head(model)
+    def _log_probs(self, model: Any, decoder: Decoder, batch: TrainBatch, path: AttentionPath) -> Tensor:
         with self._autocast():
-            if path == "depth-first":
-                return depth_first.log_probs(decoder, head, batch)
-            states = decoder.predictor_states(batch, path)
-            return heads.log_probs(head, states, batch.target_row, batch.target_ids)[0]
+            return path.log_probs(decoder, self._head(model), batch)
 
     def _head(self, model: Any) -> Head:
         """The LM head as the model applies it: some scale or cap their logits."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from treegrpo_cli.train.tree_attention import TreeUnsupportedError
+from treegrpo_cli.train.paths import AttentionPath, reference_path
 from treegrpo_cli.types import TrainBatch
 
 if TYPE_CHECKING:
@@ -35,23 +35,25 @@ class Disagreement:
     refusal: str | None
 
 
-def check(policy: Policy, batch: TrainBatch, path: str, objective: Objective, *, is_local: bool) -> Disagreement:
+def check(
+    policy: Policy, batch: TrainBatch, path: AttentionPath, objective: Objective, *, is_local: bool
+) -> Disagreement:
     """Compute the batch on `path` and as chains; adds to the weights' gradients, which the caller then drops."""
     try:
         ours = _computed(policy, batch, path, objective, is_local)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError):
         raise
-    except (TreeUnsupportedError, RuntimeError) as error:  # a kernel that does not know the model's shapes
-        return Disagreement(None, " ".join(str(error).split())[:200])
-    theirs = _computed(policy, batch, "chains", objective, is_local)
+    except Exception as error:  # a kernel that does not know the model's shapes fails in its own way
+        return Disagreement(None, " ".join(str(error).split())[:200] or type(error).__name__)
+    theirs = _computed(policy, batch, reference_path(), objective, is_local)
     difference = max(_relative(one, other) for one, other in zip(ours, theirs, strict=True))
     if difference <= TOLERANCE[policy.dtype]:
         return Disagreement(difference, None)
-    return Disagreement(difference, f"{path} and chains differ by {difference:.1e} on this model")
+    return Disagreement(difference, f"{path.name} and chains differ by {difference:.1e} on this model")
 
 
 def _computed(
-    policy: Policy, batch: TrainBatch, path: str, objective: Objective, is_local: bool
+    policy: Policy, batch: TrainBatch, path: AttentionPath, objective: Objective, is_local: bool
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the targets [Q], and the gradient at the embeddings [U, hidden]."""
     with torch.no_grad():

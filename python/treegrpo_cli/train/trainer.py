@@ -18,16 +18,17 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from treegrpo_cli._core import Forest, Layout, MicroBatch, Scores, derive_seed
+from treegrpo_cli._core import Forest, Layout, Scores, derive_seed
 from treegrpo_cli.config import Config
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.train.batch import layouts, to_batch
-from treegrpo_cli.train.forward import tree_refusal
+from treegrpo_cli.train.counts import Step
 from treegrpo_cli.train.head import Objective
 from treegrpo_cli.train.loss import Targets, TokenTerms, token_terms
-from treegrpo_cli.train.planner import Choice, ModelShape, Step, choose, forward_tokens
+from treegrpo_cli.train.path_choice import PathChooser
+from treegrpo_cli.train.paths import AttentionPath, reference_path
 from treegrpo_cli.train.policy import Policy
-from treegrpo_cli.train.self_check import Disagreement, check
+from treegrpo_cli.train.schedule import learning_rate, make_optimizer, minibatches_per_epoch, prompts_per_minibatch
 from treegrpo_cli.train.tree_attention import TreeUnsupportedError
 from treegrpo_cli.types import TrainBatch
 
@@ -37,10 +38,9 @@ Metrics = dict[str, float | str]
 class Trainer:
     """Holds policy, reference, optimizer and schedule; `step` counts the rollout steps that were trained on.
 
-    `self_checks` say for each path that was taken how far it is from chains on this model; a run keeps what was found.
     `is_whole` is False while weights are between two steps: from an update's first optimizer step to its end.
-    `say` takes the lines that explain which attention path is taken. Raises UserError for settings that cannot be
-    trained with.
+    `paths` chooses how forests are computed; `say` takes the lines that explain it. Raises UserError for settings that
+    cannot be trained with.
     """
 
     def __init__(self, config: Config, say: Callable[[str], None] = lambda _: None) -> None:
@@ -48,15 +48,10 @@ class Trainer:
         torch.manual_seed(config.seed)  # adapters start from it
         self.config = config
         self.policy = Policy(config)
-        self.optimizer = _make_optimizer(self.policy, config)
+        self.optimizer = make_optimizer(self.policy, config)
         self.step = 0
         self.is_whole = True
-        self._say = say
-        self._shape = ModelShape.of(self.policy.model)
-        self._refusal = _refusal(config, self.policy)
-        self._check_wanted(self._refusal)
-        self._path = ""
-        self.self_checks: dict[str, Disagreement] = {}
+        self.paths = PathChooser(config, self.policy, say)
 
     def update(self, forest: Forest, scores: Scores) -> Metrics:
         """Train on the scored leaves of one rollout step and return its metrics.
@@ -80,7 +75,7 @@ class Trainer:
                 "model.gradient_checkpointing = true"
             ) from None
         except TreeUnsupportedError as error:
-            raise UserError(f"train.attention_path: {self._path} cannot train this model: {error}") from None
+            raise UserError(f"train.attention_path: {self.paths.path.name} cannot train this model: {error}") from None
         self.step, self.is_whole = self.step + 1, True
         return self._summary(history) | metrics
 
@@ -97,80 +92,21 @@ class Trainer:
             yield
 
     def _lay_out(self, forest: Forest, scores: Scores) -> tuple[list[Layout], Metrics]:
-        """Lay out every mini-batch for the path that is chosen; the first step checks it against chains."""
+        """Lay out every mini-batch for the path that is chosen."""
 
         def lay_out(shared: bool) -> list[Layout]:
-            size = _prompts_per_minibatch(self.config)
+            size = prompts_per_minibatch(self.config)
             return layouts(forest, scores, self.config.loss.prefix_weight, size, shared=shared)
 
         packed = lay_out(shared=True)
         step = Step.of(packed, self.config.train.microbatch_tokens, self.policy.device)
         self._check_positions(step)
-        metrics: Metrics = {}
-        choice = self._choose(step)
-        if choice.path != "chains" and choice.path not in self.self_checks:
-            metrics |= self._check(packed, choice.path)
-            choice = self._choose(step)
-        self._explain(choice, step)
-        if choice.path == "chains":
-            packed = lay_out(shared=False)
-        computed = {"chains": step.chain_tokens, "depth-first": step.unique_tokens}.get(choice.path, step.split_tokens)
-        return packed, metrics | {
-            "tree/computed_tokens": float(computed),
-            "tree/chain_tokens": float(step.chain_tokens),
-            "tree/attention_path": choice.path,
-        }
+        metrics = self.paths.take(step, packed, self._check_objective)
+        return (packed if self.paths.path.shares else lay_out(shared=False)), metrics
 
-    def _choose(self, step: Step) -> Choice:
-        found = [check.refusal for check in self.self_checks.values() if check.refusal is not None]
-        refusal = self._refusal or next(iter(found), None)
-        self._check_wanted(refusal)
-        wanted = self.config.train.attention_path
-        return choose(step, self._shape, self.policy.device, self.policy.dtype, wanted, refusal)
-
-    def _check_wanted(self, refusal: str | None) -> None:
-        """Raise UserError where the settings ask for trees and something speaks against them."""
-        wanted = self.config.train.attention_path
-        if refusal is not None and wanted not in ("auto", "chains"):
-            raise UserError(f"train.attention_path: {wanted} cannot train this model: {refusal}")
-
-    def _explain(self, choice: Choice, step: Step) -> None:
-        """Say which path is taken and why, when that changes."""
-        if choice.path == self._path:
-            return
-        self._path = choice.path
-        budget = self.config.train.microbatch_tokens
-        alone = f"; a path of {step.longest_path:,} tokens exceeds train.microbatch_tokens = {budget:,} and goes alone"
-        exceeds = step.longest_path > budget and choice.path != "depth-first"
-        self._say(f"training on {choice.path}: {choice.reason}{alone if exceeds else ''}")
-
-    def _check(self, packed: Sequence[Layout], path: str) -> Metrics:
-        """Compute a small forest on this path and as chains; where they disagree, chains are what is trained on."""
-        batch = self._small_forest(packed)
-        if batch is None:
-            return {}
-        objective = self._objective(self._targets(batch, "chains"), z=float(batch.weights.sum()))
-        found = check(self.policy, batch, path, objective, is_local=self.config.loss.ratio == "token")
-        self.optimizer.zero_grad(set_to_none=True)
-        if batch.segments or found.refusal is not None:  # rows side by side do not show what a shared prefix does
-            self.self_checks[path] = found
-        if found.refusal is not None and self.config.train.attention_path == "auto":
-            self._say(f"warning: trees are trained on as chains: {found.refusal}")
-        return {} if found.difference is None else {"tree/self_check": found.difference}
-
-    def _small_forest(self, packed: Sequence[Layout]) -> TrainBatch | None:
-        """The micro-batch, if possible a shared one, with the longest path whose rows fit one forward."""
-        budget = self.config.train.microbatch_tokens
-        micros = [micro for layout in packed for micro in layout.micro_batches(min(budget, CHECK_TOKENS))]
-        trained = [micro for micro in micros if len(micro.target_ids)]
-        shared = [micro for micro in trained if len(micro.key_start)] or trained
-
-        def padded(micro: MicroBatch) -> int:
-            return (len(micro.run_start) - 1) * (int(micro.positions.max()) + 1)
-
-        fitting = [micro for micro in shared if padded(micro) <= budget]
-        chosen = max(fitting, key=padded) if fitting else min(shared, key=padded, default=None)
-        return None if chosen is None else to_batch(chosen, self.policy.device)
+    def _check_objective(self, batch: TrainBatch) -> Objective:
+        """The loss of a small forest, its reference computed as chains."""
+        return self._objective(self._targets(batch, reference_path()), z=float(batch.weights.sum()))
 
     def _check_positions(self, step: Step) -> None:
         limit = getattr(self.policy.model.config.get_text_config(), "max_position_embeddings", None)
@@ -190,7 +126,7 @@ class Trainer:
         z = num_weighted if is_mean else loss_config.denominator_constant * len(layout.path_tokens)
         sums: dict[str, Tensor] = {}
         self.optimizer.zero_grad(set_to_none=True)
-        for micro in layout.micro_batches(self._max_tokens(layout)):
+        for micro in self.paths.path.micro_batches(layout, self.config.train.microbatch_tokens, self.policy.device):
             if len(micro.target_ids):
                 _add(sums, self._backward(to_batch(micro, self.policy.device), z))
         parameters = self.policy.trained_parameters().values()
@@ -201,17 +137,12 @@ class Trainer:
         self.optimizer.step()
         return [metrics]
 
-    def _max_tokens(self, layout: Layout) -> int:
-        """Tokens of a micro-batch; depth first they are forwarded piece by piece, and any number does."""
-        if self._path == "depth-first":
-            return 2**62
-        return forward_tokens(layout, self.config.train.microbatch_tokens, self.policy.device)
-
     def _backward(self, batch: TrainBatch, z: float) -> dict[str, Tensor]:
         """Add the micro-batch's share of the gradient; return its sums over tokens, each 0-dimensional."""
-        targets = self._targets(batch, self._path)
+        path = self.paths.path
+        targets = self._targets(batch, path)
         objective = self._objective(targets, z)
-        result = self.policy.backward(batch, self._path, objective, is_local=self.config.loss.ratio == "token")
+        result = self.policy.backward(batch, path, objective, is_local=self.config.loss.ratio == "token")
         with torch.no_grad():
             terms = self._terms(result.logprobs, result.entropy, targets)
         difference = (result.logprobs - batch.sampling_logprobs).abs()
@@ -226,7 +157,7 @@ class Trainer:
             sums["kl"] = (weights * terms.kl).sum()
         return {"loss": result.loss.detach(), MISMATCH_MAX: difference.max()} | sums
 
-    def _targets(self, batch: TrainBatch, path: str) -> Targets:
+    def _targets(self, batch: TrainBatch, path: AttentionPath) -> Targets:
         segment = {"token": None, "turn": batch.turn, "sequence": batch.row}[self.config.loss.ratio]
         needs_reference = self.config.loss.kl_coef > 0
         return Targets(
@@ -268,7 +199,7 @@ class Trainer:
             )
 
     def _set_learning_rate(self, epoch: int, position: int) -> None:
-        per_epoch = _minibatches_per_epoch(self.config)
+        per_epoch = minibatches_per_epoch(self.config)
         index = (self.step * self.config.train.num_epochs + epoch) * per_epoch + min(position, per_epoch - 1)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, index)
@@ -285,64 +216,6 @@ class Trainer:
 MISMATCH_MEAN = "sampling/sampling_logp_difference/mean"
 MISMATCH_MAX = "sampling/sampling_logp_difference/max"
 """|policy - sampling| log-probability of a token before any update: how far engine and trainer are apart."""
-
-
-def num_optimizer_steps(config: Config) -> int:
-    """Return the optimizer steps of the whole run, which the schedule spans."""
-    return config.train.num_steps * config.train.num_epochs * _minibatches_per_epoch(config)
-
-
-def learning_rate(config: Config, index: int) -> float:
-    """Return the learning rate of optimizer step `index`, counted from 0.
-
-    Warm-up is linear and reaches the full rate at its last step; unlike in transformers' schedules its
-    first step is not at 0, which would waste a rollout. Then constant, linear or cosine towards 0 at the
-    step after the last.
-    """
-    settings, total = config.optimizer, num_optimizer_steps(config)
-    warmup = settings.warmup_steps or math.ceil(settings.warmup_ratio * total)
-    if index < warmup:
-        return settings.learning_rate * (index + 1) / warmup
-    progress = min(1.0, (index - warmup) / max(1, total - warmup))
-    falls = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
-    return settings.learning_rate * falls[settings.schedule]
-
-
-CHECK_TOKENS = 2048
-"""Tokens of the forest that the self-check computes."""
-
-
-def _refusal(config: Config, policy: Policy) -> str | None:
-    """Why this run cannot compute a forest with every token once, or None."""
-    if config.loss.ratio == "sequence":
-        return "a ratio over whole sequences differs between the rows that share a token"
-    return tree_refusal(policy.network)
-
-
-def _prompts_per_minibatch(config: Config) -> int:
-    return config.train.prompts_per_minibatch or config.train.prompts_per_step
-
-
-def _minibatches_per_epoch(config: Config) -> int:
-    return math.ceil(config.train.prompts_per_step / _prompts_per_minibatch(config))
-
-
-def _make_optimizer(policy: Policy, config: Config) -> torch.optim.AdamW:
-    """AdamW; weight decay falls on matrices, not on norms and biases."""
-    settings = config.optimizer
-    weights = list(policy.trained_parameters().values())
-    return torch.optim.AdamW(
-        [
-            {
-                "params": [weight for weight in weights if weight.dim() >= 2],
-                "weight_decay": settings.weight_decay,
-            },
-            {"params": [weight for weight in weights if weight.dim() < 2], "weight_decay": 0.0},
-        ],
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        fused=policy.device.type == "cuda",
-    )
 
 
 def _check_whole_distribution(config: Config) -> None:
