@@ -19,7 +19,9 @@ SEARCH = (
 )
 
 
-def rollout(*turns: tuple[str, str], truth: Any = "Lima", state: Any = None, **task: Any) -> Rollout:
+def rollout(
+    *turns: tuple[str, str], truth: Any = "Lima", state: Any = None, env_reward: float | None = None, **task: Any
+) -> Rollout:
     return Rollout(
         Task("Capital?", truth, **task),
         prompt="PROMPT",
@@ -28,6 +30,7 @@ def rollout(*turns: tuple[str, str], truth: Any = "Lima", state: Any = None, **t
         turns=turns,
         messages=({"role": "assistant", "content": "abc"},),
         state=state,
+        env_reward=env_reward,
     )
 
 
@@ -299,9 +302,32 @@ def test_a_reward_that_does_not_answer_in_time_fails(tmp_path: Path, prefix: str
     assert reasons(rollout(("a", "")), rollout(("b", "")), functions=[path], timeout_s=0.05) == [expected, expected]
 
 
+def test_the_environments_own_reward_is_a_function_like_others() -> None:
+    three = [rollout(answered("Lima"), env_reward=reward, truth=None) for reward in (0.25, None, -2.0)]
+    assert score(*three, functions=["environment"]) == [0.25, 0.0, -2.0]
+    assert not load_rewards(RewardConfig(functions=["environment"])).needs_answer
+    endless = rollout(("a", ""), env_reward=float("inf"))
+    assert reasons(endless, functions=["environment"]) == [
+        "reward environment: the rewards of the path's steps add up to inf"
+    ]
+
+
 def test_what_each_function_gave_stands_beside_the_sum() -> None:
     [leaf] = judge(rollout(answered("Lima, Peru")), functions=["exact_match", "f1"], weights=[10.0, 0.5])
     assert leaf.by_function == {"exact_match": 0.0, "f1": pytest.approx(2 / 3)}
+
+
+def test_what_a_function_needs_and_no_row_has_is_known_before_the_first_rollout(tmp_path: Path) -> None:
+    trl = write_reward(tmp_path, "def reward(completions, hop, level=0, **columns): ...")
+    (tmp_path / "verl.py").write_text("def reward(solution_str, truth): ...")
+    rewards = load_rewards(RewardConfig(functions=["f1", trl, f"{tmp_path / 'verl.py'}:reward"]))
+    rows = [Task("q", columns={"hops": 1}), Task("q", columns={"level": 2})]
+    first, second = rewards.problems(rows)
+    assert first == f"reward {trl}: needs 'hop'; did you mean 'hops'?"
+    assert second.startswith(
+        f"reward {tmp_path / 'verl.py'}:reward: needs 'truth'; valid: data_source, extra_info, ground_truth, "
+    )
+    assert len(rewards.problems([*rows, Task("q", columns={"hop": 1})])) == 1
 
 
 def test_a_function_that_is_named_twice_is_refused() -> None:

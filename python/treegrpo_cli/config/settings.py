@@ -77,7 +77,8 @@ class RewardConfig(Section):
     """The outcome reward of a leaf: the weighted sum of these functions; None of one leaves the leaf unscored."""
 
     functions: list[str] = Field(default_factory=lambda: ["exact_match"], min_length=1)
-    """`exact_match`, `f1`, `format` (exact match with format terms), or dotted paths in TRL's or verl's signature."""
+    """`exact_match`, `f1`, `format` (exact match with format terms), `environment` (what its steps gave, summed), or
+    dotted paths in TRL's or verl's signature."""
     weights: list[float] = Field(default_factory=list)
     """One a function; empty = 1 each."""
     eval_function: str = "exact_match"

@@ -11,19 +11,25 @@ from dataclasses import dataclass
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.rewards.base import Reward, RewardFailure
 from treegrpo_cli.tags import last_answer
-from treegrpo_cli.types import Rollout
+from treegrpo_cli.types import Rollout, Task
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerReward:
-    """A built-in reward: compares the agent's last answer with the task's."""
+class BuiltInReward:
+    """A reward of ours: a function of one rollout."""
 
     name: str
     function: Callable[[Rollout], float]
+    needs_answer: bool = True
+    """Whether it compares with the task's answer."""
 
     async def reward(self, rollouts: Sequence[Rollout]) -> list[Reward]:
-        """Return one reward a rollout; a failure where the row has no answer to compare with."""
+        """Return one reward a rollout; a failure where the row has no answer to compare with, say."""
         return [self._reward_one(rollout) for rollout in rollouts]
+
+    def problem(self, tasks: Sequence[Task]) -> str | None:
+        """None: rows without an answer are found when the data are read."""
+        return None
 
     def _reward_one(self, rollout: Rollout) -> Reward:
         try:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
-from treegrpo_cli.types import Rollout
+from treegrpo_cli.types import Rollout, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,10 @@ class RewardFunction(Protocol):
         """Return one reward a rollout; what fails is returned, not raised."""
         ...
 
+    def problem(self, tasks: Sequence[Task]) -> str | None:
+        """Say why it cannot judge rollouts of these tasks, as far as that is known before the first."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class WeightedSum:
@@ -65,6 +69,10 @@ class WeightedSum:
         whole = [function.name for function in self.functions]
         short = [name.rpartition(":")[2] for name in whole]
         return [one if short.count(one) == 1 else name for one, name in zip(short, whole, strict=True)]
+
+    def problems(self, tasks: Sequence[Task]) -> list[str]:
+        """A line for each function that cannot judge rollouts of these tasks."""
+        return [problem for function in self.functions if (problem := function.problem(tasks))]
 
     async def reward(self, rollouts: Sequence[Rollout]) -> list[LeafReward]:
         """Return what each rollout is worth."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from treegrpo_cli.errors import NoAnswerError, UserCodeError, UserError, nearest
 from treegrpo_cli.rewards.base import Reward, RewardFailure, RewardFunction
-from treegrpo_cli.types import Rollout
+from treegrpo_cli.types import Rollout, Task
 from treegrpo_cli.user_code import call, one_line
 
 
@@ -31,8 +31,8 @@ def adapt(name: str, function: Callable[..., Any], timeout_s: float) -> RewardFu
 class _Failed(Exception):  # noqa: N818 - never leaves this file
     """The function gave no reward; `failure` says why."""
 
-    def __init__(self, name: str, reason: str, trace: tuple[str, ...] = ()) -> None:
-        self.failure = RewardFailure(f"reward {name}: {reason}", trace)
+    def __init__(self, reason: str, trace: tuple[str, ...] = ()) -> None:
+        self.failure = RewardFailure(reason, trace)
         super().__init__(reason)
 
 
@@ -59,13 +59,18 @@ class TRLReward:
         except _Failed as failed:
             return [failed.failure for _ in rollouts]
 
+    def problem(self, tasks: Sequence[Task]) -> str | None:
+        """Say which parameter no row has a column for, if any."""
+        columns = {name for task in tasks for name in task.columns}
+        return _missing(self.name, self.function, {*columns, *_trl_arguments(())})
+
     def _values(self, answer: Any, count: int) -> Sequence[Any]:
         if not isinstance(answer, (list, tuple)) and not hasattr(answer, "tolist"):
-            raise _Failed(self.name, f"must return a list of numbers, got a {type(answer).__name__}")
+            raise _Failed(f"reward {self.name}: must return a list of numbers, got a {type(answer).__name__}")
         values = answer.tolist() if hasattr(answer, "tolist") else answer
         if not isinstance(values, (list, tuple)) or len(values) != count:
             got = len(values) if isinstance(values, (list, tuple)) else 1
-            raise _Failed(self.name, f"returned {got} rewards for {count} completions")
+            raise _Failed(f"reward {self.name}: returned {got} rewards for {count} completions")
         return values
 
 
@@ -86,6 +91,10 @@ class VerlReward:
     async def reward(self, rollouts: Sequence[Rollout]) -> list[Reward]:
         """Call the function for each rollout, one after another; each may fail alone."""
         return [await self._reward_one(rollout) for rollout in rollouts]
+
+    def problem(self, tasks: Sequence[Task]) -> str | None:
+        """Say which parameter is none of verl's, if any."""
+        return _missing(self.name, self.function, VERL_ARGUMENTS)
 
     async def _reward_one(self, rollout: Rollout) -> Reward:
         try:
@@ -125,25 +134,38 @@ def _verl_arguments(rollout: Rollout) -> dict[str, Any]:
     }
 
 
-def _accepted(name: str, function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
-    """Keep what the function takes; it must be offered all that it needs."""
-    parameters = inspect.signature(function).parameters.values()
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    for parameter in named.values():
+VERL_ARGUMENTS = tuple(_verl_arguments(Rollout(Task(""), "", (), "", (), ())))
+
+
+def _missing(name: str, function: Callable[..., Any], offered: Collection[str]) -> str | None:
+    for parameter in _named(function):
         if parameter.default is parameter.empty and parameter.name not in offered:
-            raise _Failed(name, f"needs {parameter.name!r}; {nearest(parameter.name, offered)}")
-    return offered if takes_all else {key: value for key, value in offered.items() if key in named}
+            return f"reward {name}: needs {parameter.name!r}; {nearest(parameter.name, offered)}"
+    return None
+
+
+def _named(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    parameters = inspect.signature(function).parameters.values()
+    return [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def _accepted(function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
+    """Keep what the function takes."""
+    if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values()):
+        return offered
+    return {p.name: offered[p.name] for p in _named(function) if p.name in offered}
 
 
 async def _call(reward: TRLReward | VerlReward, offered: dict[str, Any]) -> Any:
-    arguments = _accepted(reward.name, reward.function, offered)
+    if problem := _missing(reward.name, reward.function, offered):
+        raise _Failed(problem)
+    arguments = _accepted(reward.function, offered)
     try:
         return await call(functools.partial(reward.function, **arguments), timeout_s=reward.timeout_s)
     except NoAnswerError as error:
-        raise _Failed(reward.name, f"{error.reason} (reward.timeout_s)") from error
+        raise _Failed(f"reward {reward.name}: {error.reason} (reward.timeout_s)") from error
     except UserCodeError as error:
-        raise _Failed(reward.name, f"raised {error.reason}", error.trace) from error
+        raise _Failed(f"reward {reward.name}: raised {error.reason}", error.trace) from error
 
 
 def _checked(name: str, value: Any) -> Reward:
