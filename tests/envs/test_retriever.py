@@ -1,7 +1,11 @@
 """Retrievers: BM25 over a file, the protocol over loopback, and servers that are slow, failing or lying."""
 
 import asyncio
+import base64
 import contextlib
+import gc
+import gzip
+import itertools
 import json
 import math
 import os
@@ -10,8 +14,10 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -44,28 +50,31 @@ def ask(url: str, *queries: str, topk: int = 3) -> list[list[Passage]]:
     return asyncio.run(HTTPRetriever(url).retrieve(queries, topk))
 
 
-def expected_score(query: str, number: int) -> float:
+def expected_relevance(query: str, number: int) -> float:
     """BM25 as Lucene has it: rarity ln(1 + (N - n + ½) / (n + ½)), times the damped count of the word."""
     documents = [re.findall(r"\w+", f"{title} {text}".lower()) for title, text in PASSAGES]
     mean_length = sum(map(len, documents)) / len(documents)
-    counts, score = Counter(documents[number]), 0.0
+    counts, relevance = Counter(documents[number]), 0.0
     for word in query.split():
         containing = sum(word in document for document in documents)
         rarity = math.log(1 + (len(documents) - containing + 0.5) / (containing + 0.5))
         damping = 1.5 * (1 - 0.75 + 0.75 * len(documents[number]) / mean_length)
-        score += rarity * counts[word] / (counts[word] + damping)
-    return score
+        relevance += rarity * counts[word] / (counts[word] + damping)
+    return relevance
 
 
-def test_scores_are_those_of_the_formula() -> None:
-    found = bm25("currency of peru", topk=4)
+def test_relevance_is_that_of_the_formula() -> None:
+    query = "currency of peru"
+    found = bm25(query, topk=4)
     assert [p.title for p in found] == ["Peru", "Lima", "Sol", "Quito"]
     by_title = {title: number for number, (title, _) in enumerate(PASSAGES)}
     for passage in found:
-        assert passage.score == pytest.approx(expected_score("currency of peru", by_title[passage.title]), rel=1e-5)
+        assert passage.relevance == pytest.approx(
+            expected_relevance("currency of peru", by_title[passage.title]), rel=1e-5
+        )
 
 
-def test_equal_scores_keep_the_order_of_the_corpus() -> None:
+def test_equally_relevant_passages_keep_the_order_of_the_corpus() -> None:
     retriever = BM25Retriever([(f"t{i}", "twice twice" if i % 2 else "twice once") for i in range(400)])
     expected = [f"t{i}" for i in (*range(1, 400, 2), *range(0, 200, 2))]
     assert [p.title for p in retriever.retrieve_one("twice", 300)] == expected
@@ -301,8 +310,159 @@ def test_a_closed_connection_is_a_tool_error() -> None:
         ask(url, "lima")
 
 
+Headers = dict[str, str]
+
+
+def send_stream(handler: BaseHTTPRequestHandler, headers: Headers, parts: Iterable[bytes]) -> None:
+    """Send a body of unknown length, until the other side has had enough."""
+    handler.send_response(200)
+    for name, value in headers.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    with contextlib.suppress(ConnectionError):
+        for part in parts:
+            handler.wfile.write(part)
+
+
+ZEROS = gzip.compress(bytes(64 * 2**20))
+GZIP = {"Content-Encoding": "gzip"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "parts", "message"),
+    [
+        ({}, itertools.repeat(b" " * 2**16), r"the answer is longer than 4194304 bytes \(max_response_bytes\)"),
+        (GZIP, [ZEROS], "the answer is longer than 4194304 bytes"),
+        (GZIP, itertools.repeat(gzip.compress(b"")), "the answer's gzip goes on behind its end"),
+        (GZIP, [gzip.compress(hit()), b"x"], "the answer's gzip goes on behind its end"),
+        (GZIP, [gzip.compress(hit())[:-9]], "the answer's gzip is cut short"),
+        (GZIP, [hit()], "the answer is no gzip"),
+        ({"Content-Encoding": "gzip, gzip"}, [gzip.compress(ZEROS)], "encoded as 'gzip, gzip', which was not asked"),
+        ({"Content-Encoding": "deflate"}, [b"x"], "encoded as 'deflate', which was not asked for"),
+        ({"Content-Encoding": "br"}, [b"x"], "encoded as 'br', which was not asked for"),
+    ],
+)
+def test_an_answer_has_a_limit_behind_its_compression_too(
+    headers: Headers, parts: Iterable[bytes], message: str
+) -> None:
+    with running(answering(lambda handler: send_stream(handler, headers, parts))) as url:
+        tracemalloc.start()
+        with pytest.raises(ToolError, match=message):
+            ask(url, "lima")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 32 * 2**20
+
+
+def test_a_compressed_answer_is_read_and_the_limit_is_a_setting() -> None:
+    with running(answering(lambda handler: send_stream(handler, GZIP, [gzip.compress(hit())]))) as url:
+        [[passage]] = ask(url, "lima")
+        assert passage == Passage("Lima", "It is.", 1.5)
+        environment, config = search_environment(url, max_response_bytes=len(hit()) - 1, tool_retries=0)
+        with pytest.raises(ToolError, match=f"longer than {len(hit()) - 1} bytes"):
+            asyncio.run(
+                step_with_retries(environment, ToolState(), ACTION, config.model_copy(update={"tool_retries": 0}))
+            )
+    with pytest.raises(UserError, match=r"environment\.options\.max_response_bytes: must be 1 or more, got 0"):
+        search_environment(url, max_response_bytes=0)
+
+
+@pytest.mark.parametrize("charset", ["zlib_codec", "rot13", "idna", "hex", "undefined", "nothing"])
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_charset_is_not_looked_at(charset: str, status: int) -> None:
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        handler.send_header("Content-Type", f"application/json; charset={charset}")
+        handler.end_headers()
+        handler.wfile.write(hit())
+
+    with running(answering(respond)) as url:
+        if status == 200:
+            assert ask(url, "lima") == [[Passage("Lima", "It is.", 1.5)]]
+        else:
+            with pytest.raises(ToolError, match="HTTP 500"):
+                ask(url, "lima")
+
+
+def test_connections_are_kept_from_call_to_call_and_from_loop_to_loop(served: str) -> None:
+    retriever = HTTPRetriever(served)
+    accepted: set[Any] = set()
+    server = RetrievalServer(BM25Retriever(PASSAGES))
+    accept = server.get_request
+    server.get_request = lambda: accepted.add(pair := accept()) or pair  # type: ignore[method-assign, func-returns-value]
+    with running(server) as url:
+        retriever = HTTPRetriever(url)
+        for _ in range(3):
+            for _ in range(4):
+                asyncio.run(retriever.retrieve(["sol"], 1))
+        asyncio.run(retriever.close())
+    assert len(accepted) == 1
+
+
+def test_a_kept_connection_that_the_server_has_closed_is_replaced() -> None:
+    requests = []
+
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        requests.append(handler.client_address)
+        handler.protocol_version = "HTTP/1.1"
+        if len(requests) == 2:  # as if it had timed out while this one was under way
+            handler.connection.shutdown(socket.SHUT_RDWR)
+            return
+        send(handler, hit())
+        handler.close_connection = False
+
+    retriever_answers = []
+    with running(answering(respond)) as url:
+        retriever = HTTPRetriever(url)
+        for _ in range(2):
+            retriever_answers += asyncio.run(retriever.retrieve(["x"], 1))
+    assert retriever_answers == [[Passage("Lima", "It is.", 1.5)]] * 2
+    assert requests[0] == requests[1] != requests[2]
+
+
+def test_a_closed_retriever_gives_its_thread_back(served: str) -> None:
+    before = threading.active_count()
+    retriever = HTTPRetriever(served)
+    asyncio.run(retriever.retrieve(["sol"], 1))
+    thread = retriever._client._open.thread  # type: ignore[union-attr]
+    assert threading.active_count() > before
+    del retriever
+    gc.collect()
+    deadline = time.monotonic() + 20
+    while not thread.loop.is_closed() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert thread.loop.is_closed()
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_password_in_an_address_is_sent_and_never_shown(status: int) -> None:
+    sent = []
+
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        sent.append(handler.headers["Authorization"])
+        send(handler, b"oh", status)
+
+    with running(answering(respond)) as url:
+        with pytest.raises(ToolError) as failed:
+            ask(url.replace("://", "://user:s3cret@") + "/x?key=s3cret#s3cret", "lima")
+        assert str(failed.value).startswith(f"retriever {url}/x: ")
+    assert "s3cret" not in str(failed.value)
+    assert sent == [f"Basic {base64.b64encode(b'user:s3cret').decode()}"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://u:s3cret@host:99999", "ftp://u:s3cret@host", "http://u:s3cret@", "http://u:s3/cret@host:x", "u:s3cret@x"],
+)
+def test_a_password_in_a_wrong_address_is_not_shown(url: str) -> None:
+    with pytest.raises(UserError) as error:
+        HTTPRetriever(url)
+    assert "s3cret" not in str(error.value)
+
+
 def search_environment(url: str, **settings: Any) -> tuple[Any, EnvironmentConfig]:
-    config = EnvironmentConfig(name="search", options={"retriever_url": url}, **settings)
+    limits = {name: settings.pop(name) for name in ("max_response_bytes",) if name in settings}
+    config = EnvironmentConfig(name="search", options={"retriever_url": url, **limits}, **settings)
     return load_environment(config), config
 
 

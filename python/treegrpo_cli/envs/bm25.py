@@ -1,7 +1,7 @@
 """Corpus file -> the passages that share the rarest words with a query (BM25, Lucene's form, k1 1.5, b 0.75).
 
 A word is a run of letters, digits and underscores, in lower case; no stemming, no stop words. For up to about
-a million passages: every score is computed for every query, and the corpus is held in memory.
+a million passages: the relevance of every passage is computed for every query, and the corpus is held in memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def words(text: str) -> list[str]:
 
 
 class BM25Retriever:
-    """An index over passages of (title, text); equal scores keep the corpus's order."""
+    """An index over passages of (title, text); equally relevant ones keep the corpus's order."""
 
     def __init__(self, passages: Sequence[tuple[str, str]]) -> None:
         self._passages = list(passages)
@@ -61,11 +61,14 @@ class BM25Retriever:
         known = [word for word in words(query) if word in self._index.vocab_dict]
         if not known:
             return []
-        scores = self._index.get_scores(known)
-        k = min(topk, len(scores))
-        candidates = np.flatnonzero((scores > 0) & (scores >= np.partition(scores, -k)[-k]))
-        best = candidates[np.argsort(-scores[candidates], kind="stable")][:k]
-        return [Passage(title, text, float(scores[i])) for i in best for title, text in [self._passages[i]]]
+        relevance = self._index.get_scores(known)
+        k = min(topk, len(relevance))
+        candidates = np.flatnonzero((relevance > 0) & (relevance >= np.partition(relevance, -k)[-k]))
+        best = candidates[np.argsort(-relevance[candidates], kind="stable")][:k]
+        return [Passage(title, text, float(relevance[i])) for i in best for title, text in [self._passages[i]]]
 
     async def check(self) -> None:
         """An index in memory always answers."""
+
+    async def close(self) -> None:
+        """Nothing is held open."""

@@ -1,41 +1,46 @@
 """Queries -> passages over HTTP, by the protocol of Search-R1's retriever; no answer is trusted.
 
 `POST {"queries": [...], "topk": k, "return_scores": true}` is answered by
-`{"result": [[{"document": {"contents": "title\\ntext"}, "score": s}]]}`. A connection lives for one request,
-so that any event loop may ask; the environment's proxy settings are not used.
+`{"result": [[{"document": {"contents": "title\\ntext"}, "score": s}]]}`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import ssl
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import httpx
 import orjson
 
+from treegrpo_cli.envs.http_client import HTTPClient
 from treegrpo_cli.envs.retriever import Passage, read_passage
 from treegrpo_cli.errors import ToolError, UserError
 
 CHECK_TIMEOUT_S = 30.0
+MAX_RESPONSE_BYTES = 4 * 2**20
+KEY = "environment.options.retriever_url"
 
 
 class HTTPRetriever:
     """A client of the retriever at `url`; a URL without a path gets `/retrieve`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, max_response_bytes: int = MAX_RESPONSE_BYTES) -> None:
+        if max_response_bytes < 1:
+            raise UserError(f"environment.options.max_response_bytes: must be 1 or more, got {max_response_bytes}")
         try:
             parsed = httpx.URL(url)
-        except httpx.InvalidURL as error:
-            raise UserError(f"environment.options.retriever_url: {url!r}: {error}") from error
-        if parsed.scheme not in ("http", "https") or not parsed.host:
-            raise UserError(f"environment.options.retriever_url: {url!r} is no http(s) address")
+            proper = parsed.scheme in ("http", "https") and bool(parsed.host) and parsed.netloc.decode() != ""
+        except (httpx.InvalidURL, ValueError):  # neither is shown: a URL may hold a password
+            proper = False
+        if not proper:
+            raise UserError(f"{KEY}: {_without_secrets(url)!r} is no http(s) address")
         if parsed.port is not None and not 0 < parsed.port < 2**16:
-            raise UserError(f"environment.options.retriever_url: {url!r}: no such port")
+            raise UserError(f"{KEY}: {_without_secrets(url)!r}: no such port")
         self.url = parsed.copy_with(path="/retrieve") if parsed.path in ("", "/") else parsed
-        self._verify: ssl.SSLContext | bool = httpx.create_ssl_context() if parsed.scheme == "https" else False
+        self._client = HTTPClient(self.url, max_response_bytes)
 
     async def retrieve(self, queries: Sequence[str], topk: int) -> list[list[Passage]]:
         """Return at most `topk` passages for each query, in the order of the retriever.
@@ -44,23 +49,13 @@ class HTTPRetriever:
             ToolError: it cannot be reached, answers with an error, or with what the protocol does not say.
         """
         body = orjson.dumps({"queries": list(queries), "topk": topk, "return_scores": True})
-        content = await self._post(body)
         try:
+            content = await self._client.post(body)
             return _read_answer(content, len(queries), topk)
+        except ToolError as error:
+            raise ToolError(f"retriever {error}") from error
         except ValueError as error:
-            raise ToolError(f"retriever {self.url}: {error}") from error
-
-    async def _post(self, body: bytes) -> bytes:
-        headers = {"Content-Type": "application/json"}
-        try:
-            # Who asks sets the time limit, and covers the whole call with it.
-            async with httpx.AsyncClient(verify=self._verify, timeout=None, trust_env=False) as client:  # noqa: S113
-                response = await client.post(self.url, content=body, headers=headers)
-        except httpx.HTTPError as error:
-            raise ToolError(f"retriever {self.url}: {type(error).__name__}: {error}") from error
-        if response.status_code != 200:
-            raise ToolError(f"retriever {self.url}: HTTP {response.status_code}: {response.text[:100]!r}")
-        return response.content
+            raise ToolError(f"retriever {self._client.name}: {error}") from error
 
     async def check(self) -> None:
         """Send one query; UserError where no proper answer comes."""
@@ -68,9 +63,18 @@ class HTTPRetriever:
             async with asyncio.timeout(CHECK_TIMEOUT_S):
                 await self.retrieve(["is anybody there"], 1)
         except TimeoutError as error:
-            raise UserError(f"retriever {self.url}: no answer within {CHECK_TIMEOUT_S:g} s") from error
+            raise UserError(f"retriever {self._client.name}: no answer within {CHECK_TIMEOUT_S:g} s") from error
         except ToolError as error:
-            raise UserError(f"{error} (environment.options.retriever_url: is it running?)") from error
+            raise UserError(f"{error} ({KEY}: is it running?)") from error
+
+    async def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+
+def _without_secrets(url: str) -> str:
+    """The URL without user, password, query and fragment, as far as it can be read."""
+    return re.sub(r"^(\w+://)?.*@", r"\1", re.split(r"[?#]", url, maxsplit=1)[0], flags=re.DOTALL)[:200]
 
 
 def _read_answer(content: bytes, num_queries: int, topk: int) -> list[list[Passage]]:
@@ -98,4 +102,4 @@ def _read_hit(hit: Any) -> Passage:
     score = hit["score"]
     if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
         raise ValueError(f"a score must be a finite number, got {score!r:.100}")
-    return Passage(*read_passage(hit["document"]), score=float(score))
+    return Passage(*read_passage(hit["document"]), relevance=float(score))

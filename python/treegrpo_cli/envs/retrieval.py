@@ -33,6 +33,9 @@ class RetrievalServer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: RetrievalServer
     timeout = REQUEST_TIMEOUT_S
+    protocol_version = "HTTP/1.1"  # connections are kept
+    disable_nagle_algorithm = True
+    wbufsize = -1  # an answer leaves in one piece
 
     def do_POST(self) -> None:
         if self.path != "/retrieve":
@@ -44,7 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(400, {"error": str(error)})
             return
         hits = [self.server.retriever.retrieve_one(query, topk) for query in queries]
-        documents = [[({"contents": f"{p.title}\n{p.text}"}, p.score) for p in found] for found in hits]
+        documents = [[({"contents": f"{p.title}\n{p.text}"}, p.relevance) for p in found] for found in hits]
         self._send(200, {"result": [[_hit(d, s) if return_scores else d for d, s in found] for found in documents]})
 
     def _request(self) -> tuple[list[str], int, bool]:
@@ -62,6 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, answer: dict[str, Any]) -> None:
         body = orjson.dumps(answer)
+        self.close_connection |= status != 200  # what was refused may not have been read
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))

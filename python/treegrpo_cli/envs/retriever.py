@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A piece of a corpus."""
+    """A piece of a corpus; the greater `relevance`, the better it fits the query (`score` in Search-R1's protocol)."""
 
     title: str
     text: str
-    score: float = 0.0
+    relevance: float = 0.0
 
 
 class Retriever(Protocol):
@@ -25,6 +25,10 @@ class Retriever(Protocol):
 
     async def check(self) -> None:
         """Raise UserError where it does not answer at all."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what it holds open."""
         ...
 
 

@@ -28,8 +28,8 @@ class SearchEnvironment(ToolEnvironment):
     """An agent with one tool, `search`, that shows the best `topk` passages for a query.
 
     Options: exactly one of `corpus` (a file; embedded BM25) and `retriever_url` (Search-R1's protocol over
-    HTTP), `topk` passages a query (0 shows none: what does the policy know by itself?), and `instructions` in
-    place of the built-in ones.
+    HTTP), `topk` passages a query (0 shows none: what does the policy know by itself?), `instructions` in
+    place of the built-in ones, and `max_response_bytes` of the retriever, counted behind its compression.
     """
 
     def __init__(
@@ -39,10 +39,11 @@ class SearchEnvironment(ToolEnvironment):
         topk: int = 3,
         dialect: Literal["inline", "chat"] = "inline",
         instructions: str | None = None,
+        max_response_bytes: int = 4 * 2**20,
     ) -> None:
         if topk < 0:
             raise UserError(f"environment.options.topk: must be 0 or more, got {topk}")
-        self._retriever = _retriever(corpus, retriever_url)
+        self._retriever = _retriever(corpus, retriever_url, max_response_bytes)
         self._topk = topk
         built_in = INLINE_INSTRUCTIONS if dialect == "inline" else CHAT_INSTRUCTIONS
         super().__init__([self.search], dialect, built_in if instructions is None else instructions)
@@ -62,6 +63,10 @@ class SearchEnvironment(ToolEnvironment):
         """Raise UserError where the retriever does not answer."""
         await self._retriever.check()
 
+    async def close(self) -> None:
+        """Close the retriever's connections."""
+        await self._retriever.close()
+
 
 def show(passages: list[Passage]) -> str:
     """Return the passages as the policy reads them, best first.
@@ -73,7 +78,7 @@ def show(passages: list[Passage]) -> str:
     return "\n".join(lines) or "No passage was found."
 
 
-def _retriever(corpus: str | None, retriever_url: str | None) -> Retriever:
+def _retriever(corpus: str | None, retriever_url: str | None, max_response_bytes: int) -> Retriever:
     if (corpus is None) == (retriever_url is None):
         raise UserError(
             "environment.options: give one of `corpus` (a file) and `retriever_url` to the search environment"
@@ -85,4 +90,4 @@ def _retriever(corpus: str | None, retriever_url: str | None) -> Retriever:
     from treegrpo_cli.envs.http_retriever import HTTPRetriever
 
     assert retriever_url is not None
-    return HTTPRetriever(retriever_url)
+    return HTTPRetriever(retriever_url, max_response_bytes)

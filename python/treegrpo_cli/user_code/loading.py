@@ -11,10 +11,13 @@ from typing import Any
 
 from treegrpo_cli.errors import UserError, nearest
 from treegrpo_cli.user_code.raised import user_code_error
+from treegrpo_cli.user_code.siblings import siblings_of
 
 
 def load_dotted(path: str, key: str) -> Any:
-    """Import `path` and return what it names; modules of the working directory are found too.
+    """Import `path` and return what it names.
+
+    A package.module may be one of the working directory; a file may import its neighbours (see `siblings`).
 
     Raises:
         UserError: names `key`, where the module cannot be imported or has no such name.
@@ -57,7 +60,8 @@ def _load_file(file: Path, key: str) -> ModuleType:
     assert spec.loader is not None  # there is one for every name that ends in .py
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with siblings_of(file.resolve().parent):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
