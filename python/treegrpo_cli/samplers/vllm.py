@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from treegrpo_cli.models.pretrained import check_weights, read_model_config
+from treegrpo_cli.models.pretrained import check_weights, read_model_config, shape_of_causal_lm
 from treegrpo_cli.samplers.stepping import Request, SteppedSampler
 from treegrpo_cli.samplers.text import context_limit, end_token_ids, turn_text
 from treegrpo_cli.types import Completion
@@ -275,9 +275,4 @@ def kv_bytes_per_token(model_path: str, dtype: str) -> int:
 
 def weight_shapes(model_path: str) -> dict[str, torch.Size]:
     """Return the names and shapes of the model's `state_dict()`; no weights are made."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(read_model_config(model_path))
-    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+    return {name: tensor.shape for name, tensor in shape_of_causal_lm(model_path).state_dict().items()}
