@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pydoc
 import signal
 import subprocess
 import sys
@@ -86,6 +87,14 @@ def test_public_names_are_what_they_say_whatever_was_imported_before() -> None:
     assert done.stdout.strip() == "[] True"
     with pytest.raises(AttributeError, match="nonsense"):
         treegrpo_cli.nonsense  # noqa: B018
+
+
+def test_the_package_shows_its_public_names_and_explains_them() -> None:
+    assert set(treegrpo_cli.__all__) <= set(dir(treegrpo_cli))
+    help_text = pydoc.render_doc(treegrpo_cli, renderer=pydoc.plaintext)
+    for name in treegrpo_cli.__all__:
+        assert name in help_text
+        assert name.startswith("__") or getattr(treegrpo_cli, name).__doc__
 
 
 def test_the_version_is_the_packages() -> None:
@@ -181,9 +190,122 @@ def test_trees_in_front_of_a_broken_line_are_shown(vectors: Path) -> None:
     assert len(done.stdout.splitlines()) == 2
 
 
+@pytest.fixture
+def a_run(tmp_path: Path) -> Path:
+    """The directory of a run of eleven steps, a prompt each."""
+    trees = tmp_path / "run" / "trees"
+    trees.mkdir(parents=True)
+    (tmp_path / "run" / "metrics.jsonl").write_text("{}\n")
+    for step in (0, 2, 10):
+        write_lines(trees / f"step-{step:05d}.jsonl", [tree(f"p{step}", 0), tree(f"p{step}", 1)])
+    write_lines(trees / "later.jsonl", [tree("later", 0), tree("later", 1)])
+    return tmp_path / "run"
+
+
+def prompts(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [json.loads(line)["prompt_id"] for line in done.stdout.splitlines()]
+
+
+def test_a_run_and_its_trees_are_read_step_by_step_and_files_as_they_are_named(a_run: Path, vectors: Path) -> None:
+    whole = [name for name in ("p0", "p2", "p10", "later") for _ in range(2)]
+    assert prompts(run("inspect-tree", a_run, "--format", "json")) == whole
+    assert prompts(run("inspect-tree", a_run / "trees", "--format", "json")) == whole
+    both = run("inspect-tree", vectors, a_run, "--format", "json")
+    assert prompts(both) == ["vectors"] * 2 + whole
+    assert "5 prompts" in run("inspect-tree", vectors, a_run, "--summary").stdout
+
+
+def test_a_step_of_a_run_is_chosen_by_its_number(a_run: Path, vectors: Path) -> None:
+    assert prompts(run("inspect-tree", a_run, "--step", "10", "--format", "json")) == ["p10"] * 2
+    assert "no trees of step 3; there are 0 to 10" in refused(run("inspect-tree", a_run, "--step", "3"))
+    assert "--step chooses" in refused(run("inspect-tree", vectors, "--step", "3"))
+    (a_run / "empty").mkdir()
+    assert "holds no tree files" in refused(run("inspect-tree", a_run / "empty"))
+
+
+def test_a_drawing_in_full_holds_every_word_and_the_ids_of_nodes(tmp_path: Path) -> None:
+    nodes = [{"id": 0, "parent": None, "reward": None, "text": "Which\n  town?"}]
+    words = " ".join(f"word{number}" for number in range(200))
+    nodes.append({"id": 1, "parent": 0, "reward": 1.0, "text": words, "observation": "\x1b[31mseen\n\nlast"})
+    nodes.append({"id": 2, "parent": 0, "reward": 0.0, "text": "x" * 300})
+    source = write_lines(tmp_path / "a.jsonl", [tree(nodes=nodes)])
+    lines = run("inspect-tree", source, "--full", "--estimator", "parent").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    shown = "\n".join(lines)
+    assert [word for word in words.split() if word not in shown] == []
+    assert sum(line.count("x") for line in lines if "node 2" not in line and "word" not in line) == 300
+    assert "│     town?" in lines
+    assert "→ seen" in shown
+    assert "node 1" in shown
+    assert "\x1b" not in shown
+
+
+def test_a_long_chain_is_not_folded_in_full(tmp_path: Path) -> None:
+    nodes = [{"id": place, "parent": place - 1 if place else None, "reward": None} for place in range(100)]
+    nodes[-1]["reward"] = 1.0
+    source = write_lines(tmp_path / "a.jsonl", [tree(nodes=nodes)])
+    assert "⋮" in run("inspect-tree", source, "--estimator", "parent").stdout
+    assert "⋮" not in run("inspect-tree", source, "--estimator", "parent", "--full").stdout
+
+
+def test_an_advantage_is_split_into_terms_that_add_up(vectors: Path) -> None:
+    scoring = ["--estimator", "tree-grpo", "--option", "eps=0"]
+    shown = run("inspect-tree", vectors, *scoring, "--tree-id", "0", "--explain", "4").stdout
+    # A1 has reward 1: (1 - 1/2) / 0.534522 among 8 leaves, (1 - 1/2) / 0.547723 among the tree's 6
+    assert "A(l) = inter * N over the prompt's leaves of R(l) + intra" in shown
+    assert "inter: (1.000 - 0.500) / 0.535 = +0.935 (prompt: 8 values, mean 0.500, std 0.535)" in shown
+    assert "intra: (1.000 - 0.500) / 0.548 = +0.913 (tree: 6 values, mean 0.500, std 0.548)" in shown
+    assert "node 4: +0.935 inter +0.913 intra = +1.848" in shown
+
+
+def test_an_explanation_says_which_tokens_take_the_advantage(tmp_path: Path) -> None:
+    tokens = {"token_ids": [1, 2, 3], "sampled": [[0, 2]]}
+    nodes = [{"id": 0, "parent": None, "reward": None}, {"id": 1, "parent": 0, "reward": None} | tokens]
+    nodes += [{"id": place, "parent": 1, "reward": place % 2} | tokens for place in (2, 3)]
+    nodes += [{"id": 4, "parent": 0, "reward": None}]
+    source = write_lines(tmp_path / "a.jsonl", [tree(nodes=nodes)])
+    shown = run("inspect-tree", source, "--estimator", "parent", "--explain", "1").stdout
+    assert "2 sampled tokens of the node take its advantage, in 2 rows:" in shown
+    assert "leaf 2, reward 0.000: 2 of the row's 4 sampled tokens" in shown
+    assert "node 1: 0.000 parent = 0.000" in shown
+    root = run("inspect-tree", source, "--estimator", "parent", "--explain", "0").stdout
+    assert "the root is the prompt" in root
+    assert "no scored leaf below" in run("inspect-tree", source, "--estimator", "parent", "--explain", "4").stdout
+
+
+def test_an_explanation_tells_where_the_file_says_something_else(vectors: Path, tmp_path: Path) -> None:
+    lines = run("inspect-tree", vectors, "--estimator", "grpo", "--format", "json").stdout.splitlines()
+    (tmp_path / "alone.jsonl").write_text(lines[1] + "\n")
+    assert "the file says +0.935" in run("inspect-tree", tmp_path / "alone.jsonl", "--explain", "2").stdout
+    assert (
+        "the file says"
+        not in run("inspect-tree", vectors, "--estimator", "grpo", "--tree-id", "1", "--explain", "2").stdout
+    )
+
+
+def test_estimators_are_listed_with_formulas_options_and_what_they_may_be() -> None:
+    names = ["grpo", "tree-grpo", "parent", "sibling"]
+    listed = run("estimators").stdout
+    assert [name for name in names if f"\n{name} " not in f"\n{listed}"] == []
+    assert "A(n) = V(n) - V(parent of n)" in listed
+    for name in names:
+        known = treegrpo_cli.estimators()[name]
+        shown = run("estimators", name).stdout
+        assert known["formula"] in shown
+        for option, about in known["options"].items():
+            [line] = [line for line in shown.splitlines() if line.startswith(f"  {option}=")]
+            assert f"={about['default']} " in line
+            assert about["legal"] in line
+    assert "did you mean 'sibling'?" in refused(run("estimators", "siblings"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
+        (["--explain", "1"], "--explain needs one tree"),
+        (["--tree-id", "0", "--explain", "99"], "has no node 99: its nodes are 0 to 9"),
+        (["--tree-id", "0", "--explain", "1", "--format", "json"], "--explain is drawn"),
+        (["--full", "--summary"], "--full is drawn"),
         (["--option", "ddof=0"], "--option needs --estimator"),
         (["--estimator", "tree-grop"], "tree-grop"),
         (["--estimator", "grpo", "--option", "ddf=0"], "ddf"),

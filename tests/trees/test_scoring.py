@@ -10,7 +10,7 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from treegrpo_cli import UserError, read_trees, score, training_rows
+from treegrpo_cli import UserError, collate, read_trees, score, training_rows
 from treegrpo_cli.trees.forest import to_forest
 from treegrpo_cli.trees.scoring import score_group
 from treegrpo_cli.trees.tree_record import TreeRecord
@@ -243,6 +243,64 @@ def test_a_training_row_is_one_path_with_its_advantages() -> None:
     assert second["advantages"].tolist() == [0, 0, -0.5, -0.5, 0, 0, -0.5]
     [from_nodes, _] = training_rows(score([record], "parent"))
     assert from_nodes["advantages"].tolist() == [0, 0, 0, 0, 0, 0.5]
+
+
+def test_a_row_says_where_it_comes_from_and_what_its_leaf_holds_beside() -> None:
+    first = random_group(3)
+    leaf = next(node for record in first for node in record.nodes if node["reward"] is not None)
+    leaf |= {"length": 7, "text": "known to the format"}
+    scored = score(first, "parent")
+    rows = training_rows(scored)
+    leaves = [(record, node) for record in scored for node in record.nodes if node["reward"] is not None]
+    for row, (record, node) in zip(rows, leaves, strict=True):
+        assert (row["group"], row["tree_id"], row["leaf_id"]) == (record.prompt_id, record.tree_id, node["id"])
+        assert row["reward"] == node["reward"]
+        assert row["extra"] == ({"length": 7} if "length" in node else {})
+        path = [node["id"]]
+        while (parent := record.nodes[path[0]]["parent"]) is not None:
+            path.insert(0, parent)
+        assert row["node_ids"].tolist() == [place for place in path for _ in record.nodes[place]["token_ids"]]
+    assert [row["extra"] for row in rows].count({"length": 7}) == 1
+
+
+def test_one_tree_dicts_and_numbers_of_numpy_are_scored_like_any() -> None:
+    trees = vector_trees()
+    expected = score(records_of(trees), "parent")
+    assert score(trees, "parent") == expected
+    nameless = [{name: value for name, value in fields.items() if name != "schema"} for fields in trees]
+    assert score(iter(nameless), "parent") == expected
+    for fields in trees:
+        assert score(fields, "grpo") == score(records_of([fields])[0], "grpo")
+        for node in fields["nodes"]:
+            node["id"] = np.int64(node["id"])
+            node["reward"] = None if node["reward"] is None else np.float32(node["reward"])
+            node["extra"] = (np.array([1, 2]), np.bool_(True))
+    taken = score(trees, "parent")
+    assert [node["advantage"] for node in taken[0].nodes] == [node["advantage"] for node in expected[0].nodes]
+    assert json.loads(taken[0].to_json())["nodes"][0]["extra"] == [[1, 2], True]
+    with pytest.raises(UserError, match="prompt_id"):
+        score({"tree_id": 0, "nodes": []})
+
+
+def test_rows_are_padded_on_the_right_for_torch() -> None:
+    rows = training_rows(score(random_group(3), "parent"))
+    batch = collate(rows, pad_id=99)
+    width = max(len(row["input_ids"]) for row in rows)
+    assert {name: tuple(tensor.shape) for name, tensor in batch.items()} == dict.fromkeys(
+        ("input_ids", "attention_mask", "loss_mask", "logprobs", "advantages"), (len(rows), width)
+    )
+    for place, row in enumerate(rows):
+        num_tokens = len(row["input_ids"])
+        for name in ("input_ids", "loss_mask", "logprobs", "advantages"):
+            assert batch[name][place, :num_tokens].tolist() == dict(row)[name].tolist()
+        assert batch["attention_mask"][place].tolist() == [1] * num_tokens + [0] * (width - num_tokens)
+        assert batch["input_ids"][place, num_tokens:].tolist() == [99] * (width - num_tokens)
+        assert not batch["loss_mask"][place, num_tokens:].any()
+        assert not batch["advantages"][place, num_tokens:].any()
+    rows[0]["logprobs"] = None
+    assert "logprobs" not in collate(rows)
+    with pytest.raises(UserError, match="no rows"):
+        collate([])
 
 
 def test_rows_without_logprobs_say_so() -> None:

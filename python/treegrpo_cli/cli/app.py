@@ -167,16 +167,32 @@ def _options(
 
 @app.command("inspect-tree", short_help="Draw trees with their advantages, or dump them.")
 def inspect_tree(
-    file: Annotated[str, typer.Argument(help="Tree file, .jsonl or .jsonl.zst; - is standard input.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE", help="Tree files, .jsonl or .jsonl.zst, or a run's directory; - is standard input."
+        ),
+    ],
+    step: Annotated[int | None, typer.Option(help="Show the trees of this step of a run only.")] = None,
     output_format: Annotated[
         Format | None,
         typer.Option("--format", help="Drawn, or scored lines.  [default: tree]", show_default=False),
     ] = None,
     nested: Annotated[bool, typer.Option("--nested", help="JSON with children inside their parents.")] = False,
     summary: Annotated[bool, typer.Option("--summary", help="Counts and the signal at each depth.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Draw whole turns and observations.")] = False,
+    explain: Annotated[
+        int | None,
+        typer.Option(
+            metavar="NODE", help="Split the advantage of a node, by the id that --full shows, into its terms."
+        ),
+    ] = None,
     estimator: Annotated[
         str | None,
-        typer.Option(help="Score anew.  [default: the file's scoring, else tree-grpo]", show_default=False),
+        typer.Option(
+            help="Score anew; see treegrpo estimators.  [default: the file's scoring, else tree-grpo]",
+            show_default=False,
+        ),
     ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the estimator: name=value. May be given again.")
@@ -189,7 +205,8 @@ def inspect_tree(
     from treegrpo_cli.cli.inspect import inspect
 
     inspect(
-        file,
+        files,
+        step=step,
         estimator=estimator,
         options=_pairs(option or []),
         prompt_id=prompt_id,
@@ -198,7 +215,20 @@ def inspect_tree(
         output_format=(output_format or (Format.JSON if nested else Format.TREE)).value,
         nested=nested,
         summary=summary,
+        full=full,
+        node=explain,
     )
+
+
+@app.command("estimators", short_help="List how rewards become advantages.")
+def list_estimators(
+    name: Annotated[str | None, typer.Argument(help="Tell all of this one.", show_default=False)] = None,
+) -> None:
+    """List the estimators, their formulas and options: what --estimator and [advantage] take."""
+    from treegrpo_cli.trees.estimators import lines_of
+
+    for line in lines_of(name):
+        print(line)
 
 
 Settings = Annotated[

@@ -1,10 +1,11 @@
-"""Tree file -> drawn trees, scored lines or a summary: what `treegrpo inspect-tree` does."""
+"""Tree files -> drawn trees, scored lines or a summary: what `treegrpo inspect-tree` does."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from rich.text import Text
 
 from treegrpo_cli.errors import FileError, UserError
 from treegrpo_cli.trees.draw import draw_tree
+from treegrpo_cli.trees.explain import explain
 from treegrpo_cli.trees.scoring import keep_or_score, score_group
+from treegrpo_cli.trees.sources import tree_files
 from treegrpo_cli.trees.summary import Summary
 from treegrpo_cli.trees.tree_file import read_groups
 from treegrpo_cli.trees.tree_record import TreeRecord
@@ -25,8 +28,9 @@ MIN_WIDTH = 60
 
 
 def inspect(
-    path: str | Path,
+    paths: Sequence[str | Path],
     *,
+    step: int | None = None,
     estimator: str | None = None,
     options: Mapping[str, Any] | None = None,
     prompt_id: str | None = None,
@@ -35,18 +39,22 @@ def inspect(
     output_format: str = "tree",
     nested: bool = False,
     summary: bool = False,
+    full: bool = False,
+    node: int | None = None,
 ) -> None:
-    """Write the chosen trees of a file to standard output, group by group.
+    """Write the chosen trees of files to standard output, group by group; or `explain` one `node` of one tree.
 
     Without `estimator` the scoring of the file is kept, and `tree-grpo` computed where there is none.
     Trees are chosen after scoring, the first `limit` of them. Raises UserError for anything wrong with
-    file or arguments.
+    files or arguments.
     """
-    if options and estimator is None:
-        raise UserError("--option needs --estimator: options are an estimator's")
-    if nested and (summary or output_format != "json"):
-        raise UserError("--nested needs --format json, and goes without --summary")
-    groups = _first(_chosen(path, estimator, options or {}, prompt_id, tree_id), limit)
+    _check_arguments(estimator, options, output_format, nested=nested, summary=summary, full=full, node=node)
+    files = tree_files(paths, step)
+    chosen = _chosen(files, estimator, options or {}, Wanted(prompt_id, tree_id))
+    if node is not None:
+        _print(_console(), map(Text, _explained(chosen, node)))
+        return
+    groups = _first(([record for record in group if record.tree_id in ids] for group, ids in chosen), limit)
     if summary:
         _write_summary(groups, output_format)
     elif output_format == "json":
@@ -55,7 +63,37 @@ def inspect(
                 sys.stdout.buffer.write((nested_json(record) if nested else record.to_json()) + b"\n")
         sys.stdout.buffer.flush()
     else:
-        _draw(groups)
+        _draw(groups, full)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which trees are shown: those of a prompt, those of a number, or all."""
+
+    prompt_id: str | None
+    tree_id: int | None
+
+    def __str__(self) -> str:
+        said = [f"prompt_id {self.prompt_id!r}"] if self.prompt_id is not None else []
+        return " and ".join(said + ([f"tree_id {self.tree_id}"] if self.tree_id is not None else []))
+
+
+def _check_arguments(
+    estimator: str | None,
+    options: Mapping[str, Any] | None,
+    output_format: str,
+    *,
+    nested: bool,
+    summary: bool,
+    full: bool,
+    node: int | None,
+) -> None:
+    if options and estimator is None:
+        raise UserError("--option needs --estimator: options are an estimator's")
+    if nested and (summary or output_format != "json"):
+        raise UserError("--nested needs --format json, and goes without --summary")
+    if (full or node is not None) and (summary or output_format != "tree"):
+        raise UserError(f"--{'full' if full else 'explain'} is drawn: it goes without --format json and --summary")
 
 
 def nested_json(record: TreeRecord) -> bytes:
@@ -78,25 +116,30 @@ def nested_json(record: TreeRecord) -> bytes:
 
 
 def _chosen(
-    path: str | Path,
-    estimator: str | None,
-    options: Mapping[str, Any],
-    prompt_id: str | None,
-    tree_id: int | None,
-) -> Iterator[Sequence[TreeRecord]]:
+    files: Sequence[str], estimator: str | None, options: Mapping[str, Any], wanted: Wanted
+) -> Iterator[tuple[Sequence[TreeRecord], set[int]]]:
+    """Yield each prompt's trees, scored, and the tree_ids of those that are wanted."""
     found = False
-    for group in read_groups(path):
-        if prompt_id is not None and group[0].prompt_id != prompt_id:
-            continue
-        scored = keep_or_score(group) if estimator is None else score_group(group, estimator, options)
-        chosen = [record for record in scored if tree_id is None or record.tree_id == tree_id]
-        found = found or bool(chosen)
-        if chosen:
-            yield chosen
+    for file in files:
+        for group in read_groups(file):
+            if wanted.prompt_id not in (None, group[0].prompt_id):
+                continue
+            ids = {record.tree_id for record in group if wanted.tree_id in (None, record.tree_id)}
+            if ids:
+                found = True
+                yield keep_or_score(group) if estimator is None else score_group(group, estimator, options), ids
     if not found:
-        wanted = [f"prompt_id {prompt_id!r}"] if prompt_id is not None else []
-        wanted += [f"tree_id {tree_id}"] if tree_id is not None else []
-        raise FileError(path, f"no tree with {' and '.join(wanted)}")
+        where = files[0] if len(files) == 1 else f"{files[0]} … {files[-1]}"
+        raise FileError(where, f"no tree with {wanted}")
+
+
+def _explained(chosen: Iterator[tuple[Sequence[TreeRecord], set[int]]], node: int) -> Iterator[str]:
+    """Lines on a node of the one tree that was chosen."""
+    group, ids = next(chosen)
+    if len(ids) > 1 or next(chosen, None) is not None:
+        raise UserError("--explain needs one tree: choose it by --prompt-id, --tree-id and --step")
+    [place] = [place for place, record in enumerate(group) if record.tree_id in ids]
+    return explain(group, place, node)
 
 
 def _first(groups: Iterator[Sequence[TreeRecord]], limit: int | None) -> Iterator[Sequence[TreeRecord]]:
@@ -118,14 +161,14 @@ def _write_summary(groups: Iterator[Sequence[TreeRecord]], output_format: str) -
         _print(_console(), summary.lines())
 
 
-def _draw(groups: Iterator[Sequence[TreeRecord]]) -> None:
+def _draw(groups: Iterator[Sequence[TreeRecord]], full: bool) -> None:
     console = _console()
     between = False
     for group in groups:
         for record in group:
             if between:
                 _print(console, iter([Text("")]))
-            _print(console, draw_tree(record, console.width))
+            _print(console, draw_tree(record, console.width, full=full))
             between = True
 
 

@@ -2,6 +2,7 @@
 
 A turn without siblings stands below its parent in the same column; the drawing moves to the right only
 where the tree branches, so that a long chain stays readable. ○ is an open turn, ● one that ends its branch.
+A turn is one line, or, drawn in full, one for its numbers and all of its text and observation below.
 All text comes from a model or a file: it is shown without control characters and never as markup.
 """
 
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from treegrpo_cli.trees.format import Fields, inner_nodes, sampled_mask, status_of
+from treegrpo_cli.trees.branches import Branches
+from treegrpo_cli.trees.format import Fields, sampled_mask, status_of
 from treegrpo_cli.trees.tree_record import TreeRecord
 
 HEADERS = ("depth", "reward", "value", "advantage")
@@ -36,25 +38,27 @@ class Place:
     rest: str
 
 
-def draw_tree(record: TreeRecord, width: int) -> Iterator[Text]:
-    """Yield the lines of one tree, each at most `width` cells wide."""
-    nodes, inner = record.nodes, inner_nodes(record.nodes)
-    cells = [_numbers(node, node["id"] in inner) for node in nodes]
-    sizes = [max(map(len, column)) for column in zip(HEADERS, *cells, strict=True)]
+def draw_tree(record: TreeRecord, width: int, *, full: bool = False) -> Iterator[Text]:
+    """Yield the lines of one tree, each at most `width` cells wide; in `full` no text is cut and no chain folded."""
+    nodes, branches = record.nodes, Branches(record.nodes)
+    sizes = [len(header) for header in HEADERS]
+    for place in _walk(branches, width // 2, full):
+        if isinstance(place, Place):
+            sizes = list(map(max, sizes, map(len, _numbers(nodes[place.node], branches.is_inner(place.node)))))
     room = max(width - sum(sizes) - len(GAP) * len(sizes), MIN_TEXT)
-    yield from _header(record, inner, width)
+    yield from _header(record, branches, width)
     yield _line("", "", HEADERS, sizes, room, "dim")
-    for place in _walk(nodes, room // 2):
-        if isinstance(place, str):
+    for place in _walk(branches, room // 2, full):
+        if not isinstance(place, Place):
             yield Text(place, style="dim")
             continue
-        node = nodes[place.node]
-        is_inner = place.node in inner
+        node, is_inner = nodes[place.node], branches.is_inner(place.node)
         mark = "○ " if status_of(node, is_inner) == "open" else "● "
         space = room - cell_len(place.lead) - len(mark)
-        label = _label(node, is_inner, space)
-        yield _line(place.lead, mark + label, cells[place.node], sizes, room, _style(node))
-        yield from _notes(node, place.rest + ("│ " if is_inner else "  "), width)
+        label = _label(node, is_inner, space, full)
+        yield _line(place.lead, mark + label, _numbers(node, is_inner), sizes, room, _style(node))
+        rest = place.rest + ("│ " if is_inner else "  ")
+        yield from _whole_texts(node, rest, width) if full else _notes(node, rest, width)
 
 
 def plain(text: str, limit: int = 2000) -> str:
@@ -89,36 +93,26 @@ def _last_cells(text: str, space: int) -> str:
     return text[start:]
 
 
-def _walk(nodes: Sequence[Fields], max_lead: int) -> Iterator[Place | str]:
+def _walk(branches: Branches, max_lead: int, full: bool) -> Iterator[Place | str]:
     """Yield nodes in the order of drawing, and lines that stand for folded ones; no recursion."""
-    children: list[list[int]] = [[] for _ in nodes]
-    for child in nodes[1:]:
-        children[child["parent"]].append(child["id"])
     stack = [Place(0, "", "")]
     while stack:
         place = stack.pop()
-        chain = _chain(place.node, children)
-        hidden = range(FOLD_KEEP, len(chain) - FOLD_KEEP) if len(chain) > FOLD_ABOVE else range(0)
-        for step, node in enumerate(chain):
-            if hidden and step == hidden.start:
-                yield f"{place.rest}⋮ {len(hidden):,} more turns, each without a sibling"
-            if step not in hidden:
-                yield Place(node, place.lead if step == 0 else place.rest, place.rest)
-        below = children[chain[-1]]
+        chain = branches.chain(place.node)
+        fold = len(chain) > FOLD_ABOVE and not full
+        head, tail = (chain[:FOLD_KEEP], chain[-FOLD_KEEP:]) if fold else (chain, [])
+        yield from (Place(node, place.rest if step else place.lead, place.rest) for step, node in enumerate(head))
+        if fold:
+            yield f"{place.rest}⋮ {len(chain) - 2 * FOLD_KEEP:,} more turns, each without a sibling"
+        yield from (Place(node, place.rest, place.rest) for node in tail)
+        below = branches.children(chain[-1])
         rest = place.rest if len(place.rest) < max_lead else f"…{place.rest[-max_lead + 4 :]}"
         for under in reversed(below):
             last = under == below[-1]
             stack.append(Place(under, rest + ("└─" if last else "├─"), rest + ("  " if last else "│ ")))
 
 
-def _chain(node: int, children: Sequence[Sequence[int]]) -> list[int]:
-    chain = [node]
-    while len(children[chain[-1]]) == 1:
-        chain.append(children[chain[-1]][0])
-    return chain
-
-
-def _header(record: TreeRecord, inner: set[int], width: int) -> Iterator[Text]:
+def _header(record: TreeRecord, branches: Branches, width: int) -> Iterator[Text]:
     estimator = plain(str((record.scoring or {}).get("estimator", "")))
     name = shorten(plain(record.prompt_id), width - len(estimator) - 24, 0.5) + f" · tree {record.tree_id}"
     rule = "─" * max(width - cell_len(name) - len(estimator) - 2, 1)
@@ -127,7 +121,7 @@ def _header(record: TreeRecord, inner: set[int], width: int) -> Iterator[Text]:
         yield Text(shorten(question, width), style="italic")
     rewards = [node["reward"] for node in record.nodes if node["reward"] is not None]
     mean = f" · mean reward {number(sum(rewards) / len(rewards))}" if rewards else ""
-    num_leaves = len(record.nodes) - len(inner)
+    num_leaves = int((branches.num_children == 0).sum())
     counts = f"{count(len(record.nodes), 'node')} · {count(num_leaves, 'leaf', 'leaves')}, {len(rewards):,} scored"
     yield Text(counts + mean, style="dim")
 
@@ -137,14 +131,16 @@ def _question(record: TreeRecord) -> str:
     return plain(question) if isinstance(question, str) else ""
 
 
-def _label(node: Fields, is_inner: bool, space: int) -> str:
+def _label(node: Fields, is_inner: bool, space: int, full: bool) -> str:
     """Status (where a branch ends), then the turn's text with its end, where the action stands."""
     status = status_of(node, is_inner)
     tags = [status] if not is_inner else []
     tags += ["not kept"] if node.get("kept") is False else []
     tag = f"{', '.join(tags)}: " if tags else ""
     text = plain(node.get("text") or "")
-    if node["id"] == 0:
+    if full:
+        text = " · ".join(filter(None, ("prompt" * (node["id"] == 0), f"node {node['id']}", _token_counts(node))))
+    elif node["id"] == 0:
         text = f"prompt {text or _token_counts(node)}".strip()
     return tag + shorten(text or _token_counts(node) or f"node {node['id']}", max(space - len(tag), 1), tail=0.6)
 
@@ -164,6 +160,40 @@ def _notes(node: Fields, rest: str, width: int) -> Iterator[Text]:
         if text:
             shown = shorten(text, max(width - cell_len(rest) - len(sign), 1))
             yield Text.assemble((rest, "dim"), (sign + shown, style))
+
+
+def _whole_texts(node: Fields, rest: str, width: int) -> Iterator[Text]:
+    """Text, observation and error, whole: their own lines, and where one is too long several."""
+    space = max(width - cell_len(rest) - 2, MIN_TEXT // 2)
+    for sign, name, style in (("  ", "text", ""), ("→ ", "observation", "dim"), ("! ", "error", "yellow")):
+        for line in wrapped(node.get(name) or "", space):
+            yield Text.assemble((rest, "dim"), (sign + line, style))
+            sign = "  "
+
+
+def wrapped(text: str, space: int) -> Iterator[str]:
+    """The text's lines, without control characters, each in pieces of at most `space` cells, cut at blanks.
+
+    >>> list(wrapped("one two three\\n  four", 8))
+    ['one two', 'three', '  four']
+    """
+    for line in ESCAPES.sub("", text).splitlines():
+        shown = "".join(c for c in line.expandtabs(4) if not unicodedata.category(c).startswith("C"))
+        start = 0
+        while start < len(shown) or start == 0:
+            end = _fitting(shown, start, space)
+            blank = shown.rfind(" ", start + 1, end + 1)
+            cut = end if end == len(shown) or blank < 0 or not shown[start:blank].strip() else blank
+            yield shown[start:cut].rstrip()
+            start = cut + (shown[cut : cut + 1] == " ") if cut else 1
+
+
+def _fitting(text: str, start: int, space: int) -> int:
+    """Behind the last character that fits into `space` cells from `start` on; one at least."""
+    end, used = start, 0
+    while end < len(text) and (used := used + cell_len(text[end])) <= space:
+        end += 1
+    return max(end, min(start + 1, len(text)))
 
 
 def _line(lead: str, label: str, cells: Sequence[str], sizes: Sequence[int], room: int, style: str) -> Text:

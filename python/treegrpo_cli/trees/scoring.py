@@ -1,20 +1,18 @@
-"""Tree records -> forest -> scored records, and rows for somebody's own trainer."""
+"""Trees -> scored trees: one prompt's trees are a group, and advantages are within it."""
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from treegrpo_cli._core import Forest, estimators
-from treegrpo_cli.errors import UserError, nearest
+from treegrpo_cli._core import CoreError
+from treegrpo_cli.errors import UserError
 from treegrpo_cli.trees.forest import numbers_of, to_forest
-from treegrpo_cli.trees.format import Fields, sampled_mask
-from treegrpo_cli.trees.tree_record import TreeRecord
+from treegrpo_cli.trees.tree_record import AnyTree, TreeRecord, as_records
 
 if TYPE_CHECKING:
     from treegrpo_cli._core import Scores
@@ -28,23 +26,10 @@ MAX_REWARD = 1e150
 Options = Mapping[str, str | float | int | bool]
 
 
-class TrainingRow(TypedDict):
-    """One kept leaf: the T tokens from the prompt to it."""
-
-    input_ids: NDArray[np.int64]
-    """[T] prompt, turns and observations."""
-    loss_mask: NDArray[np.bool_]
-    """[T] True where the policy sampled the token."""
-    logprobs: NDArray[np.float32] | None
-    """[T] nats, of the distribution sampled from; 0 where not sampled. None where the file has none."""
-    advantages: NDArray[np.float32]
-    """[T] 0 where not sampled."""
-    group: str
-    """The prompt_id."""
-
-
-def score(trees: Iterable[TreeRecord], estimator: str = DEFAULT_ESTIMATOR, **options: Any) -> list[TreeRecord]:
+def score(trees: AnyTree | Iterable[AnyTree], estimator: str = DEFAULT_ESTIMATOR, **options: Any) -> list[TreeRecord]:
     """Return scored copies of the trees, in their order; a group is the trees of one prompt_id.
+
+    `trees` are records, or dicts as `TreeRecord.from_dict` takes them, or one of either.
 
     Each node gains `depth`, `num_leaves`, `value` and `advantage`, the tree `scoring`. Raises UserError
     for an unknown estimator or option, a value out of range, and two trees of one prompt_id and tree_id.
@@ -55,7 +40,7 @@ def score(trees: Iterable[TreeRecord], estimator: str = DEFAULT_ESTIMATOR, **opt
     >>> [tree.nodes[1]["advantage"] for tree in score([chain(0, 1.0), chain(1, 0.0)], "grpo", scale="none")]
     [0.5, -0.5]
     """
-    records = list(trees)
+    records = as_records(trees)
     groups: dict[str, dict[int, int]] = {}
     for place, record in enumerate(records):
         group = groups.setdefault(record.prompt_id, {})
@@ -75,8 +60,10 @@ def score_group(records: Sequence[TreeRecord], estimator: str, options: Options)
     forest = to_forest(records, tokens=False)
     try:
         scores = forest.score(estimator, dict(options))
-    except ValueError as error:
-        raise _placed(str(error), records) from None
+    except CoreError as error:
+        raise _placed(error, records) from None
+    except ValueError as error:  # an option of a type that no option has
+        raise UserError(str(error)) from None
     if len(records) == 1 and estimator == "tree-grpo" and scores.options["variant"] == "sum":
         warnings.warn(
             "tree-grpo over a single tree of a prompt: both its terms are the same, and advantages double",
@@ -102,25 +89,6 @@ def annotate(groups: Iterable[Sequence[TreeRecord]], advantage: AdvantageConfig)
     return [score_group(group, advantage.estimator, advantage.options) for group in groups]
 
 
-def training_rows(trees: Iterable[TreeRecord]) -> list[TrainingRow]:
-    """Return one row a scored leaf, in the order of trees and nodes, with the advantages that the trees have.
-
-    Under `grpo` and `tree-grpo` every sampled token of a path takes its leaf's advantage, under the other
-    estimators that of its own node. Raises UserError where a tree is unscored (see `score`), or a node
-    has no `token_ids` or does not say which of them were `sampled`.
-
-    >>> root = {"id": 0, "parent": None, "reward": None, "token_ids": [5, 6]}
-    >>> tokens = {"token_ids": [7, 8, 9], "sampled": [[0, 2]], "logprobs": [-0.5, -0.25]}
-    >>> turn = {"id": 1, "parent": 0, "reward": 1.0} | tokens
-    >>> other = turn | {"id": 2, "reward": 0.0}
-    >>> tree = TreeRecord(prompt_id="q1", tree_id=0, nodes=[root, turn, other])
-    >>> row = training_rows(score([tree], "parent"))[0]
-    >>> row["input_ids"].tolist(), row["advantages"].tolist()
-    ([5, 6, 7, 8, 9], [0.0, 0.0, 0.5, 0.5, 0.0])
-    """
-    return [row for record in trees for row in _rows_of_tree(record)]
-
-
 def _check_rewards(records: Sequence[TreeRecord]) -> None:
     rewards = numbers_of([node for record in records for node in record.nodes], "reward")
     if not (np.abs(rewards) > MAX_REWARD).any():
@@ -131,56 +99,6 @@ def _check_rewards(records: Sequence[TreeRecord]) -> None:
                 raise record.error(
                     f"node {node['id']}: reward {node['reward']} is too large, expected at most {MAX_REWARD}"
                 )
-
-
-def _rows_of_tree(record: TreeRecord) -> Iterable[TrainingRow]:
-    if record.scoring is None:
-        raise record.error(f"tree {record.tree_id} of prompt_id {record.prompt_id!r} is unscored: `score` it first")
-    leaf_level = _is_leaf_level(record, record.scoring["estimator"])
-    columns = [_columns_of_node(record, node) for node in record.nodes]
-    for leaf in record.nodes:
-        if leaf["reward"] is None:
-            continue
-        path = _path(record.nodes, leaf)
-        token_ids, masks, logprobs = zip(*(columns[node["id"]] for node in path), strict=True)
-        shares = [
-            mask * np.float32((leaf if leaf_level else node)["advantage"])
-            for mask, node in zip(masks, path, strict=True)
-        ]
-        yield TrainingRow(
-            input_ids=np.concatenate(token_ids),
-            loss_mask=np.concatenate(masks),
-            logprobs=None if any(column is None for column in logprobs) else np.concatenate(logprobs),
-            advantages=np.concatenate(shares).astype(np.float32),
-            group=record.prompt_id,
-        )
-
-
-def _is_leaf_level(record: TreeRecord, estimator: str) -> bool:
-    """Whether a path's tokens take the advantage of its leaf, not of their own node."""
-    if estimator not in estimators():
-        raise record.error(f"scoring.estimator: unknown {estimator!r}, {nearest(estimator, estimators())}")
-    return bool(Forest().score(estimator, {}).leaf_level)
-
-
-def _columns_of_node(
-    record: TreeRecord, node: Fields
-) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float32] | None]:
-    for name in ("token_ids", "sampled"):
-        if node.get(name) is None and (name == "token_ids" or node["id"] > 0):
-            raise record.error(f"node {node['id']} has no {name!r}: there is nothing to train on")
-    mask = np.array(sampled_mask(node), dtype=np.bool_)
-    logprobs = np.zeros(len(mask), dtype=np.float32) if node.get("logprobs") is not None or not mask.any() else None
-    if logprobs is not None and mask.any():
-        logprobs[mask] = node["logprobs"]
-    return np.array(node["token_ids"], dtype=np.int64), mask, logprobs
-
-
-def _path(nodes: Sequence[Fields], leaf: Fields) -> list[Fields]:
-    path = [leaf]
-    while path[-1]["parent"] is not None:
-        path.append(nodes[path[-1]["parent"]])
-    return path[::-1]
 
 
 def _annotated(records: Sequence[TreeRecord], scores: Scores) -> list[TreeRecord]:
@@ -204,11 +122,10 @@ def _or_none(column: NDArray[np.float64]) -> list[float | None]:
     return [None if value != value else value for value in values] if np.isnan(column).any() else values
 
 
-def _placed(message: str, records: Sequence[TreeRecord]) -> UserError:
-    """The core's message, its forest-wide ids turned into file, line and the tree's own."""
-    found = re.match(r"tree (\d+), node (\d+): (.*)", message)
-    if found is None:
-        return UserError(message)
-    tree, node = int(found[1]), int(found[2])
-    first = sum(len(record.nodes) for record in records[:tree])
-    return records[tree].error(f"tree {records[tree].tree_id}, node {node - first}: {found[3]}")
+def _placed(error: CoreError, records: Sequence[TreeRecord]) -> UserError:
+    """The core's error, its forest-wide ids turned into file, line and the tree's own."""
+    if error.tree is None or error.node is None:
+        return UserError(error.reason)
+    record = records[error.tree]
+    first = sum(len(record.nodes) for record in records[: error.tree])
+    return record.error(f"tree {record.tree_id}, node {error.node - first}: {error.reason}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -13,6 +13,8 @@ from treegrpo_cli.errors import FileError, UserError
 from treegrpo_cli.trees.checks import check_tree
 from treegrpo_cli.trees.format import SCHEMA, Fields
 from treegrpo_cli.types import Limits
+
+PLAIN = {int, float, str, bool, type(None)}
 
 
 class TreeRecord:
@@ -37,11 +39,11 @@ class TreeRecord:
         task: Mapping[str, Any] | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
-        """Make a tree; raises UserError where it breaks the format."""
+        """Make a tree; numpy's numbers and arrays become Python's. Raises UserError where it breaks the format."""
         fields: Fields = {"schema": SCHEMA, "prompt_id": prompt_id, "tree_id": tree_id}
-        fields |= {"task": dict(task)} if task is not None else {}
-        fields |= {"meta": dict(meta)} if meta is not None else {}
-        self._fill(fields | {"nodes": list(nodes)}, None, None)
+        fields |= {"task": task} if task is not None else {}
+        fields |= {"meta": meta} if meta is not None else {}
+        self._fill(json_types(fields | {"nodes": list(nodes)}), None, None)
         check_tree(self.fields)
 
     def _fill(self, fields: Fields, path: str | Path | None, line: int | None) -> None:
@@ -63,6 +65,15 @@ class TreeRecord:
             check_tree(record.fields)
         except (JsonError, UserError) as error:
             raise record.error(str(error)) from None
+        return record
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> TreeRecord:
+        """Make a tree of a line's fields, `schema` aside, which may be left out; else as the constructor does."""
+        record = cls.__new__(cls)
+        given = json_types(fields)
+        record._fill(given if "schema" in given else {"schema": SCHEMA, **given}, None, None)
+        check_tree(record.fields)
         return record
 
     def replaced(self, **fields: Any) -> TreeRecord:
@@ -126,3 +137,29 @@ class TreeRecord:
 
     def __repr__(self) -> str:
         return f"TreeRecord(prompt_id={self.prompt_id!r}, tree_id={self.tree_id}, {len(self.nodes)} nodes)"
+
+
+AnyTree: TypeAlias = TreeRecord | Mapping[str, Any]
+"""A tree, or a line's fields."""
+
+
+def as_records(trees: AnyTree | Iterable[AnyTree]) -> list[TreeRecord]:
+    """Trees as records, whether one or many, records or dicts."""
+    given = [trees] if isinstance(trees, TreeRecord | Mapping) else list(trees)
+    return [tree if isinstance(tree, TreeRecord) else TreeRecord.from_dict(tree) for tree in given]
+
+
+def json_types(value: Any) -> Any:
+    """The value with lists for tuples and arrays, Python's numbers for numpy's; what JSON has is left as it is.
+
+    >>> import numpy as np
+    >>> json_types({"reward": np.float32(0.5), "token_ids": np.array([1, 2]), "sampled": [(0, 2)]})
+    {'reward': 0.5, 'token_ids': [1, 2], 'sampled': [[0, 2]]}
+    """
+    if type(value) in PLAIN:
+        return value
+    if isinstance(value, Mapping):
+        return {name: json_types(inside) for name, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return list(value) if PLAIN.issuperset(map(type, value)) else [json_types(inside) for inside in value]
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -1,0 +1,155 @@
+"""One node of a scored group -> how it came by its advantage, term by term, and which tokens take it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from treegrpo_cli.trees.draw import count, number
+from treegrpo_cli.trees.estimators import estimators
+from treegrpo_cli.trees.forest import to_forest
+from treegrpo_cli.trees.format import Fields
+from treegrpo_cli.trees.tree_record import TreeRecord
+
+if TYPE_CHECKING:
+    from treegrpo_cli._core import Explanation, Forest
+
+SHOWN_LEAVES = 40
+"""Of more leaves below a node the first ones are listed; all of them count."""
+CASES = {"flat": "all equal, so the term is 0", "single": "alone in its group"}
+ENOUGH = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """A scored leaf at or below the node: what its row takes from the node, in sampled tokens."""
+
+    leaf: int
+    reward: float
+    own_tokens: int
+    """Sampled tokens of the node itself, which stand in this leaf's row."""
+    path_tokens: int
+    """Sampled tokens of the whole row."""
+
+
+def explain(group: Sequence[TreeRecord], place: int, node: int) -> Iterator[str]:
+    """Yield lines that split the advantage of a node of `group[place]`, whose trees are all of one prompt, scored.
+
+    Raises UserError for a node that the tree does not have.
+    """
+    record = group[place]
+    if not 0 <= node < len(record.nodes):
+        raise record.error(f"tree {record.tree_id} has no node {node}: its nodes are 0 to {len(record.nodes) - 1}")
+    scoring = record.scoring or {}
+    first = sum(len(other.nodes) for other in group[:place])
+    forest = to_forest(group)
+    scores = forest.score(scoring["estimator"], scoring["options"])
+    found = scores.explain(first + node)
+    yield from _head(record, node, scoring, found)
+    yield from _terms(record, found, first)
+    yield from _tokens(_reach(record, forest, first, node), found)
+
+
+def _head(record: TreeRecord, node: int, scoring: Fields, found: Explanation) -> Iterator[str]:
+    fields, known = record.nodes[node], estimators()[scoring["estimator"]]
+    below = count(fields["num_leaves"], "scored leaf", "scored leaves")
+    yield f"node {node} of tree {record.tree_id}, prompt_id {record.prompt_id!r}: depth {fields['depth']}, {below}"
+    yield f"value {number(found['value'])} · advantage {_signed(found['advantage'])}"
+    yield f"{known['name']}: {known['formula']}"
+    yield ", ".join(f"{name}={value}" for name, value in scoring["options"].items())
+    said, computed = fields["advantage"], found["advantage"]
+    if (said is None) != (computed is None) or abs((said or 0) - (computed or 0)) > ENOUGH * max(1, abs(said or 0)):
+        yield f"the file says {_signed(said)}: it was scored beside other trees, or rewards have changed since"
+    yield ""
+
+
+def _terms(record: TreeRecord, found: Explanation, first: int) -> Iterator[str]:
+    if not found["nodes"]:
+        root = found["advantage"] == 0
+        yield "the root is the prompt: nothing was chosen there" if root else "no scored leaf below: it is left out"
+        return
+    columns = zip(*(_column(found, name) for name in TERM_COLUMNS), strict=True)
+    rows = [dict(zip(TERM_COLUMNS, row, strict=True)) for row in columns]
+    parts = [(node, list(terms)) for node, terms in groupby(rows, key=lambda row: int(row["nodes"]))]
+    if found["leaf_level"]:
+        yield f"the mean of {count(len(parts), 'leaf', 'leaves')} at or below it:" if len(parts) > 1 else "its leaf's:"
+    for node, terms in parts[:SHOWN_LEAVES]:
+        total = sum(term["contribution"] for term in terms)
+        summands = " ".join(_summand(term) for term in terms if term["weight"])
+        yield f"  node {node - first}: {summands} = {_signed(total)}"
+        yield from (f"    {_term(term)}" for term in terms)
+    if len(parts) > SHOWN_LEAVES:
+        yield f"  … {len(parts) - SHOWN_LEAVES:,} more"
+
+
+TERM_COLUMNS = (
+    "nodes",
+    "term",
+    "group",
+    "group_size",
+    "group_mean",
+    "group_std",
+    "case",
+    "raw",
+    "baseline",
+    "stretch",
+    "scale",
+    "measured",
+    "weight",
+    "contribution",
+)
+
+
+def _column(found: Explanation, name: str) -> list[Any]:
+    return found[name]  # type: ignore[literal-required, no-any-return]
+
+
+def _summand(term: Mapping[str, Any]) -> str:
+    weight = "" if term["weight"] == 1 else f"{number(term['weight'])}·"
+    return f"{_signed(term['contribution'])} {weight}{term['term']}"
+
+
+def _term(term: Mapping[str, Any]) -> str:
+    group = f"{term['group']}: {term['group_size']:,} values, mean {number(term['group_mean'])}"
+    spread = f", std {number(term['group_std'])}" if term["group_std"] is not None else ""
+    if term["case"] in CASES and term["measured"] == 0:
+        return f"{term['term']}: 0, {CASES[term['case']]} ({group}{spread})"
+    stretch = f"{number(term['stretch'])} · " if term["stretch"] != 1 else ""
+    scale = f" / {number(term['scale'])}" if term["scale"] != 1 else ""
+    formula = f"{stretch}({number(term['raw'])} - {number(term['baseline'])}){scale}"
+    return f"{term['term']}: {formula} = {_signed(term['measured'])} ({group}{spread})"
+
+
+def _reach(record: TreeRecord, forest: Forest, first: int, node: int) -> list[Reach]:
+    sampled = forest.gen_tokens()[first : first + len(record.nodes)].tolist()
+    parents = [fields["parent"] for fields in record.nodes]
+    path_tokens, below = [0] * len(parents), [False] * len(parents)
+    reached = []
+    for place, parent in enumerate(parents):
+        path_tokens[place] = sampled[place] + (0 if parent is None else path_tokens[parent])
+        below[place] = place == node or (parent is not None and below[parent])
+        if below[place] and record.nodes[place]["reward"] is not None:
+            reached.append(Reach(place, record.nodes[place]["reward"], sampled[node], path_tokens[place]))
+    return reached
+
+
+def _tokens(reached: Sequence[Reach], found: Explanation) -> Iterator[str]:
+    if not reached or not any(reach.path_tokens for reach in reached):
+        return
+    own = reached[0].own_tokens
+    each = "each row's own advantage" if found["leaf_level"] else "its advantage"
+    yield ""
+    yield f"{count(own, 'sampled token')} of the node take {each}, in {count(len(reached), 'row')}:"
+    for reach in reached[:SHOWN_LEAVES]:
+        yield (
+            f"  leaf {reach.leaf}, reward {number(reach.reward)}: {reach.own_tokens:,} of the row's "
+            f"{count(reach.path_tokens, 'sampled token')}"
+        )
+    if len(reached) > SHOWN_LEAVES:
+        yield f"  … {len(reached) - SHOWN_LEAVES:,} more"
+
+
+def _signed(value: float | None) -> str:
+    return ("+" if value is not None and value > 0 else "") + number(value)

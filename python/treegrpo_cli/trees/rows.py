@@ -1,0 +1,144 @@
+"""Scored trees -> rows for somebody's own trainer, one a scored leaf; rows -> a padded batch for torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treegrpo_cli._core import describe_estimators
+from treegrpo_cli.errors import UserError, nearest
+from treegrpo_cli.trees.column_checks import column_of
+from treegrpo_cli.trees.forest import numbers_of, to_forest
+from treegrpo_cli.trees.format import NODE_TYPES, Fields
+from treegrpo_cli.trees.tree_record import AnyTree, TreeRecord, as_records
+
+if TYPE_CHECKING:
+    import torch
+
+    from treegrpo_cli._core import ChainRows, Forest
+
+OWN_FIELDS = {"id", "parent", "reward", *NODE_TYPES}
+
+
+class TrainingRow(TypedDict):
+    """One scored leaf: the T tokens from the prompt to it."""
+
+    input_ids: NDArray[np.int64]
+    """[T] prompt, turns and observations."""
+    loss_mask: NDArray[np.bool_]
+    """[T] True where the policy sampled the token."""
+    logprobs: NDArray[np.float32] | None
+    """[T] nats, of the distribution sampled from; 0 where not sampled. None where the tree has none."""
+    advantages: NDArray[np.float32]
+    """[T] 0 where not sampled."""
+    group: str
+    """The prompt_id."""
+    tree_id: int
+    leaf_id: int
+    """The leaf's id in its tree."""
+    node_ids: NDArray[np.int64]
+    """[T] the id of each token's node in its tree."""
+    reward: float
+    extra: Fields
+    """The leaf's fields that the format does not know."""
+
+
+def training_rows(trees: AnyTree | Iterable[AnyTree]) -> list[TrainingRow]:
+    """Return one row a scored leaf, in the order of trees and nodes, with the advantages that the trees have.
+
+    Under `grpo` and `tree-grpo` every sampled token of a path takes its leaf's advantage, under the other
+    estimators that of its own node. Raises UserError where a tree is unscored (see `score`), or a node
+    has no `token_ids` or does not say which of them were `sampled`.
+
+    >>> from treegrpo_cli import TreeRecord, score
+    >>> root = {"id": 0, "parent": None, "reward": None, "token_ids": [5, 6]}
+    >>> tokens = {"token_ids": [7, 8, 9], "sampled": [[0, 2]], "logprobs": [-0.5, -0.25]}
+    >>> turn = {"id": 1, "parent": 0, "reward": 1.0} | tokens
+    >>> other = turn | {"id": 2, "reward": 0.0}
+    >>> tree = TreeRecord(prompt_id="q1", tree_id=0, nodes=[root, turn, other])
+    >>> row = training_rows(score([tree], "parent"))[0]
+    >>> row["input_ids"].tolist(), row["advantages"].tolist(), row["node_ids"].tolist()
+    ([5, 6, 7, 8, 9], [0.0, 0.0, 0.5, 0.5, 0.0], [0, 0, 1, 1, 1])
+    """
+    return [row for record in as_records(trees) for row in _rows_of_tree(record)]
+
+
+def collate(rows: Sequence[TrainingRow], pad_id: int = 0) -> dict[str, torch.Tensor]:
+    """Return the rows as tensors [B, T], padded on the right to the longest; needs torch.
+
+    `input_ids` int64, `pad_id` where there is no token · `attention_mask` int64, 1 on tokens · `loss_mask` bool ·
+    `advantages` float32 · `logprobs` float32, missing where a row has none. Raises UserError without rows.
+    """
+    import torch
+
+    if not rows:
+        raise UserError("collate: no rows")
+    names = ["input_ids", "loss_mask", "advantages"]
+    names += ["logprobs"] if all(row["logprobs"] is not None for row in rows) else []
+    columns: dict[str, list[Any]] = {name: [dict(row)[name] for row in rows] for name in names}
+    columns["attention_mask"] = [np.ones(len(row["input_ids"]), dtype=np.int64) for row in rows]
+    width = max(len(row["input_ids"]) for row in rows)
+    fill = {"input_ids": pad_id}
+    return {name: torch.from_numpy(_padded(column, width, fill.get(name, 0))) for name, column in columns.items()}
+
+
+def _padded(arrays: Sequence[NDArray[Any]], width: int, fill: int) -> NDArray[Any]:
+    batch = np.full((len(arrays), width), fill, dtype=arrays[0].dtype)
+    for place, array in enumerate(arrays):
+        batch[place, : len(array)] = array
+    return batch
+
+
+def _rows_of_tree(record: TreeRecord) -> Iterator[TrainingRow]:
+    if record.scoring is None:
+        raise record.error(f"tree {record.tree_id} of prompt_id {record.prompt_id!r} is unscored: `score` it first")
+    _check_tokens(record)
+    forest, leaf_level = to_forest([record]), _is_leaf_level(record)
+    rows = forest.chain_rows(forest.given_scores(numbers_of(record.nodes, "advantage"), leaf_level=leaf_level))
+    lacks = _lacks_logprobs(record, forest)
+    for place, (start, end) in enumerate(pairwise(rows.row_start.tolist())):
+        yield _row(record, rows, place, slice(start, end), lacks)
+
+
+def _row(record: TreeRecord, rows: ChainRows, place: int, span: slice, lacks: NDArray[np.bool_]) -> TrainingRow:
+    leaf = record.nodes[int(rows.leaf[place])]
+    mask, node_ids = rows.loss_mask[span], rows.node_ids[span].astype(np.int64)
+    return TrainingRow(
+        input_ids=rows.input_ids[span].astype(np.int64),
+        loss_mask=mask,
+        logprobs=None if lacks[node_ids].any() else rows.logprobs[span],
+        advantages=np.where(mask, rows.advantages[span], np.float32(0)),
+        group=record.prompt_id,
+        tree_id=record.tree_id,
+        leaf_id=leaf["id"],
+        node_ids=node_ids,
+        reward=float(rows.reward[place]),
+        extra={name: value for name, value in leaf.items() if name not in OWN_FIELDS},
+    )
+
+
+def _is_leaf_level(record: TreeRecord) -> bool:
+    """Whether a path's tokens take the advantage of its leaf, not of their own node."""
+    estimator = (record.scoring or {})["estimator"]
+    levels = {known["name"]: known["level"] for known in describe_estimators()}
+    if estimator not in levels:
+        raise record.error(f"scoring.estimator: unknown {estimator!r}, {nearest(estimator, levels)}")
+    return levels[estimator] == "leaf"
+
+
+def _check_tokens(record: TreeRecord) -> None:
+    for name, nodes in (("token_ids", record.nodes), ("sampled", record.nodes[1:])):
+        column = column_of(nodes, name)
+        if None in column:
+            node = nodes[column.index(None)]["id"]
+            raise record.error(f"node {node} has no {name!r}: there is nothing to train on")
+
+
+def _lacks_logprobs(record: TreeRecord, forest: Forest) -> NDArray[np.bool_]:
+    """Which nodes hold sampled tokens whose log-probabilities nobody wrote down, [N]."""
+    unknown = np.array([logprobs is None for logprobs in column_of(record.nodes, "logprobs")])
+    return unknown & (forest.gen_tokens() > 0)
