@@ -46,11 +46,11 @@ class FileError(UserError):
 class ToolError(RuntimeError):
     """A tool or an environment failed for good; it closes its own branch and no other.
 
-    `trace` is the traceback of people's own code, where that raised.
+    `trace` has the lines of the traceback of people's own code, where that raised.
     """
 
-    def __init__(self, reason: str = "", trace: str = "") -> None:
-        self.trace = trace
+    def __init__(self, reason: str = "", trace: Sequence[str] = ()) -> None:
+        self.trace = tuple(trace)
         super().__init__(reason)
 
 

@@ -108,10 +108,11 @@ RAISED: list[tuple[BaseException, str]] = [
 def test_what_a_world_raises_is_shown_to_the_policy_and_leaves_the_state(error: BaseException, reason: str) -> None:
     environment = Scripted(error, error, GOOD)
     state, result = step(environment, 7, called("look"), tool_retries=2)
+    failed = {"num_tool_calls": 1, "num_failed_tool_calls": 1}
     message = {"role": "tool", "name": "look", "content": f"Error: {reason}"}
-    assert (state, result) == (7, StepResult((message,), num_tool_calls=1, num_failed_tool_calls=1))
+    assert (state, result) == (7, StepResult((message,), **failed))
     _, without_call = step(environment, 7, Action("hm"), tool_retries=2)
-    assert without_call == StepResult(({"role": "user", "content": f"Error: {reason}"},))
+    assert without_call == StepResult(({"role": "user", "content": f"Error: {reason}"},), **failed)
     assert environment.acts == [GOOD]
 
 
@@ -121,7 +122,7 @@ def test_or_closes_the_branch_with_the_traceback(error: BaseException, reason: s
     with pytest.raises(ToolError) as failed:
         step(environment, 0, ANSWER, tool_errors="close", tool_retries=3)
     assert str(failed.value) == reason
-    assert "in step\n    raise act" in failed.value.trace
+    assert failed.value.trace[-3].endswith(", in step")
     assert environment.acts == [GOOD]
 
 
@@ -141,7 +142,7 @@ def test_a_reset_that_raises_is_a_failure_with_a_traceback() -> None:
 
     with pytest.raises(ToolError, match=r"^SystemExit: 1$") as failed:
         reset(Broken(), tool_retries=2)
-    assert "in reset" in failed.value.trace
+    assert failed.value.trace[-3].endswith(", in reset")
 
 
 def test_a_hanging_step_blocks_neither_the_loop_nor_its_siblings() -> None:

@@ -112,12 +112,13 @@ def run_greedy(config: Config, *, quiet: bool) -> None:
 
 def _report(stats: RolloutStats, output: Path) -> list[str]:
     failed = f", {stats.num_errors} failed" if stats.num_errors else ""
+    calls = f" ({stats.num_failed_tool_calls} raised)" if stats.num_failed_tool_calls else ""
     mean = f", mean reward {sum(stats.rewards) / len(stats.rewards):.3f}" if stats.rewards else ""
     return [
         f"trees              {stats.num_trees} in {output}",
         f"leaves             {stats.num_leaves} ({stats.num_distinct_leaves} distinct{failed}){mean}",
         f"turns              {stats.num_turns}",
-        f"tool calls         {stats.num_tool_calls}",
+        f"tool calls         {stats.num_tool_calls}{calls}",
         f"generated tokens   {stats.generated_tokens} (chains for as many leaves: {stats.chain_tokens})",
         f"sharing ratio      {stats.sharing_ratio:.3f}",
     ]

@@ -54,7 +54,7 @@ async def reset_with_retries(
     try:
         answer = await _with_retries(lambda: call(environment.reset, task, timeout_s=config.tool_timeout_s), config)
     except UserCodeError as error:
-        raise ToolError(error.reason, "\n".join(error.trace)) from error
+        raise ToolError(error.reason, error.trace) from error
     return state_and_messages(answer)
 
 
@@ -75,7 +75,7 @@ async def step_with_retries(
     except UserCodeError as error:
         report_raised("environment", error)
         if config.tool_errors == "close" or isinstance(error.__cause__, UserError):
-            raise ToolError(error.reason, "\n".join(error.trace)) from error
+            raise ToolError(error.reason, error.trace) from error
         return state, _shown(action, error)
     return state_and_result(answer)
 
@@ -105,7 +105,7 @@ async def _close(thing: Any, what: str, timeout_s: float) -> None:
 
 async def _with_retries(attempt: Callable[[], Awaitable[Any]], config: EnvironmentConfig) -> Any:
     """Return the first answer. What user code raised by itself flies; the last failure outside is a ToolError."""
-    reason, trace = "", ""
+    reason, trace = "", tuple[str, ...]()
     for retry in range(config.tool_retries + 1):
         if retry:
             await asyncio.sleep(min(FIRST_BACKOFF_S * 2 ** (retry - 1), MAX_BACKOFF_S))
@@ -115,11 +115,11 @@ async def _with_retries(attempt: Callable[[], Awaitable[Any]], config: Environme
             except ToolError as error:
                 reason, trace = str(error), error.trace
             except NoAnswerError as error:
-                reason, trace = error.reason, ""
+                reason, trace = error.reason, ()
             except UserCodeError as error:
                 if not is_outside(error):
                     raise
-                reason, trace = error.reason, "\n".join(error.trace)
+                reason, trace = error.reason, error.trace
     attempts = f" ({config.tool_retries + 1} attempts)" if config.tool_retries else ""
     raise ToolError(f"{reason}{attempts}", trace)
 
@@ -131,8 +131,8 @@ def _slot(max_concurrent_tools: int) -> asyncio.Semaphore:
 
 
 def _shown(action: Action, error: UserCodeError) -> StepResult:
-    """What the policy sees where a world's `step` raised: a turn that left the state as it was."""
-    if not action.tool_calls:
-        return StepResult(({"role": "user", "content": error_text(error)},))
-    message = {"role": "tool", "name": action.tool_calls[0].name, "content": error_text(error)}
+    """What the policy sees where a world's `step` raised: one failed call, which left the state as it was."""
+    message = {"role": "user", "content": error_text(error)}
+    if action.tool_calls:
+        message = {**message, "role": "tool", "name": action.tool_calls[0].name}
     return StepResult((message,), num_tool_calls=1, num_failed_tool_calls=1)

@@ -75,7 +75,7 @@ class Group:
     def fail(self, error: PromptError, tree_id: int) -> None:
         """Give the prompt up, and the trees that still grow from it."""
         if self.failure is None:
-            self.failure = Failure(error.kind, self.prompt.prompt_id, error.reason, tree_id)
+            self.failure = Failure(error.kind, self.prompt.prompt_id, error.reason, tree_id, error.trace)
             for task in self.tasks:
                 task.cancel()
 
@@ -159,7 +159,7 @@ class Groups(AsyncIterator[Grown]):
         self._close_one()
 
     def _start(self, group: Group, tree_id: int) -> None:
-        task = asyncio.create_task(Tree(self._player, group.prompt, tree_id).grow())
+        task = asyncio.create_task(Tree(self._player, group.prompt, tree_id).run())
         self._trees.add(task)
         group.tasks.append(task)
         task.add_done_callback(partial(self._take, group, tree_id))

@@ -28,7 +28,7 @@ class Failure:
 class PromptError(Exception):
     """A prompt that no tree can grow from: how `plant` tells `collect`, which makes it a `Failure`."""
 
-    def __init__(self, kind: Kind, reason: str) -> None:
+    def __init__(self, kind: Kind, reason: str, trace: tuple[str, ...] = ()) -> None:
         self.kind: Kind = kind
-        self.reason = reason
+        self.reason, self.trace = reason, trace
         super().__init__(reason)

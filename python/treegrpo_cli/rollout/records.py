@@ -48,6 +48,10 @@ def _node(tree: Tree, columns: dict[str, Any], node: int, place: dict[int, int])
         "policy_version": int(columns["policy_version"][node]),
         "num_tool_calls": turn.num_tool_calls,
     }
+    if turn.num_failed_tool_calls:
+        fields["num_failed_tool_calls"] = turn.num_failed_tool_calls
+    if turn.env_reward is not None:
+        fields["env_reward"] = turn.env_reward
     if turn.status is not NodeStatus.OPEN:
         fields["kept"] = leaf is not None
     if leaf is not None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from treegrpo_cli._core import Forest, derive_seed, keep_leaves, select_uniform
-from treegrpo_cli.envs import reset_with_retries, step_with_retries
+from treegrpo_cli.envs import close_states, reset_with_retries, step_with_retries
 from treegrpo_cli.errors import ToolError, UserError
 from treegrpo_cli.rewards import LeafReward, load_rewards
 from treegrpo_cli.rollout.failures import Failure, Kind, PromptError
@@ -59,6 +59,9 @@ class Turn:
     observation: str = ""
     messages: tuple[Message, ...] = ()
     num_tool_calls: int = 0
+    num_failed_tool_calls: int = 0
+    env_reward: float | None = None
+    """What the environment itself gave for this turn."""
     error: str | None = None
 
 
@@ -138,6 +141,8 @@ class Tree:
         self.rewards: dict[int, LeafReward] = {}
         """Kept leaf -> what it is worth, and why where a reward function failed."""
         self.failures: list[Failure] = []
+        self.states: list[Any] = []
+        """Every state that the environment gave, to be closed when the tree is done."""
 
     async def grow(self) -> Tree:
         """Grow the whole tree: a chain, L rounds of N expansions, K leaves kept and rewarded."""
@@ -148,6 +153,13 @@ class Tree:
             await self.expand(round_)
         await self.reward_leaves()
         return self
+
+    async def run(self) -> Tree:
+        """Grow the whole tree, and close what the environment opened for it, however it ends."""
+        try:
+            return await self.grow()
+        finally:
+            await close_states(self.states)
 
     async def expand(self, round_: int) -> None:
         """Run the N chains of a round, side by side."""
@@ -164,7 +176,8 @@ class Tree:
         try:
             state, messages = await reset_with_retries(player.environment, self.prompt.task, player.config.environment)
         except ToolError as error:
-            raise PromptError("reset", f"the environment does not start: {error}") from error
+            raise PromptError("reset", f"the environment does not start: {error}", error.trace) from error
+        self.states.append(state)
         self.prompt_messages = tuple(messages)
         try:
             token_ids = player.dialect.prompt_ids(messages)
@@ -195,18 +208,19 @@ class Tree:
         completion = await player.act(context, derive_seed([*self.key, *key]))
         turn = Turn(key, before.depth + 1, NodeStatus.TRUNCATED_TOKENS, before.state, completion.text)
         observation: Sequence[int] = ()
-        if completion.finish_reason != "length":
-            action = player.dialect.parse(completion.text)
+        is_cut = completion.finish_reason == "length"
+        if not is_cut or getattr(player.environment, "takes_cut_turns", False):
+            action = replace(player.dialect.parse(completion.text), cut=is_cut)
             try:
                 with player.tools.running():
                     state, result = await step_with_retries(
                         player.environment, before.state, action, player.config.environment
                     )
+                self.states.append(state)
+                turn, observation = self.close_or_go_on(turn, state, result, completion, len(context))
             except ToolError as error:
                 turn = replace(turn, status=NodeStatus.ERROR, error=str(error))
-                self.fail("tool", str(error))
-            else:
-                turn, observation = self.close_or_go_on(turn, state, result, completion, len(context))
+                self.fail("tool", str(error), error.trace)
         node = self.add(parent, completion, observation, turn.status)
         self.turns[node] = turn
         return node
@@ -214,14 +228,22 @@ class Tree:
     def close_or_go_on(
         self, turn: Turn, state: Any, result: StepResult, completion: Completion, num_context_tokens: int
     ) -> tuple[Turn, Sequence[int]]:
-        """Return the turn with its status, and the observation's tokens: none where nothing will read them."""
+        """Return the turn with its status, and the observation's tokens: none where nothing will read them.
+
+        Raises ToolError where the observation cannot be written in the dialect.
+        """
         player = self.player
-        turn = replace(turn, state=state, num_tool_calls=result.num_tool_calls)
+        num_calls, num_failed = result.num_tool_calls, result.num_failed_tool_calls
+        turn = replace(turn, state=state, num_tool_calls=num_calls, num_failed_tool_calls=num_failed)
+        turn = replace(turn, env_reward=result.reward)
         if result.done:
             return replace(turn, status=NodeStatus.DONE), ()
         if turn.depth >= player.config.rollout.max_turns:
             return replace(turn, status=NodeStatus.TRUNCATED_TURNS), ()
-        observation = player.dialect.observation_ids(result.observation, completion.token_ids)
+        try:
+            observation = player.dialect.observation_ids(result.observation, completion.token_ids)
+        except UserError as error:  # a chat template that does not take these messages
+            raise ToolError(str(error)) from error
         if num_context_tokens + len(completion.token_ids) + len(observation) >= player.max_context_tokens:
             return turn, ()
         text = player.tokenizer.decode(observation, skip_special_tokens=False)
@@ -278,6 +300,7 @@ class Tree:
         messages: list[Message] = []
         for turn in path:
             messages += [{"role": "assistant", "content": turn.text}, *turn.messages]
+        earned = [turn.env_reward for turn in path if turn.env_reward is not None]
         return Rollout(
             task=self.prompt.task,
             prompt=self.prompt_text,
@@ -286,6 +309,7 @@ class Tree:
             turns=tuple((turn.text, turn.observation) for turn in path),
             messages=tuple(messages),
             state=path[-1].state,
+            env_reward=sum(earned) if earned else None,
         )
 
     def in_key_order(self) -> list[int]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from treegrpo_cli.envs import check_environment, load_environment
+from treegrpo_cli.envs import check_environment, close_environment, load_environment
 from treegrpo_cli.rollout.dialects import make_dialect
-from treegrpo_cli.user_code import call
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
@@ -19,17 +18,17 @@ class World:
         self.tokenizer = tokenizer
         self.environment = load_environment(config.environment)
         self.dialect = make_dialect(config, tokenizer, self.environment.tools)
+        self._check_timeout_s = config.environment.check_timeout_s
         self._checked = self._closed = False
 
     async def check(self) -> None:
         """Raise UserError where the environment says that it cannot work; asked once."""
         if not self._checked:
-            await check_environment(self.environment)
+            await check_environment(self.environment, self._check_timeout_s)
             self._checked = True
 
     async def close(self) -> None:
         """Close the environment, where it can be closed; once."""
-        close = getattr(self.environment, "close", None)
-        if callable(close) and not self._closed:
+        if not self._closed:
             self._closed = True
-            await call(close)
+            await close_environment(self.environment)

@@ -18,6 +18,7 @@ class RolloutStats:
     """Leaves that differ in their path's token ids from every other leaf of their prompt."""
     num_turns: int = 0
     num_tool_calls: int = 0
+    num_failed_tool_calls: int = 0
     num_errors: int = 0
     generated_tokens: int = 0
     chain_tokens: int = 0
@@ -43,6 +44,7 @@ class RolloutStats:
             path_tokens.append(generated + (0 if above is None else path_tokens[above]))
             self.num_turns += above is not None
             self.num_tool_calls += node.get("num_tool_calls", 0)
+            self.num_failed_tool_calls += node.get("num_failed_tool_calls", 0)
             self.generated_tokens += generated
             if node["id"] not in inner:
                 self.num_leaves += 1
