@@ -89,7 +89,10 @@ def test_a_forked_child_that_outlives_the_run_holds_no_lock(tmp_path: Path) -> N
 
 
 def test_a_place_without_a_folder_cannot_be_locked(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match=r"cannot be locked: No such file"), output_lock(tmp_path / "gone" / "t.jsonl"):
+    with (
+        pytest.raises(FileError, match=r"gone/t\.jsonl: cannot be locked: No such file"),
+        output_lock(tmp_path / "gone" / "t.jsonl"),
+    ):
         pass
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import threading
 import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
@@ -281,14 +282,45 @@ def test_groups_are_read_as_they_were_written_also_behind_an_append(name: str, t
     assert [record for group in groups for record in group] == list(read_trees(tmp_path / name))
 
 
-def test_each_group_is_on_disk_when_write_group_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, groups, sizes = tmp_path / "t.jsonl.zst", groups_of(2), []
-    monkeypatch.setattr(os, "fsync", lambda file: sizes.append(os.fstat(file).st_size))
+def test_each_group_is_readable_when_write_group_returns_and_on_disk_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, groups, synced = tmp_path / "t.jsonl.zst", groups_of(2), [0]
+    main, seen = threading.get_ident(), []
+
+    def fsync(file: int) -> None:
+        seen.append(threading.get_ident())
+        synced.append(os.fstat(file).st_size)
+
+    monkeypatch.setattr(os, "fsync", fsync)
     with TreeWriter(path) as writer:
         for number, group in enumerate(groups, start=1):
             writer.write_group(group)
             assert list(read_groups(path)) == groups[:number]
-            assert sizes[number - 1 :] == [path.stat().st_size]
+        assert main not in seen
+        writer.sync()
+        assert synced[-1] == path.stat().st_size
+        writer.write_group(groups_of(3)[2])
+    assert synced[-1] == path.stat().st_size
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_deleted_or_replaced_while_it_is_written_is_an_error(tmp_path: Path, replaced: bool) -> None:
+    path, groups = tmp_path / "t.jsonl", groups_of(2)
+
+    def lose() -> None:
+        path.unlink()
+        if replaced:
+            path.write_text("another")
+
+    for finish in (TreeWriter.close, lambda writer: writer.write_group(groups[1])):
+        with suppress(FileError), TreeWriter(path) as writer:
+            writer.write_group(groups[0])
+            lose()
+            with pytest.raises(FileError, match=r"t\.jsonl: was deleted or replaced while it was written"):
+                finish(writer)
+            raise FileError(path, "seen")
+        path.unlink(missing_ok=True)
 
 
 def test_one_frame_that_holds_many_lines_is_read(tmp_path: Path) -> None:

@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from treegrpo_cli.data.tasks import row_digest
 from treegrpo_cli.trees.tree_record import TreeRecord
 from treegrpo_cli.types import NodeStatus, Task
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
     from treegrpo_cli.rollout.tree import Tree
+
+NO_MATTER_TO_A_TREE = {
+    "model": {"gradient_checkpointing"},
+    "environment": {"tool_timeout_s", "tool_retries", "max_concurrent_tools"},
+    "reward": {"eval_function"},
+    "rollout": {"max_live_trees"},
+}
+"""Patience and memory: settings that may change while a file grows."""
 
 
 def tree_record(tree: Tree) -> TreeRecord:
@@ -27,7 +36,8 @@ def tree_record(tree: Tree) -> TreeRecord:
         tree_id=tree.tree_id,
         nodes=[_node(tree, columns, node, place) for node in order],
         task=task_json(tree.prompt.task),
-        meta=meta(tree.player.config) | {"number": tree.prompt.number},
+        meta=meta(tree.player.config)
+        | {"number": tree.prompt.number, "row_digest": row_digest(tree.prompt.task.columns)},
     )
 
 
@@ -73,12 +83,15 @@ def task_json(task: Task) -> dict[str, Any]:
 
 
 def meta(config: Config) -> dict[str, Any]:
-    """Where a tree comes from: model, sampling settings, seed, config digest, time (UTC), package version."""
+    """Where a tree comes from: model, sampling settings, seed, config digest and what differs from the defaults,
+    time (UTC), package version.
+    """
     return {
         "model": config.model.path,
         "sampling": config.rollout.model_dump(mode="json"),
         "seed": config.seed,
         "config_digest": config_digest(config),
+        "settings": relevant_settings(config),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": version("treegrpo"),
     }
@@ -86,11 +99,18 @@ def meta(config: Config) -> dict[str, Any]:
 
 def config_digest(config: Config) -> str:
     """Sixteen hex digits that differ where a setting differs that a tree depends on."""
-    relevant = config.model_dump_json(
+    settings = orjson.dumps(relevant_settings(config, all_of_them=True), option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(settings).hexdigest()[:16]
+
+
+def relevant_settings(config: Config, *, all_of_them: bool = False) -> dict[str, Any]:
+    """The settings that a tree depends on, as tables: those that differ from their defaults, or all."""
+    return config.model_dump(
+        mode="json",
         include={
             **dict.fromkeys(("seed", "model", "environment", "reward", "rollout", "advantage"), True),
             "data": {"train", "split"},
         },
-        exclude={"rollout": {"max_live_trees"}},
+        exclude=NO_MATTER_TO_A_TREE,
+        exclude_defaults=not all_of_them,
     )
-    return hashlib.sha256(relevant.encode()).hexdigest()[:16]

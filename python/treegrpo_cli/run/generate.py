@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, aclosing, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from treegrpo_cli.data.lock import output_lock
+from treegrpo_cli.data.outputs import check_output
 from treegrpo_cli.data.tasks import load_tasks
 from treegrpo_cli.errors import FileError, Stopped, UserError
 from treegrpo_cli.models.pretrained import load_tokenizer
@@ -16,15 +18,17 @@ from treegrpo_cli.rewards import load_rewards
 from treegrpo_cli.rollout.collect import collect
 from treegrpo_cli.rollout.failures import Failure
 from treegrpo_cli.rollout.journal import Journal
-from treegrpo_cli.rollout.records import config_digest, tree_record
+from treegrpo_cli.rollout.records import tree_record
 from treegrpo_cli.rollout.tree import Player, Prompt, open_sampler
 from treegrpo_cli.rollout.world import World
 from treegrpo_cli.run.evaluate import evaluate, greedy_config
 from treegrpo_cli.run.intervals import Mean
+from treegrpo_cli.run.origin import Origin
+from treegrpo_cli.run.recover import recover
 from treegrpo_cli.run.stopping import StopRequest
 from treegrpo_cli.trees.scoring import score_group
 from treegrpo_cli.trees.stats import RolloutStats
-from treegrpo_cli.trees.tree_file import TreeRecord, TreeWriter, read_trees
+from treegrpo_cli.trees.tree_file import TreeWriter
 from treegrpo_cli.types import Task
 
 if TYPE_CHECKING:
@@ -35,26 +39,29 @@ if TYPE_CHECKING:
 def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool = False) -> RolloutStats:
     """Grow trees for every row of `data.train` and write them, scored, prompt by prompt, to `output`.
 
-    Raises FileError where `output` exists and `resume` is not asked, or holds trees of other settings.
+    Raises FileError where `output` exists and `resume` is not asked, or somebody else writes it; UserError where
+    it holds trees of other settings or rows.
     """
-    if output.exists() and not resume:
-        raise FileError(output, "exists; --resume goes on with it, or give another --output")
-    tasks = load_tasks(
-        config.data.train,
-        split=config.data.split,
-        limit=config.data.limit,
-        require_answer=needs_answer(config),
-        limits=config.limits.resolved,
-    )
+    check_output(output)
     stats = RolloutStats()
     with ExitStack() as stack:
-        journal = Journal(output, resume=resume)
+        stack.enter_context(output_lock(output))
+        if output.exists() and not resume:
+            raise FileError(output, "exists; --resume goes on with it, or give another --output")
+        limits = config.limits.resolved
+        tasks = load_tasks(
+            config.data.train,
+            split=config.data.split,
+            limit=config.data.limit,
+            require_answer=needs_answer(config),
+            limits=limits,
+        )
+        journal = Journal(output, resume=resume, limits=limits)
         stack.callback(_close, journal, output)
-        for waiting in journal.trees.values():
-            _check_settings(waiting.values(), config, output)
-        done = _recover(config, output, stats) if resume else set()
-        for prompt_id in done:
-            journal.forget(prompt_id)
+        origin = Origin(config, tasks, output)
+        done, mended = recover(output, journal, origin, config.rollout.num_trees, limits, stats)
+        for line in mended:
+            reporter.say(line)
         writer = stack.enter_context(TreeWriter(output, append=resume))
         engine_log = output.with_name(f"{output.name}.engine.log")
         player = _open_player(config, config, reporter, stack, engine_log)
@@ -80,6 +87,9 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
             group = score_group(journal.group(prompt_id), config.advantage.estimator, config.advantage.options)
             writer.write_group(group)
             journal.forget(prompt_id)
+            if journal.is_stale:
+                writer.sync()
+                journal.compact()
             stats.add_group(group)
             bar.advance(note=f"{stats.num_leaves} leaves")
 
@@ -132,36 +142,3 @@ def _close(journal: Journal, output: Path) -> None:
     journal.close(complete=not journal.trees)
     if not journal.trees and output.is_file() and output.stat().st_size == 0:
         output.unlink()
-
-
-def _check_settings(records: Iterable[TreeRecord], config: Config, output: Path) -> None:
-    if any((record.meta or {}).get("config_digest") != config_digest(config) for record in records):
-        raise UserError(f"{output}: holds trees of other settings; give another --output")
-
-
-def _recover(config: Config, output: Path, stats: RolloutStats) -> set[str]:
-    """Keep the whole groups of a file that a killed run left, count them, and return their prompt ids."""
-    if not output.exists() or output.stat().st_size == 0:
-        return set()
-    done: set[str] = set()
-    partial = output.with_name(f".partial.{output.name}")
-    with TreeWriter(partial) as writer:
-        for group in _whole_groups(config, output):
-            writer.write_group(group)
-            stats.add_group(group)
-            done.add(group[0].prompt_id)
-    partial.replace(output)
-    return done
-
-
-def _whole_groups(config: Config, output: Path) -> Iterator[list[TreeRecord]]:
-    group: list[TreeRecord] = []
-    try:
-        for record in read_trees(output):
-            _check_settings([record], config, output)
-            group = [*group, record] if group and group[0].prompt_id == record.prompt_id else [record]
-            if len(group) == config.rollout.num_trees:
-                yield group
-    except FileError:
-        if not group:
-            raise  # not a file that a killed run left: leave it alone

@@ -7,9 +7,8 @@ here             trees of one prompt -> group, groups -> file
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +16,8 @@ from typing import Self
 import zstandard
 
 from treegrpo_cli.data.lines import read_lines
+from treegrpo_cli.data.lock import same_file
+from treegrpo_cli.data.syncer import Syncer
 from treegrpo_cli.errors import FileError, UserError
 from treegrpo_cli.trees.tree_record import TreeRecord
 from treegrpo_cli.types import Limits
@@ -67,37 +68,59 @@ def read_groups(path: str | Path, limits: Limits | None = None) -> Iterator[list
 
 
 class TreeWriter:
-    """Writes groups to `path`, each safe on disk when `write_group` returns; a kill leaves whole groups.
+    """Writes groups to `path`: a kill leaves whole groups of all that `write_group` returned for.
 
-    Where `path` ends in `.zst` every group is a frame. `append` goes on behind what is there. Raises
-    FileError where the file cannot be written; on a full disk what was written before stays whole.
+    Where `path` ends in `.zst` every group is a frame with a checksum. `append` goes on behind what is there. The disk
+    is synced by a thread, and at the end. Raises FileError where the file cannot be written, or is deleted or
+    replaced meanwhile; on a full disk what was written before stays whole.
     """
 
     def __init__(self, path: str | Path, *, append: bool = False) -> None:
         self.path = Path(path)
-        self._pack = zstandard.ZstdCompressor().compress if self.path.suffix == ".zst" else bytes
+        is_packed = self.path.suffix == ".zst"
+        self._pack = zstandard.ZstdCompressor(write_checksum=True).compress if is_packed else bytes
         try:
             self._file = open(self.path, "ab" if append else "wb", buffering=0)  # noqa: SIM115 - closed by `close`
         except OSError as error:
             raise FileError(self.path, error.strerror or str(error)) from None
+        self._syncer = Syncer(self._file.fileno())
 
     def write_group(self, group: Iterable[TreeRecord]) -> None:
         """Append a prompt's trees."""
+        self._check_place()
         data = self._pack(b"".join(record.to_json() + b"\n" for record in group))
         start = self._file.tell()
         try:
             rest = memoryview(data)
             while rest:
                 rest = rest[self._file.write(rest) :]
-            os.fsync(self._file.fileno())
+            self._syncer.changed()
         except OSError as error:
             with suppress(OSError):  # what cannot be cut off stays as a half line, which readers name
                 self._file.truncate(start)
             raise FileError(self.path, error.strerror or str(error)) from None
 
+    def sync(self) -> None:
+        """Return when all that was written is on the disk."""
+        try:
+            self._syncer.sync()
+        except OSError as error:
+            raise FileError(self.path, error.strerror or str(error)) from None
+
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Bring all to the disk and close the file."""
+        try:
+            self._check_place()
+        finally:
+            self._file.close()
+            try:
+                self._syncer.close()
+            except OSError as error:
+                raise FileError(self.path, error.strerror or str(error)) from None
+
+    def _check_place(self) -> None:
+        if not same_file(self._file.fileno(), self.path):
+            raise FileError(self.path, "was deleted or replaced while it was written")
 
     def __enter__(self) -> Self:
         return self
@@ -105,4 +128,5 @@ class TreeWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        with suppress(FileError) if kind else nullcontext():  # the first error is the one to tell
+            self.close()
