@@ -236,6 +236,52 @@ def test_dropout_of_the_model_is_off(tmp_path: Path) -> None:
     assert Trainer(make_config(tmp_path)).update(*make_step(2)) == plain
 
 
+def test_dropout_of_adapters_follows_from_seed_and_step_alone(model_dir: Path) -> None:
+    lora = {"lora_rank": 4, "lora_dropout": 0.5}
+
+    def loss(seed: int, step: int, others_seed: int) -> float:
+        trainer = Trainer(make_config(model_dir, model=lora, optimizer={"learning_rate": 1e-3}))
+        trainer.config = trainer.config.model_copy(update={"seed": seed})
+        with torch.no_grad():  # an adapter that does nothing yet has nothing to drop
+            for number, weight in enumerate(trainer.policy.trained_parameters().values()):
+                weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(number))
+        trainer.step = step
+        torch.manual_seed(others_seed)
+        before = torch.get_rng_state()
+        metrics = trainer.update(*make_step(0))
+        assert torch.equal(torch.get_rng_state(), before)
+        return float(metrics["loss"])
+
+    assert loss(0, 1, 1) == loss(0, 1, 2)
+    assert len({loss(0, 1, 1), loss(0, 2, 1), loss(1, 1, 1)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("rank", "rate", "said"),
+    [
+        (0, None, None),
+        (0, 1e-3, None),
+        (0, 2e-3, "optimizer.learning_rate = 0.002 breaks policies; all weights are trained at 1e-08 to 0.001"),
+        (0, 1e-9, "optimizer.learning_rate = 1e-09 is too low to learn anything; all weights"),
+        (4, None, None),
+        (4, 1e-3, None),
+        (4, 5e-7, "optimizer.learning_rate = 5e-07 is too low to learn anything; adapters are trained at 1e-06"),
+        (4, 0.1, "optimizer.learning_rate = 0.1 breaks policies; adapters"),
+    ],
+)
+def test_a_rate_that_cannot_work_is_said_before_the_run_begins(
+    model_dir: Path, rank: int, rate: float | None, said: str | None
+) -> None:
+    optimizer = {} if rate is None else {"learning_rate": rate}
+    tables = {"model": {"path": str(model_dir), "lora_rank": rank}, "optimizer": optimizer}
+    config = Config.model_validate(tables)
+    lines: list[str] = []
+    Trainer(config, lines.append)
+    assert [line.startswith(f"warning: {said}") for line in lines] == ([] if said is None else [True])
+    if rate is None:
+        assert config.optimizer.learning_rate == (1e-5 if rank else 1e-6)
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_prompts_with_no_advantage_stay_in_the_denominator(model_dir: Path, path: str) -> None:
     trees = make_trees(3, num_prompts=2)
@@ -508,11 +554,12 @@ def test_a_step_says_how_many_tokens_it_computed_and_how(model_dir: Path) -> Non
     chain_tokens, unique = int(layout.path_tokens.sum()), len(layout.token_ids)
     assert unique < cut < chain_tokens
     for path, computed in {"chains": chain_tokens, "runs": cut, "depth-first": unique}.items():
-        config = make_config(model_dir, train={"attention_path": path, "microbatch_tokens": 60})
+        config = make_config(model_dir, train={"attention_path": path, "microbatch_tokens": 60, "num_epochs": 2})
         metrics = Trainer(config).update(forest, scores)
         assert metrics["tree/attention_path"] == path
         assert metrics["tree/computed_tokens"] == computed
         assert metrics["tree/chain_tokens"] == chain_tokens
+        assert metrics["tree/trained_tokens"] == 2 * computed
 
 
 @pytest.mark.usefixtures("free_calls")

@@ -37,6 +37,7 @@ class ModelConfig(Section):
     lora_rank: NonNegativeInt = 0
     """0 trains all weights; otherwise low-rank adapters through peft, merged before they go to the sampler."""
     lora_alpha: Positive = 32.0
+    """Adapters count alpha / rank times; ranks of 16 to 64 with this alpha, or one of twice the rank, are usual."""
     lora_dropout: Fraction = 0.0
     lora_target_modules: str | list[str] = "all-linear"
 
@@ -200,10 +201,15 @@ class LossConfig(Section):
     """p of |L(n)|^p: 1 counts a shared turn once a leaf, 0 once."""
 
 
+LORA_LEARNING_RATE = 1e-5
+"""Where none is set: adapters start from zero, and move less at a rate than whole weights do."""
+
+
 class OptimizerConfig(Section):
     """AdamW and its schedule."""
 
     learning_rate: Positive = 1e-6
+    """Unless set, 1e-6; with adapters (`model.lora_rank`) 1e-5."""
     weight_decay: NonNegative = 0.0
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
@@ -294,6 +300,13 @@ class Config(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     limits: LimitsConfig = LimitsConfig()
+
+    @model_validator(mode="after")
+    def _adapters_learn_at_a_rate_of_their_own(self) -> Config:
+        if self.model.lora_rank and "learning_rate" not in self.optimizer.model_fields_set:
+            rate = {"learning_rate": LORA_LEARNING_RATE}
+            object.__setattr__(self, "optimizer", self.optimizer.model_copy(update=rate))
+        return self
 
     @field_validator("report_to", mode="before")
     @classmethod

@@ -15,6 +15,7 @@ seconds, log-probabilities, KL and entropy in nats.
     tree/num_nodes, tree/num_leaves, tree/depth_mean, tree/sharing_ratio, tree/frac_zero_advantage_nodes,
     tree/intra_reward_std, tree/prefix_cache_hit_ratio, and signal by depth
     tree/computed_tokens, tree/chain_tokens         tokens that an epoch forwards, and those of one row a leaf
+    tree/trained_tokens                             tokens that all epochs of the step forwarded
     tree/attention_path, tree/self_check            how (see planner), and how far from chains at the first step
 """
 

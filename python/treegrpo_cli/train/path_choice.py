@@ -54,8 +54,10 @@ class PathChooser:
             choice = self._choose(step)
         self._explain(choice, step)
         self.path = choice.path
+        computed = float(self.path.computed_tokens(step))
         return metrics | {
-            "tree/computed_tokens": float(self.path.computed_tokens(step)),
+            "tree/computed_tokens": computed,
+            "tree/trained_tokens": computed * self._config.train.num_epochs,
             "tree/chain_tokens": float(step.chain_tokens),
             "tree/attention_path": self.path.name,
         }

@@ -28,6 +28,20 @@ def make_optimizer(policy: Policy, config: Config) -> torch.optim.AdamW:
     )
 
 
+USEFUL_RATES = {"all weights": (1e-8, 1e-3), "adapters": (1e-6, 1e-2)}
+"""Rates below which weights stay where they are, and above which a policy breaks."""
+
+
+def rate_warning(config: Config) -> str | None:
+    """Say where `optimizer.learning_rate` cannot work, or None."""
+    rate, what = config.optimizer.learning_rate, "adapters" if config.model.lora_rank else "all weights"
+    low, high = USEFUL_RATES[what]
+    if low <= rate <= high:
+        return None
+    effect = "is too low to learn anything" if rate < low else "breaks policies"
+    return f"warning: optimizer.learning_rate = {rate:g} {effect}; {what} are trained at {low:g} to {high:g}"
+
+
 def num_optimizer_steps(config: Config) -> int:
     """Return the optimizer steps of the whole run, which the schedule spans."""
     return config.train.num_steps * config.train.num_epochs * minibatches_per_epoch(config)

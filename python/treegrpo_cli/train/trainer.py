@@ -28,7 +28,13 @@ from treegrpo_cli.train.loss import Targets, TokenTerms, token_terms
 from treegrpo_cli.train.path_choice import PathChooser
 from treegrpo_cli.train.paths import AttentionPath, reference_path
 from treegrpo_cli.train.policy import Policy
-from treegrpo_cli.train.schedule import learning_rate, make_optimizer, minibatches_per_epoch, prompts_per_minibatch
+from treegrpo_cli.train.schedule import (
+    learning_rate,
+    make_optimizer,
+    minibatches_per_epoch,
+    prompts_per_minibatch,
+    rate_warning,
+)
 from treegrpo_cli.train.tree_attention import TreeUnsupportedError
 from treegrpo_cli.types import TrainBatch
 
@@ -45,6 +51,8 @@ class Trainer:
 
     def __init__(self, config: Config, say: Callable[[str], None] = lambda _: None) -> None:
         _check_whole_distribution(config)
+        if warning := rate_warning(config):
+            say(warning)
         torch.manual_seed(config.seed)  # adapters start from it
         self.config = config
         self.policy = Policy(config)
