@@ -47,6 +47,8 @@ pub enum Error {
     UnknownOption { of: &'static str, name: String, hint: String },
     #[error("option {name}: got {got}, expected {expected}")]
     OptionValue { name: String, got: String, expected: String },
+    #[error("option {name}: expected a number, a name or a flag")]
+    OptionType { name: String },
     #[error("cannot choose {asked} of {available}")]
     TooFew { asked: usize, available: usize },
 }

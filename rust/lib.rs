@@ -1,10 +1,11 @@
 //! The tree core of treegrpo: rollouts that branch at turns become advantages and training rows.
 //!
-//! Read it downhill: [`forest`] holds the tables, [`value`] carries rewards up, [`advantage`] compares them,
-//! [`pack`] lays out every token once for training and [`micro_batch`] cuts that into forwards; [`trie`] finds the
-//! tokens that paths share, [`token_tree`] says what each token sees; [`rows`] repeats shared prefixes, a row a leaf.
-//! [`select`] draws which nodes grow and which leaves stay, [`options`] names every estimator's settings and
-//! [`error`] everything that can be wrong.
+//! Read it downhill: [`forest`] holds the tables, which [`concat`] joins and [`chains`] makes of plain rows; [`value`]
+//! carries rewards up, [`estimators`] compare them in the groups of [`normalise`], [`advantage`] scores a forest by one
+//! of them and [`explain`] takes a score apart. [`pack`] lays out every token once for training and [`micro_batch`] cuts
+//! that into forwards; [`trie`] finds the tokens that paths share, [`token_tree`] says what each token sees; [`rows`]
+//! repeats shared prefixes, a row a leaf, and [`leaves`] is the table that statistics are made of. [`select`] draws
+//! which nodes grow and which leaves stay, [`options`] reads settings and [`error`] says everything that can be wrong.
 //! The module that binds all this to Python stands behind the feature `python`.
 //!
 //! ```

@@ -133,9 +133,7 @@ impl From<GivenValue> for OptionValue {
 pub fn given_options(options: &Bound<'_, PyDict>) -> PyResult<Vec<(String, OptionValue)>> {
     let pair = |(name, value): (Bound<PyAny>, Bound<PyAny>)| {
         let name: String = name.extract()?;
-        let value: GivenValue = value
-            .extract()
-            .map_err(|_| PyValueError::new_err(format!("option {name}: expected a number, a name or a flag")))?;
+        let value = value.extract::<GivenValue>().map_err(|_| Error::OptionType { name: name.clone() })?;
         Ok((name, value.into()))
     };
     options.iter().map(pair).collect()
