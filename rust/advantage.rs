@@ -77,30 +77,33 @@ pub fn given(forest: &Forest, advantage: &[f64], leaf_level: bool, estimator: &s
     if let Some(node) = (0..forest.num_nodes()).find(|node| counts(node) && !advantage[*node].is_finite()) {
         return Err(forest.fault(node, Fault::AdvantageNotFinite(advantage[node])));
     }
-    let of_leaves = |node| if counts(&node) { advantage[node] } else { f64::NAN };
-    let leaf_advantage: Option<Vec<f64>> = leaf_level.then(|| (0..forest.num_nodes()).map(of_leaves).collect());
-    let NodeColumns { value, advantage } = match &leaf_advantage {
-        Some(leaf) => shown(forest, sum, &num_leaves, leaf)?,
-        None => NodeColumns { value: leaf_means(forest, sum, &num_leaves)?, advantage: advantage.to_vec() },
+    let counted = |node| if counts(&node) { advantage[node] } else { f64::NAN };
+    let counted: Vec<f64> = (0..forest.num_nodes()).map(counted).collect();
+    let (columns, leaf_advantage) = if leaf_level {
+        (shown(forest, sum, &num_leaves, &counted)?, Some(counted))
+    } else {
+        (NodeColumns { value: leaf_means(forest, sum, &num_leaves)?, advantage: counted }, None)
     };
+    let NodeColumns { value, advantage } = columns;
     let (estimator, options, computed_by, stamp) = (estimator.to_owned(), vec![], None, forest.stamp());
     Scores { estimator, options, num_leaves, value, advantage, leaf_advantage, computed_by, stamp }.finished(forest)
 }
 
 impl Scores {
-    /// Roots get 0, nodes without a scored leaf none; anything else is finite.
+    /// A root gets 0, or none without a scored leaf; whatever has a scored leaf below is finite.
     fn finished(mut self, forest: &Forest) -> Result<Self> {
         for &root in &forest.root {
-            self.advantage[root as usize] = 0.0;
+            self.advantage[root as usize] = if self.num_leaves[root as usize] == 0 { f64::NAN } else { 0.0 };
         }
-        for (node, &num_leaves) in self.num_leaves.iter().enumerate() {
-            if num_leaves == 0 {
-                self.advantage[node] = f64::NAN;
-            } else if !(self.advantage[node].is_finite() && self.value[node].is_finite()) {
-                return Err(forest.fault(node, Fault::NotFinite));
-            }
+        let columns = || self.num_leaves.iter().zip(&self.value).zip(&self.advantage);
+        let wrong = |((&num_leaves, value), advantage): ((&u32, &f64), &f64)| {
+            num_leaves > 0 && !(value.is_finite() & advantage.is_finite())
+        };
+        if !columns().fold(false, |any, column| any | wrong(column)) {
+            return Ok(self);
         }
-        Ok(self)
+        let node = columns().position(wrong).unwrap_or(0);
+        Err(forest.fault(node, Fault::NotFinite))
     }
 }
 

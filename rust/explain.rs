@@ -50,8 +50,8 @@ impl Trace {
         !self.watched.is_empty()
     }
 
-    /// Notes a group whose `raw` values were measured and now stand in `x`, an entry a node.
-    pub fn note(&mut self, term: Term, group: &[u32], raw: &[f64], ddof: u32, measure: Measure, x: &[f64]) {
+    /// Notes a group and the measure of its `raw` values.
+    pub fn note(&mut self, term: Term, group: &[u32], raw: &[f64], ddof: u32, measure: Measure) {
         if !self.is_on() {
             return;
         }
@@ -59,7 +59,7 @@ impl Trace {
         let group_std = std_of(raw, group_mean, ddof);
         for (&node, &raw) in group.iter().zip(raw) {
             if self.watched[node as usize] {
-                let measured = x[node as usize];
+                let measured = measure.of(raw);
                 self.parts.push(Part { node, term, group_size, group_mean, group_std, raw, measure, measured });
             }
         }

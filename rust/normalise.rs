@@ -128,12 +128,10 @@ impl Measure {
 
     /// Refuses what overflowed: a mean or a spread that is not finite would make every advantage 0.
     pub fn check(&self, forest: &Forest, group: &[u32]) -> Result<()> {
-        match group.first() {
-            Some(&first) if !(self.baseline.is_finite() && self.scale.is_finite()) => {
-                Err(forest.fault(first as usize, Fault::NotFinite))
-            }
-            Some(_) | None => Ok(()),
+        if self.baseline.is_finite() && self.scale.is_finite() {
+            return Ok(());
         }
+        Err(forest.fault(group[0] as usize, Fault::NotFinite))
     }
 
     /// The value as it is measured.
@@ -184,9 +182,10 @@ impl Groups {
         Self { start, order }
     }
 
-    /// The members of each group; a key that no item has gives an empty one.
+    /// The members of each group that has any.
     pub fn iter(&self) -> impl Iterator<Item = &[u32]> {
-        self.start.windows(2).map(|pair| &self.order[pair[0] as usize..pair[1] as usize])
+        let filled = self.start.windows(2).filter(|pair| pair[0] < pair[1]);
+        filled.map(|pair| &self.order[pair[0] as usize..pair[1] as usize])
     }
 }
 
@@ -208,10 +207,10 @@ pub fn normalise_groups(
             forest.fault(node, Fault::NotAProbability(x[node]))
         })?;
         measure.check(forest, group)?;
-        for &node in group {
-            x[node as usize] = measure.of(x[node as usize]);
+        for (&node, &member) in group.iter().zip(&members) {
+            x[node as usize] = measure.of(member);
         }
-        trace.note(term, group, &members, norm.ddof, measure, x);
+        trace.note(term, group, &members, norm.ddof, measure);
     }
     Ok(())
 }

@@ -57,16 +57,15 @@ fn by_siblings(
     let mut advantage = vec![f64::NAN; value.len()];
     let mut members = vec![];
     for group in valued.siblings(forest, num_leaves).iter() {
-        let Some(&first) = group.first() else { continue };
         members.clear();
         members.extend(group.iter().map(|&node| value[node as usize]));
-        let measure = spread.measure(&members, value[forest.parent[first as usize] as usize]);
+        let measure = spread.measure(&members, value[forest.parent[group[0] as usize] as usize]);
         measure.check(forest, group)?;
-        for &node in group {
-            advantage[node as usize] = measure.of(value[node as usize]);
+        for (&node, &member) in group.iter().zip(&members) {
+            advantage[node as usize] = measure.of(member);
         }
         let term = Term { name: "parent", group: "siblings", weight: 1.0 };
-        trace.note(term, group, &members, spread.ddof, measure, &advantage);
+        trace.note(term, group, &members, spread.ddof, measure);
     }
     Ok(advantage)
 }
