@@ -43,6 +43,10 @@ class FileError(UserError):
         super().__init__(f"{place}: {message}")
 
 
+class FailedRunError(UserError):
+    """More of a run failed than `train.max_failed_fraction` allows; the command line exits with code 1."""
+
+
 class ToolError(RuntimeError):
     """A tool or an environment failed for good; it closes its own branch and no other.
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+MAX_REWARD = 1e150
+"""Squares of larger ones do not fit a float64."""
+
 Message = dict[str, Any]
 """A chat message: `role` and `content`, with `tool_calls` or `name` where they apply."""
 

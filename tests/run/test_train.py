@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 from safetensors.torch import load_file
-from treegrpo_cli import read_trees
+from treegrpo_cli import read_trees, score
 from treegrpo_cli.config.files import dump_config, load_config, make_config
 from treegrpo_cli.data.lock import output_lock
 from treegrpo_cli.errors import FileError, Stopped, UserError
@@ -19,15 +19,19 @@ from treegrpo_cli.train.checkpoint import checkpoints
 from treegrpo_cli.train.trainer import Trainer
 from treegrpo_cli.types import Task
 
+from tests.reference_metrics import reference_metrics
 from tests.runs import small_run, treegrpo
 
 QUIET = Reporter(quiet=True)
-TIMES = ("step_time", "eval/time")
+MEASURED = ("step_time", "time/", "tokens_per_second/", "engine/", "memory/")
 
 
 def metrics_of(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The lines of a run without what differs from one machine's day to the next."""
     lines = (Path(settings["output_dir"]) / "metrics.jsonl").read_bytes().splitlines()
-    return [{name: value for name, value in orjson.loads(line).items() if name not in TIMES} for line in lines]
+    return [
+        {name: value for name, value in orjson.loads(line).items() if not name.startswith(MEASURED)} for line in lines
+    ]
 
 
 def weights_of(settings: dict[str, Any]) -> dict[str, bytes]:
@@ -69,6 +73,41 @@ def test_the_weights_move_and_every_node_carries_the_version_that_sampled_it(who
             step - 1
         }
         assert all(tree.scoring and tree.scoring["estimator"] == "tree-grpo" for tree in trees)
+
+
+def test_the_tree_files_hold_what_the_metrics_say_and_what_their_own_scoring_gives(whole: dict[str, Any]) -> None:
+    steps = [line for line in metrics_of(whole) if "reward" in line]
+    for line in steps:
+        trees = list(read_trees(Path(whole["output_dir"]) / "trees" / f"step-{line['step']:05d}.jsonl.zst"))
+        expected = reference_metrics(trees)
+        assert {name: line[name] for name in expected} == pytest.approx(expected)
+        assert line["tree/num_tool_calls"] == sum(node["num_tool_calls"] for tree in trees for node in tree.nodes)
+        anew = score(trees, "tree-grpo")
+        assert [node["advantage"] for tree in trees for node in tree.nodes] == pytest.approx(
+            [node["advantage"] for tree in anew for node in tree.nodes]
+        )
+    tokens = [
+        len(node["token_ids"])
+        for path in (Path(whole["output_dir"]) / "trees").iterdir()
+        for tree in read_trees(path)
+        for node in tree.nodes
+    ]
+    assert steps[-1]["num_tokens"] == sum(tokens)
+
+
+def test_a_step_says_where_its_seconds_went(whole: dict[str, Any]) -> None:
+    lines = (Path(whole["output_dir"]) / "metrics.jsonl").read_bytes().splitlines()
+    records = [orjson.loads(line) for line in lines]
+    for step in (record for record in records if "reward" in record):
+        pieces = [step[f"time/{piece}"] for piece in ("rollout", "scoring", "packing", "update", "weights")]
+        assert all(seconds > 0 for seconds in pieces)
+        assert sum(pieces) <= step["step_time"]
+        assert 0 <= step["time/tools_waited"] <= step["time/rollout"]
+        assert 0 < step["engine/busy_share"] <= 1
+        assert step["tokens_per_second/generated"] > 0
+        assert step["tokens_per_second/trained"] > 0
+        assert step["memory/peak_gib"] > 0.01
+    assert all(record["time/evaluation"] > 0 for record in records if "reward" not in record)
 
 
 def test_sampler_and_trainer_agree_on_log_probabilities(whole: dict[str, Any]) -> None:

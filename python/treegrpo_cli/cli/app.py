@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from treegrpo_cli import signals
-from treegrpo_cli.errors import Stopped, UserError, bounded, debugging, last_lines
+from treegrpo_cli.errors import FailedRunError, Stopped, UserError, bounded, debugging, last_lines
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
@@ -84,7 +84,7 @@ def _run() -> int:
         code = _complain(bounded(error.format_message()), 2) if error.format_message() else 2
     except UserError as error:
         _show_trace(error)
-        code = _complain(str(error), 2)
+        code = _complain(str(error), 1 if isinstance(error, FailedRunError) else 2)
     except BrokenPipeError:  # the reader has seen enough; typer does the same for what is written earlier
         code = 1
         _drop_output()

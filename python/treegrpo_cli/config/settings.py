@@ -240,6 +240,8 @@ class TrainConfig(Section):
     max_checkpoints: NonNegativeInt = 2
     """Older ones are removed; 0 keeps all."""
     save_trees: bool = True
+    max_failed_fraction: Fraction = 0.5
+    """End where more of a step's leaves, or of a rollout's, failed: prompts, tools, rewards."""
     log_completions: NonNegativeInt = 0
     """Completions of each step to print with their rewards and to send to the loggers; `true` = 4, 0 = none."""
 

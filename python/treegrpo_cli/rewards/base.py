@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
-from treegrpo_cli.types import Rollout, Task
+from treegrpo_cli.types import MAX_REWARD, Rollout, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +83,13 @@ class WeightedSum:
         failures = [reward for reward in rewards if isinstance(reward, RewardFailure)]
         plain = [None if isinstance(reward, RewardFailure) else reward for reward in rewards]
         scored = [reward for reward in plain if reward is not None]
-        whole = len(scored) == len(plain)
+        total = None
+        if len(scored) == len(plain):
+            total = sum(weight * reward for weight, reward in zip(self.weights, scored, strict=True))
+        if total is not None and not abs(total) <= MAX_REWARD:
+            failures.append(RewardFailure(f"reward {total:g} is too large, expected at most {MAX_REWARD:g}"))
         return LeafReward(
-            sum(weight * reward for weight, reward in zip(self.weights, scored, strict=True)) if whole else None,
+            None if failures else total,
             dict(zip(self.names, plain, strict=True)),
             failures[0] if failures else None,
         )

@@ -141,6 +141,7 @@ class Tree:
         self.rewards: dict[int, LeafReward] = {}
         """Kept leaf -> what it is worth, and why where a reward function failed."""
         self.failures: list[Failure] = []
+        self.num_tool_calls = self.num_failed_tool_calls = 0
         self.states: list[Any] = []
         """Every state that the environment gave, to be closed when the tree is done."""
 
@@ -236,6 +237,8 @@ class Tree:
         num_calls, num_failed = result.num_tool_calls, result.num_failed_tool_calls
         turn = replace(turn, state=state, num_tool_calls=num_calls, num_failed_tool_calls=num_failed)
         turn = replace(turn, env_reward=result.reward)
+        self.num_tool_calls += num_calls
+        self.num_failed_tool_calls += num_failed
         if result.done:
             return replace(turn, status=NodeStatus.DONE), ()
         if turn.depth >= player.config.rollout.max_turns:
@@ -286,9 +289,11 @@ class Tree:
         with self.player.rewarding.running():
             rewards = await self.player.rewards.reward([self.rollout(leaf) for leaf in kept])
         self.rewards = dict(zip(kept, rewards, strict=True))
-        for reward in rewards:
-            if reward.failure is not None:
-                self.fail("reward", reward.failure.reason, reward.failure.trace)
+        for leaf, worth in self.rewards.items():
+            if worth.reward is not None:
+                self.forest.set_reward(leaf, worth.reward)
+            if worth.failure is not None:
+                self.fail("reward", worth.failure.reason, worth.failure.trace)
 
     def fail(self, kind: Kind, reason: str, trace: tuple[str, ...] = ()) -> None:
         """Note what failed in this tree."""

@@ -9,18 +9,16 @@ Source: Tree-GRPO (arXiv 2509.21240), section 3.
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 
 from treegrpo_cli._core import derive_seed
 from treegrpo_cli.config import Config
+from treegrpo_cli.rollout.forest import join, score
 from treegrpo_cli.rollout.tree import Prompt
 from treegrpo_cli.run.progress import Reporter
 from treegrpo_cli.run.session import Session
-from treegrpo_cli.run.tree_metrics import is_dead, tree_metrics
-from treegrpo_cli.trees.forest import to_forest
-from treegrpo_cli.trees.scoring import annotate
+from treegrpo_cli.run.tree_metrics import learned_prompts, tree_metrics
 from treegrpo_cli.types import Task
 
 
@@ -34,16 +32,16 @@ def train(config: Config, reporter: Reporter, *, resume: bool = False, named: Co
     with Session(config, reporter, resume=resume, named=named) as session:
         session.evaluate_if_due()  # before the first step
         while session.step < config.train.num_steps:
-            start = time.monotonic()
-            prompts = list(draw_prompts(session.tasks, config, session.step))
-            groups = session.grow(prompts)
-            learned = [group for group in groups if config.advantage.dead_prompts == "keep" or not is_dead(group)]
-            forest = to_forest([record for group in learned for record in group])
-            scores = forest.score(config.advantage.estimator, config.advantage.options)
-            metrics = session.trainer.update(forest, scores)
+            session.clock.start()
+            trees = session.grow(list(draw_prompts(session.tasks, config, session.step)))
+            with session.clock.of("scoring"):
+                forest = join(trees)
+                scores = score(forest, trees, config.advantage)
+                prompts = learned_prompts(forest, config.advantage.dead_prompts)
+            metrics = session.update(forest, scores, prompts)
             session.send_weights()
-            metrics |= tree_metrics(groups, forest, scores) | {"step_time": time.monotonic() - start}
-            session.finish_step(metrics, annotate(groups, config.advantage))
+            metrics |= tree_metrics(forest, scores, prompts)
+            session.finish_step(trees, scores, metrics)
 
 
 def draw_prompts(tasks: Sequence[Task], config: Config, step: int) -> Iterator[Prompt]:

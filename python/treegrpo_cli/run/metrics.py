@@ -17,6 +17,14 @@ seconds, log-probabilities, KL and entropy in nats.
     tree/computed_tokens, tree/chain_tokens         tokens that an epoch forwards, and those of one row a leaf
     tree/trained_tokens                             tokens that all epochs of the step forwarded
     tree/attention_path, tree/self_check            how (see planner), and how far from chains at the first step
+    tree/num_tool_calls, tree/num_failed_tool_calls tools that ran, and those of them that raised
+    failures/prompt, /reset                         share of prompts that failed: too long and the like; no start
+    failures/tool, /reward                          share of branches that a tool closed; whose reward failed
+    time/rollout, /scoring, /packing, /update, /weights, /evaluation    seconds of each piece of the step
+    time/tools_waited, time/tools_busy              in which a tool was out; summed over the calls. time/rewards: summed
+    time/engine, engine/busy_share                  in which the engine decoded; that over time/rollout
+    tokens_per_second/generated, /trained           sampled, over time/rollout; forwarded, over time/update
+    memory/peak_gib, memory/peak_gpu_gib            of the process so far; of the GPU's tensors in this step
 """
 
 from __future__ import annotations

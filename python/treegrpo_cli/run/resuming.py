@@ -41,6 +41,7 @@ CANNOT_CHANGE_THE_RESULT = frozenset(
         "train.save_steps",
         "train.max_checkpoints",
         "train.save_trees",
+        "train.max_failed_fraction",
         "train.log_completions",
     }
 )
@@ -112,7 +113,7 @@ def _is_free(key: str, config: Config) -> bool:
     """Whether a setting cannot change the result; a rate that runs to the last step depends on where that is."""
     if key == "train.num_steps":
         return config.optimizer.schedule == "constant" and not config.optimizer.warmup_ratio
-    return key in CANNOT_CHANGE_THE_RESULT
+    return key in CANNOT_CHANGE_THE_RESULT or key.startswith("limits.")
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack, aclosing, closing
+from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,8 +17,11 @@ from treegrpo_cli.rollout.collect import collect
 from treegrpo_cli.rollout.records import tree_record
 from treegrpo_cli.rollout.tree import Player, Prompt, Tree, open_sampler
 from treegrpo_cli.rollout.world import World
+from treegrpo_cli.run.clock import Clock, peak_memory, rollout_metrics
 from treegrpo_cli.run.directory import RunDirectory
+from treegrpo_cli.run.doubts import Doubts, Signs
 from treegrpo_cli.run.evaluate import evaluate, evaluation_config
+from treegrpo_cli.run.failures import FailureCount, FailureLog
 from treegrpo_cli.run.metrics import MetricsLog
 from treegrpo_cli.run.resuming import is_evaluated, put_aside
 from treegrpo_cli.run.samples import draw_samples, draw_table
@@ -26,10 +29,15 @@ from treegrpo_cli.run.stopping import StopRequest
 from treegrpo_cli.run.tree_metrics import reward_metrics
 from treegrpo_cli.train.checkpoint import checkpoints, load_checkpoint, remove_old_checkpoints, save_checkpoint
 from treegrpo_cli.train.trainer import Trainer
-from treegrpo_cli.trees.tree_file import TreeRecord, TreeWriter
+from treegrpo_cli.trees.scoring import with_scores
+from treegrpo_cli.trees.tree_file import TreeWriter
 from treegrpo_cli.types import Task
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from treegrpo_cli._core import Forest, Scores
     from treegrpo_cli.config import Config
     from treegrpo_cli.run.progress import Reporter
 
@@ -50,6 +58,7 @@ class Session:
             self.trainer = Trainer(config, reporter.say)
             self.state: dict[str, Any] = {"num_tokens": 0}
             self._saved_step = 0
+            self.clock, self._failure_log = Clock(), FailureLog(reporter)
             resumed_step = self._load_newest_checkpoint() if resume else None
             self._open(stack, resumed_step)
             self._closing = stack.pop_all()
@@ -78,6 +87,7 @@ class Session:
         self.send_weights()
         world = World(config, load_tokenizer(config.model.path))
         self.player = Player(world, self.sampler, config)
+        self._doubts = Doubts(self.reporter.warn, world.environment.tools)
         self.evaluator = Player(world, self.sampler, evaluation_config(config), greedy=True)
         self._put_aside(-1 if resumed_step is None else resumed_step)
         log = MetricsLog(config.output_dir, config.report_to, config.model_dump(mode="json"), resumed_step)
@@ -125,54 +135,87 @@ class Session:
             return "stopped before the first step was whole; the same command with --resume starts again"
         return f"stopped after step {self._saved_step}; the same command with --resume goes on from there"
 
-    def grow(self, prompts: Sequence[Prompt]) -> list[list[TreeRecord]]:
-        """Grow the trees of a step; groups in the order of `prompts`, whichever was finished first."""
+    def grow(self, prompts: Sequence[Prompt]) -> list[Tree]:
+        """Grow the trees of a step, in the order of `prompts`, whichever was finished first.
 
-        async def work() -> None:
+        A prompt that failed has none. Raises FailedRunError where more than `train.max_failed_fraction` failed.
+        """
+        failures = FailureCount(self.config)
+
+        async def work() -> dict[int, list[Tree]]:
+            grown_trees = {}
             async with aclosing(collect(self.player, prompts, self.config.rollout.num_trees)) as groups:
                 async for grown in groups:
-                    for failure in grown.failures[:1]:
-                        self.reporter.say(f"prompt {failure.prompt_id}: {failure.reason}")
-                    if grown.trees:
-                        done[grown.prompt.number] = grown.trees
+                    failures.add(grown)
+                    self._failure_log.name(grown.failures)
+                    grown_trees[grown.prompt.number] = grown.trees
+            return grown_trees
 
-        done: dict[int, list[Tree]] = {}
-        self.stop.run(self.runner, work())
-        if not done:
-            raise UserError("no tree could be grown in this step")
-        groups = [done[prompt.number] for prompt in prompts if prompt.number in done]
-        self.trees = [tree for group in groups for tree in group]
-        return [[tree_record(tree) for tree in group] for group in groups]
+        self.player.take_timings()  # the engine's of an evaluation
+        with self.clock.of("rollout"):
+            trees = self.stop.run(self.runner, work())
+        failures.check(f"step {self.step + 1}")
+        self._failures = failures.metrics()
+        in_order = [tree for prompt in prompts for tree in trees[prompt.number]]
+        self._doubts.look(Signs.of(in_order))
+        return in_order
+
+    def update(self, forest: Forest, scores: Scores, prompts: NDArray[np.uint32]) -> dict[str, float | str]:
+        """Train on these prompts of a step's forest; what is behind it is a whole step, and can be saved."""
+        with self.clock.of("update"):
+            metrics = self.trainer.update(forest, scores, prompts)
+        self.state["num_tokens"] += forest.num_tokens
+        return metrics
 
     def send_weights(self) -> None:
         """Hand the policy's weights to the engine; what it samples from now on carries this step as its version."""
-        self.sampler.update_weights(self.trainer.state_dict_for_sampler(), self.step)
+        with self.clock.of("weights"):
+            self.sampler.update_weights(self.trainer.state_dict_for_sampler(), self.step)
 
-    def finish_step(self, metrics: dict[str, float | str], groups: Sequence[Sequence[TreeRecord]]) -> None:
-        """Write trees and metrics of the step just trained; evaluate and save where that is due."""
+    def finish_step(self, trees: Sequence[Tree], scores: Scores, metrics: dict[str, float | str]) -> None:
+        """Write metrics and trees of the step just trained; save and evaluate where that is due."""
         self.directory.claim()
         train = self.config.train
-        self.state["num_tokens"] += int(metrics.pop("tree/step_tokens"))
-        hits = self.sampler.prefix_cache_hit_ratio()
-        metrics |= {"num_tokens": self.state["num_tokens"]} | (
-            {} if hits is None else {"tree/prefix_cache_hit_ratio": hits}
-        )
-        metrics |= reward_metrics([worth for tree in self.trees for worth in tree.rewards.values()])
+        metrics |= self._run_metrics(trees, metrics)
         self.log.log(self.step, metrics)
-        self._log_completions()
+        self._log_completions(trees)
         if train.save_trees:
-            with TreeWriter(self.directory.trees(self.step)) as writer:
-                for group in groups:
-                    writer.write_group(group)
+            self._write_trees(trees, scores)
         self._bar.advance(note=f"reward {metrics['reward']:.3f}")
         if self.step == train.num_steps or (train.save_steps and self.step % train.save_steps == 0):
             self.save()
         self.evaluate_if_due()
         self.stop.check()
 
-    def _log_completions(self) -> None:
+    def _run_metrics(self, trees: Sequence[Tree], metrics: dict[str, float | str]) -> dict[str, float | str]:
+        """What stands beside the metrics of trainer and trees: rewards, failures, counts, seconds, memory."""
+        times, hits = self.clock.metrics(), self.sampler.prefix_cache_hit_ratio()
+        times["time/update"] -= float(metrics["time/packing"])
+        trained = float(metrics["tree/computed_tokens"]) * self.config.train.num_epochs
+        return (
+            reward_metrics([worth for tree in trees for worth in tree.rewards.values()])
+            | self._failures
+            | {
+                "num_tokens": self.state["num_tokens"],
+                "tree/num_tool_calls": float(sum(tree.num_tool_calls for tree in trees)),
+                "tree/num_failed_tool_calls": float(sum(tree.num_failed_tool_calls for tree in trees)),
+                "tokens_per_second/trained": trained / max(times["time/update"], 1e-9),
+            }
+            | ({} if hits is None else {"tree/prefix_cache_hit_ratio": hits})
+            | rollout_metrics(self.player.take_timings(), times["time/rollout"])
+            | times
+            | peak_memory()
+        )
+
+    def _write_trees(self, trees: Sequence[Tree], scores: Scores) -> None:
+        records = with_scores(map(tree_record, trees), scores)
+        with TreeWriter(self.directory.trees(self.step)) as writer:
+            for _, group in groupby(records, key=lambda record: record.prompt_id):
+                writer.write_group(list(group))
+
+    def _log_completions(self, trees: Sequence[Tree]) -> None:
         count = self.config.train.log_completions
-        samples = draw_samples(self.trees, count, [self.config.seed, self.step])
+        samples = draw_samples(trees, count, [self.config.seed, self.step])
         if samples:
             self.reporter.show(draw_table(samples, self.step))
             self.log.log_samples(self.step, samples)
@@ -183,8 +226,7 @@ class Session:
         due = bool(self.eval_tasks) and (self.step % train.eval_steps == 0 or self.step == train.num_steps)
         if not due or is_evaluated(self.directory.path, self.step):
             return
-        start = time.monotonic()
-        with self.reporter.bar("evaluating", len(self.eval_tasks)) as bar:
+        with self.clock.of("evaluation"), self.reporter.bar("evaluating", len(self.eval_tasks)) as bar:
             mean = self.stop.run(self.runner, evaluate(self.evaluator, self.eval_tasks, bar))
         self.directory.claim()
         name = self.config.reward.eval_function
@@ -195,7 +237,7 @@ class Session:
                 f"eval/{name}_low": mean.low,
                 f"eval/{name}_high": mean.high,
                 "eval/num_questions": mean.num_values,
-                "eval/time": time.monotonic() - start,
+                "time/evaluation": self.clock.metrics()["time/evaluation"],
             },
         )
         self.reporter.result(f"step {self.step}: {name} on held-out questions {mean}")

@@ -1,61 +1,79 @@
-"""A step's trees + their scores -> metrics under the names of `metrics.py`."""
+"""A step's forest + its scores -> metrics under the names of `metrics.py`, a column at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from treegrpo_cli.rewards import LeafReward
-from treegrpo_cli.trees.stats import RolloutStats
-from treegrpo_cli.trees.tree_file import TreeRecord
+from treegrpo_cli.types import NodeStatus
 
 if TYPE_CHECKING:
     from treegrpo_cli._core import Forest, Scores
-
-Group = Sequence[TreeRecord]
 
 FLAT = 1e-8
 """Rewards closer than this are equal, as in the core's normaliser."""
 
 
-def rewards_of(records: Group) -> list[float]:
-    """Rewards of the scored leaves."""
-    return [node["reward"] for record in records for node in record.nodes if node.get("reward") is not None]
+class RewardGroups:
+    """Rewards of scored leaves by a key of theirs: `keys` of all groups, also of those without any; one entry each."""
+
+    def __init__(self, keys: NDArray[Any], of_leaf: NDArray[Any], reward: NDArray[np.float64]) -> None:
+        self.keys, first = np.unique(keys, return_index=True)
+        self.order = np.argsort(first)
+        """Places of the groups in the order in which they came."""
+        scored = ~np.isnan(reward)
+        group, reward = np.searchsorted(self.keys, of_leaf[scored]), reward[scored]
+        num_groups = len(self.keys)
+        self.count = np.bincount(group, minlength=num_groups)
+        mean = np.bincount(group, reward, num_groups) / np.maximum(self.count, 1)
+        squares = np.bincount(group, (reward - mean[group]) ** 2, num_groups)
+        self.std = np.where(self.count > 1, np.sqrt(squares / np.maximum(self.count - 1, 1)), 0.0)
+        """Of a sample; 0 where there is no second reward."""
+        low, high = np.full(num_groups, np.inf), np.full(num_groups, -np.inf)
+        np.minimum.at(low, group, reward)
+        np.maximum.at(high, group, reward)
+        self.is_dead = ~(high - low > FLAT)
+        """All rewards are equal, or there are none, so that the group says nothing."""
 
 
-def is_dead(group: Group) -> bool:
-    """Whether a prompt's rewards are all equal, so that it says nothing."""
-    rewards = rewards_of(group)
-    return not rewards or max(rewards) - min(rewards) <= FLAT
+def reward_groups(forest: Forest) -> RewardGroups:
+    """Rewards by prompt."""
+    leaves = forest.leaf_columns()
+    return RewardGroups(forest.columns()["prompt"], leaves["prompt"], leaves["reward"])
 
 
-def tree_metrics(groups: Sequence[Group], forest: Forest, scores: Scores) -> dict[str, float]:
-    """Metrics of one step; `forest` and `scores` are those that were learned from, `groups` all that were grown.
+def learned_prompts(forest: Forest, dead_prompts: str) -> NDArray[np.uint32]:
+    """Prompts to train on, in the order in which they came: all, or where dead ones are dropped the others."""
+    groups = reward_groups(forest)
+    kept = groups.order if dead_prompts == "keep" else groups.order[~groups.is_dead[groups.order]]
+    return groups.keys[kept]
 
-    `tree/step_tokens` counts prompt, generated and observation tokens, each node once.
-    """
-    stats = RolloutStats()
-    for group in groups:
-        stats.add_group(group)
-    trees = [[record] for group in groups for record in group]
+
+def tree_metrics(forest: Forest, scores: Scores, learned: NDArray[np.uint32]) -> dict[str, float]:
+    """Metrics of one step, of all trees but for those of signal, which are of the prompts that were learned from."""
+    leaves, columns = forest.leaf_columns(), forest.columns()
+    groups = reward_groups(forest)
+    trees = RewardGroups(np.arange(forest.num_trees), leaves["tree"], leaves["reward"])
+    status, num_leaves = columns["status"], len(leaves["node"])
+    chain_tokens, generated = int(leaves["gen_tokens"].sum()), int(forest.gen_tokens().sum())
     return {
-        "reward": _mean(stats.rewards),
-        "reward_std": _mean([_std(rewards_of(group)) for group in groups]),
-        "frac_reward_zero_std": _mean([float(is_dead(group)) for group in groups]),
-        "completions/mean_length": stats.chain_tokens / max(stats.num_leaves, 1),
-        "completions/clipped_ratio": _clipped_ratio(groups),
-        "tree/num_nodes": float(stats.num_turns + stats.num_trees),
-        "tree/num_leaves": float(stats.num_leaves),
-        "tree/num_distinct_leaves": float(stats.num_distinct_leaves),
-        "tree/num_tool_calls": float(stats.num_tool_calls),
-        "tree/num_errors": float(stats.num_errors),
-        "tree/generated_tokens": float(stats.generated_tokens),
-        "tree/sharing_ratio": stats.sharing_ratio,
-        "tree/intra_reward_std": _mean([_std(rewards_of(tree)) for tree in trees]),
-        "tree/step_tokens": float(sum(len(node.get("token_ids", ())) for [tree] in trees for node in tree.nodes)),
-    } | _signal(forest, scores)
+        "reward": _mean(leaves["reward"][~np.isnan(leaves["reward"])]),
+        "reward_std": _mean(groups.std),
+        "frac_reward_zero_std": _mean(groups.is_dead),
+        "completions/mean_length": chain_tokens / max(num_leaves, 1),
+        "completions/clipped_ratio": _mean(status[status != NodeStatus.OPEN] == NodeStatus.TRUNCATED_TOKENS),
+        "tree/num_nodes": float(forest.num_nodes),
+        "tree/num_leaves": float(num_leaves),
+        "tree/num_distinct_leaves": float((leaves["same_as"] == np.arange(num_leaves)).sum()),
+        "tree/num_errors": float((leaves["status"] == NodeStatus.ERROR).sum()),
+        "tree/generated_tokens": float(generated),
+        "tree/sharing_ratio": 1 - generated / chain_tokens if chain_tokens else 0.0,
+        "tree/intra_reward_std": _mean(trees.std),
+    } | _signal(forest, scores, learned)
 
 
 def reward_metrics(leaves: Sequence[LeafReward]) -> dict[str, float]:
@@ -64,32 +82,28 @@ def reward_metrics(leaves: Sequence[LeafReward]) -> dict[str, float]:
     for leaf in leaves:
         for name, reward in leaf.by_function.items():
             given.setdefault(name, []).extend([] if reward is None else [reward])
-    means = {f"rewards/{name}/mean": _mean(rewards) for name, rewards in given.items() if rewards}
+    means = {f"rewards/{name}/mean": _mean(np.array(rewards)) for name, rewards in given.items() if rewards}
     return means | {f"rewards/{name}/std": _std(rewards) for name, rewards in given.items() if rewards}
 
 
-def _signal(forest: Forest, scores: Scores) -> dict[str, float]:
+def _signal(forest: Forest, scores: Scores, learned: NDArray[np.uint32]) -> dict[str, float]:
     """Depth of leaves, share of turns that learn nothing, and the mean |advantage| of the turns at each depth."""
+    columns = forest.columns()
+    is_learned = np.isin(columns["prompt"], learned)[columns["tree"]]
     depth, advantage = scores.depth, scores.advantage
-    turns = (depth > 0) & (scores.num_leaves > 0)
-    leaves = ~np.isnan(forest.columns()["reward"])
-    metrics = {
-        "tree/depth_mean": _mean(depth[leaves].tolist()),
-        "tree/frac_zero_advantage_nodes": _mean((advantage[turns] == 0).tolist()),
-    }
-    for level in np.unique(depth[turns]):
-        metrics[f"tree/abs_advantage_depth_{level}"] = _mean(np.abs(advantage[turns & (depth == level)]).tolist())
-    return metrics
+    turns = is_learned & (depth > 0) & (scores.num_leaves > 0)
+    leaves = is_learned & ~np.isnan(columns["reward"])
+    level, size = depth[turns], np.abs(advantage[turns])
+    count = np.bincount(level)
+    mean = np.bincount(level, size) / np.maximum(count, 1)
+    return {
+        "tree/depth_mean": _mean(depth[leaves]),
+        "tree/frac_zero_advantage_nodes": _mean(size == 0),
+    } | {f"tree/abs_advantage_depth_{depth}": float(mean[depth]) for depth in np.flatnonzero(count).tolist()}
 
 
-def _clipped_ratio(groups: Sequence[Group]) -> float:
-    status = [node.get("status") for group in groups for record in group for node in record.nodes]
-    closed = [name for name in status if name not in (None, "open")]
-    return _mean([float(name == "truncated_tokens") for name in closed])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if len(values) else 0.0
+def _mean(values: NDArray[Any]) -> float:
+    return float(values.mean()) if len(values) else 0.0
 
 
 def _std(values: Sequence[float]) -> float:

@@ -19,14 +19,22 @@ from treegrpo_cli.types import TrainBatch
 
 
 def layouts(
-    forest: Forest, scores: Scores, prefix_weight: float, prompts_per_minibatch: int, *, shared: bool
+    forest: Forest,
+    scores: Scores,
+    prefix_weight: float,
+    prompts_per_minibatch: int,
+    *,
+    shared: bool,
+    prompts: NDArray[np.uint32] | None = None,
 ) -> list[Layout]:
-    """Lay out the prompts of each optimizer step; the last may hold fewer. `shared` computes equal prefixes once."""
-    prompts = list(dict.fromkeys(forest.columns()["prompt"].tolist()))
+    """Lay out the prompts of each optimizer step; the last may hold fewer. `shared` computes equal prefixes once.
+
+    `prompts` are those to train on, in their order; all of the forest's by default.
+    """
+    if prompts is None:
+        prompts = np.array(list(dict.fromkeys(forest.columns()["prompt"].tolist())), dtype=np.uint32)
     chunks = [prompts[start : start + prompts_per_minibatch] for start in range(0, len(prompts), prompts_per_minibatch)]
-    return [
-        forest.pack(scores, prefix_weight, shared=shared, prompts=np.array(chunk, dtype=np.uint32)) for chunk in chunks
-    ]
+    return [forest.pack(scores, prefix_weight, shared=shared, prompts=chunk) for chunk in chunks]
 
 
 def to_batch(micro: MicroBatch, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> TrainBatch:

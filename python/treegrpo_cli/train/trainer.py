@@ -12,10 +12,13 @@ Z is known before the first forward, so the size of micro-batches changes memory
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from treegrpo_cli._core import Forest, Layout, Scores, derive_seed
@@ -61,16 +64,17 @@ class Trainer:
         self.is_whole = True
         self.paths = PathChooser(config, self.policy, say)
 
-    def update(self, forest: Forest, scores: Scores) -> Metrics:
+    def update(self, forest: Forest, scores: Scores, prompts: NDArray[np.uint32] | None = None) -> Metrics:
         """Train on the scored leaves of one rollout step and return its metrics.
 
-        A prompt that is not in the forest counts nowhere. A forest without a trained token leaves the weights
-        alone. Raises UserError where memory runs out, a path is longer than the model's positions or the loss is
-        not finite; the weights then stay as they were before the failing optimizer step.
+        A prompt that is not in the forest, or not in `prompts` where they are given, counts nowhere. A forest
+        without a trained token leaves the weights alone. Raises UserError where memory runs out, a path is longer
+        than the model's positions or the loss is not finite; the weights then stay as they were before the failing
+        optimizer step.
         """
         history: list[dict[str, float]] = []
         try:
-            packed, metrics = self._lay_out(forest, scores)
+            packed, metrics = self._lay_out(forest, scores, prompts)
             with self._random_state():
                 for epoch in range(self.config.train.num_epochs):
                     for position, layout in enumerate(packed):
@@ -99,18 +103,25 @@ class Trainer:
             torch.manual_seed(derive_seed([self.config.seed, self.step]))
             yield
 
-    def _lay_out(self, forest: Forest, scores: Scores) -> tuple[list[Layout], Metrics]:
+    def _lay_out(
+        self, forest: Forest, scores: Scores, prompts: NDArray[np.uint32] | None
+    ) -> tuple[list[Layout], Metrics]:
         """Lay out every mini-batch for the path that is chosen."""
+        seconds = []
 
         def lay_out(shared: bool) -> list[Layout]:
-            size = prompts_per_minibatch(self.config)
-            return layouts(forest, scores, self.config.loss.prefix_weight, size, shared=shared)
+            start, size = time.monotonic(), prompts_per_minibatch(self.config)
+            weight = self.config.loss.prefix_weight
+            packed = layouts(forest, scores, weight, size, shared=shared, prompts=prompts)
+            seconds.append(time.monotonic() - start)
+            return packed
 
         packed = lay_out(shared=True)
         step = Step.of(packed, self.config.train.microbatch_tokens, self.policy.device)
         self._check_positions(step)
         metrics = self.paths.take(step, packed, self._check_objective)
-        return (packed if self.paths.path.shares else lay_out(shared=False)), metrics
+        packed = packed if self.paths.path.shares else lay_out(shared=False)
+        return packed, metrics | {"time/packing": sum(seconds)}
 
     def _check_objective(self, batch: TrainBatch) -> Objective:
         """The loss of a small forest, its reference computed as chains."""

@@ -13,15 +13,12 @@ from treegrpo_cli._core import CoreError
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.trees.forest import numbers_of, to_forest
 from treegrpo_cli.trees.tree_record import AnyTree, TreeRecord, as_records
+from treegrpo_cli.types import MAX_REWARD
 
 if TYPE_CHECKING:
     from treegrpo_cli._core import Scores
-    from treegrpo_cli.config import AdvantageConfig
 
 DEFAULT_ESTIMATOR = "tree-grpo"
-
-MAX_REWARD = 1e150
-"""Squares of larger ones do not fit a float64."""
 
 Options = Mapping[str, str | float | int | bool]
 
@@ -69,7 +66,7 @@ def score_group(records: Sequence[TreeRecord], estimator: str, options: Options)
             "tree-grpo over a single tree of a prompt: both its terms are the same, and advantages double",
             stacklevel=2,
         )
-    return _annotated(records, scores)
+    return with_scores(records, scores)
 
 
 def keep_or_score(records: Sequence[TreeRecord]) -> list[TreeRecord]:
@@ -84,24 +81,8 @@ def keep_or_score(records: Sequence[TreeRecord]) -> list[TreeRecord]:
     return score_group(records, DEFAULT_ESTIMATOR, {})
 
 
-def annotate(groups: Iterable[Sequence[TreeRecord]], advantage: AdvantageConfig) -> list[list[TreeRecord]]:
-    """Score each group with the settings of a run."""
-    return [score_group(group, advantage.estimator, advantage.options) for group in groups]
-
-
-def _check_rewards(records: Sequence[TreeRecord]) -> None:
-    rewards = numbers_of([node for record in records for node in record.nodes], "reward")
-    if not (np.abs(rewards) > MAX_REWARD).any():
-        return
-    for record in records:
-        for node in record.nodes:
-            if abs(node["reward"] or 0) > MAX_REWARD:
-                raise record.error(
-                    f"node {node['id']}: reward {node['reward']} is too large, expected at most {MAX_REWARD}"
-                )
-
-
-def _annotated(records: Sequence[TreeRecord], scores: Scores) -> list[TreeRecord]:
+def with_scores(records: Iterable[TreeRecord], scores: Scores) -> list[TreeRecord]:
+    """Return copies of the trees with the scores of a forest that has their nodes, and no others, in their order."""
     columns = scores.depth.tolist(), scores.num_leaves.tolist(), _or_none(scores.value), _or_none(scores.advantage)
     added = zip(*columns, strict=True)
     scoring = {"estimator": scores.estimator, "options": scores.options}
@@ -115,6 +96,18 @@ def _annotated(records: Sequence[TreeRecord], scores: Scores) -> list[TreeRecord
         )
         for record in records
     ]
+
+
+def _check_rewards(records: Sequence[TreeRecord]) -> None:
+    rewards = numbers_of([node for record in records for node in record.nodes], "reward")
+    if not (np.abs(rewards) > MAX_REWARD).any():
+        return
+    for record in records:
+        for node in record.nodes:
+            if abs(node["reward"] or 0) > MAX_REWARD:
+                raise record.error(
+                    f"node {node['id']}: reward {node['reward']} is too large, expected at most {MAX_REWARD}"
+                )
 
 
 def _or_none(column: NDArray[np.float64]) -> list[float | None]:

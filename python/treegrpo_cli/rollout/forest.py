@@ -1,0 +1,31 @@
+"""Trees that grew apart -> one Forest of the core, node by node in the order of the tree file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from treegrpo_cli._core import CoreError, Forest
+from treegrpo_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from treegrpo_cli._core import Scores
+    from treegrpo_cli.config import AdvantageConfig
+    from treegrpo_cli.rollout.tree import Tree
+
+
+def join(trees: Sequence[Tree]) -> Forest:
+    """Join grown trees, rewards included; who was finished first leaves no trace in the columns."""
+    orders = [np.array(tree.in_key_order(), dtype=np.uint32) for tree in trees]
+    return Forest.concat([tree.forest for tree in trees], orders)
+
+
+def score(forest: Forest, trees: Sequence[Tree], advantage: AdvantageConfig) -> Scores:
+    """Score a forest that `join` made of `trees`. Raises UserError where the estimator cannot take a reward."""
+    try:
+        return forest.score(advantage.estimator, advantage.options)
+    except CoreError as error:
+        where = "" if error.tree is None else f"prompt {trees[error.tree].prompt.prompt_id}: "
+        raise UserError(f"advantage.estimator {advantage.estimator}: {where}{error.reason}") from None

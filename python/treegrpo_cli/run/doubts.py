@@ -1,0 +1,108 @@
+"""Trees of a step, or of a rollout -> lines that say, once each, why a run that looks well learns nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from treegrpo_cli.rollout.tree import Tree
+
+NUM_STEPS = 3
+"""So many steps in a row are no accident."""
+FLAT = 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What trees have in common; counts are sums over them."""
+
+    num_leaves: int = 0
+    """Kept ones."""
+    num_scored: int = 0
+    num_tool_calls: int = 0
+    num_failed_tool_calls: int = 0
+    """Those that raised, and those that closed their branch."""
+    low: float = math.inf
+    high: float = -math.inf
+    """Of the rewards."""
+
+    @classmethod
+    def of(cls, trees: Sequence[Tree]) -> Self:
+        """Count a step's trees."""
+        rewards = [worth.reward for tree in trees for worth in tree.rewards.values() if worth.reward is not None]
+        closed = sum(failure.kind == "tool" for tree in trees for failure in tree.failures)
+        return cls(
+            num_leaves=sum(len(tree.rewards) for tree in trees),
+            num_scored=len(rewards),
+            num_tool_calls=sum(tree.num_tool_calls for tree in trees) + closed,
+            num_failed_tool_calls=sum(tree.num_failed_tool_calls for tree in trees) + closed,
+            low=min(rewards, default=math.inf),
+            high=max(rewards, default=-math.inf),
+        )
+
+    def __add__(self, other: Signs) -> Signs:
+        return Signs(
+            self.num_leaves + other.num_leaves,
+            self.num_scored + other.num_scored,
+            self.num_tool_calls + other.num_tool_calls,
+            self.num_failed_tool_calls + other.num_failed_tool_calls,
+            min(self.low, other.low),
+            max(self.high, other.high),
+        )
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether there are rewards, and all are equal."""
+        return self.num_scored > 1 and self.high - self.low <= FLAT
+
+
+class Doubts:
+    """Looks at one step after another, and warns of each thing once.
+
+    `tools` are the environment's schemas. A rollout is one look at all of it, with `num_steps` 1.
+    """
+
+    def __init__(
+        self, warn: Callable[[str], None], tools: Sequence[Mapping[str, Any]], num_steps: int = NUM_STEPS
+    ) -> None:
+        self._warn, self._num_steps = warn, num_steps
+        self._tools = [str(tool.get("function", tool).get("name", "nameless")) for tool in tools]
+        self._flat_steps = self._toolless_steps = 0
+        self._said: set[str] = set()
+
+    def look(self, signs: Signs) -> None:
+        """Take the next step's."""
+        calls, failed = signs.num_tool_calls, signs.num_failed_tool_calls
+        if calls and calls == failed:
+            self._say("failing", f"every tool call failed ({failed} of {calls}): do the tools, or what they ask, work?")
+        if signs.num_leaves and not signs.num_scored:
+            self._say(
+                "unscored",
+                f"none of {signs.num_leaves} leaves has a reward, and there is nothing to learn from: "
+                "the functions of reward.functions gave None, or failed",
+            )
+        self._toolless_steps = self._toolless_steps + 1 if signs.num_leaves and not calls else 0
+        if self._tools and self._toolless_steps >= self._num_steps:
+            self._say(
+                "toolless",
+                f"no tool was called{self._for_so_long}, though there are some ({', '.join(self._tools)}): does the "
+                "prompt say how, does environment.dialect fit the model, and is rollout.max_turn_tokens enough?",
+            )
+        self._flat_steps = self._flat_steps + 1 if signs.is_flat else 0
+        if self._flat_steps >= self._num_steps:
+            self._say(
+                "flat",
+                f"all rewards are equal{self._for_so_long} (now {signs.low:g}), and there is nothing to learn from: "
+                "are the questions too hard or too easy, and does the reward read what the policy writes?",
+            )
+
+    @property
+    def _for_so_long(self) -> str:
+        return f" in {self._num_steps} steps" if self._num_steps > 1 else ""
+
+    def _say(self, what: str, line: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            self._warn(line)
