@@ -517,17 +517,58 @@ def test_a_search_shows_passages_and_the_state_remembers_them(corpus: str, diale
     assert contents(nothing) == ["No passage was found."]
 
 
-def test_instructions_can_be_replaced_and_rows_bring_their_own(corpus: str) -> None:
-    own = load_environment(config("search", options={"corpus": corpus, "instructions": ""}))
-    assert reset(own)[1] == [{"role": "user", "content": "What is it?"}]
-    built_in = load_environment(config("search", options={"corpus": corpus}))
-    complete = {"role": "user", "content": "Write <answer>x</answer>. What is it?"}
-    assert reset(built_in, Task("What is it?", messages=(complete,)))[1] == [complete]
+USER = "user"
+
+
+def prompted(environment: Any, *contents_: str) -> list[str]:
+    """The prompt's contents where a row brings these user messages, or a question alone."""
+    messages = tuple({"role": USER, "content": content} for content in contents_) or None
+    return [message["content"] for message in reset(environment, Task("What is it?", messages=messages))[1]]
+
+
+@pytest.mark.parametrize("dialect", ["inline", "chat"])
+def test_rows_bring_their_own_instructions_only_if_they_name_every_tool(corpus: str, dialect: str) -> None:
+    environment = load_environment(config("search", options={"corpus": corpus}, dialect=dialect))
+    whole = "Use <search>words</search>, end with <answer>it</answer>. What is it?"
+    assert prompted(environment, whole) == [whole]
+    for lacking in ("Write <answer>x</answer>. What is it?", "Use <search>words</search>. What is it?", "What is it?"):
+        [content] = prompted(environment, lacking)
+        assert content.startswith("Answer the question below.")
+        assert content.endswith(f"\n\n{lacking}")
+
+
+def test_tools_are_never_hidden_by_what_stands_in_a_question(corpus: str) -> None:
+    environment = load_environment(config("search", options={"corpus": corpus}))
+    question = "What do <search> and <answer> mean?"
+    [message] = reset(environment, Task(question))[1]
+    assert message["content"].startswith("Answer the question below.")
+    two = ToolEnvironment([calculate, look])
+    named_one = "Use <calculate>1</calculate>, then <answer>2</answer>."
+    [content] = prompted(two, named_one)
+    assert "- <look>town</look>: Look a town up." in content
+    named_both = f"{named_one} Or <look>Lima</look>."
+    assert prompted(two, named_both) == [named_both]
+
+
+def test_instructions_of_the_settings_stand_before_any_row(corpus: str) -> None:
+    none = load_environment(config("search", options={"corpus": corpus, "instructions": ""}))
+    assert prompted(none) == ["What is it?"]
+    own = load_environment(config("search", options={"corpus": corpus, "instructions": "Look it up."}))
+    whole = "Use <search>words</search>, end with <answer>it</answer>."
+    assert prompted(own, whole) == [f"Look it up.\n\n{whole}"]
     bare = ({"role": "system", "content": "Be kind."}, {"role": "user", "content": "What is it?"})
-    system, user = reset(built_in, Task("What is it?", messages=bare))[1]
-    assert system == bare[0]
-    assert user["content"].startswith("Answer the question below.")
-    assert user["content"].endswith("\n\nWhat is it?")
+    system, user = reset(own, Task("What is it?", messages=bare))[1]
+    assert (system, user["content"]) == (bare[0], "Look it up.\n\nWhat is it?")
+
+
+def test_a_single_turn_is_the_whole_episode() -> None:
+    environment = load_environment(config("single-turn"))
+    assert prompted(environment) == ["What is it?"]
+    state, _ = reset(environment)
+    assert step(environment, state, Action("whatever")) == (None, StepResult(done=True))
+    assert environment.tools == ()
+    asked = load_environment(config("single-turn", options={"instructions": "Be brief."}))
+    assert prompted(asked) == ["Be brief.\n\nWhat is it?"]
 
 
 def test_the_schema_of_a_tool_comes_from_signature_and_docstring() -> None:

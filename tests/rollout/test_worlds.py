@@ -162,3 +162,24 @@ def test_an_observation_that_cannot_be_written_closes_its_branch(
     played.play()
     assert {failure.reason for failure in played.failures} == {"chat template: cannot write these messages"}
     assert {tree_record(tree).nodes[1]["status"] for tree in played.trees} == {"error"}
+
+
+def test_questions_alone_are_played_in_one_turn_and_judged_by_a_reward_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def reward(completions): return [float(len(c)) for c in completions]")
+    config = make_config(
+        {
+            "environment": {"name": "single-turn", "stop": ["</se"]},
+            "reward": {"functions": [f"{tmp_path / 'mine.py'}:reward"]},
+        }
+    )
+    player = Player(World(config, TOKENIZER), HashSampler(TOKENIZER), config)
+    assert player.params.stop == ("</answer>", "</se")
+
+    async def play() -> list[Tree]:
+        return [tree async for grown in collect(player, [Prompt(0, "p", Task("Who?"))], 2) for tree in grown.trees]
+
+    for tree in asyncio.run(play()):
+        root, *turns = tree_record(tree).nodes
+        assert "Who?" in root["text"]
+        assert {(turn["parent"], turn["status"]) for turn in turns} == {(0, "done")}
+        assert [turn["reward"] for turn in turns] == [float(len(turn["text"])) for turn in turns]

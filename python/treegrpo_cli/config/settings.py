@@ -60,7 +60,8 @@ class EnvironmentConfig(Section):
     """The world that the agent acts in."""
 
     name: str = "search"
-    """`search`, `calculator`, or a dotted path `package.module:Name` (a class, or a function to offer as a tool)."""
+    """`search`, `calculator`, `single-turn` (no tools: a reward judges the first turn), `gym:ID` of gymnasium, or
+    `package.module:Name` or `file.py:Name` (a class, one of gymnasium's too, or a function to offer as a tool)."""
     dialect: Literal["inline", "chat"] = "inline"
     tool_errors: Literal["show", "close"] = "show"
     """What a tool raises: `show` it to the policy as `Error: ValueError: ...`, or `close` the branch."""
@@ -70,6 +71,8 @@ class EnvironmentConfig(Section):
     check_timeout_s: Positive = 60.0
     """For an environment's own `check()` before the first rollout."""
     max_concurrent_tools: PositiveInt = 64
+    stop: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(default_factory=list, max_length=16)
+    """Further strings that end a turn; they stay in its text."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the environment, such as `corpus`, `retriever_url`, `topk` of `search`."""
 

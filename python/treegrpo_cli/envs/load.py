@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from treegrpo_cli.config import EnvironmentConfig
 from treegrpo_cli.envs.answers import checked_tools
 from treegrpo_cli.envs.base import Environment
+from treegrpo_cli.envs.gymnasium_world import GymnasiumWorld, constructor_of
 from treegrpo_cli.envs.stateful import StatefulEnvironment
 from treegrpo_cli.envs.tool_schema import ArgumentError, check_arguments, parameters_of
 from treegrpo_cli.envs.tools import ToolEnvironment
 from treegrpo_cli.errors import UserError, nearest
 from treegrpo_cli.user_code import load_dotted, user_code_error
 
+GYM_PREFIX = "gym:"
 BUILTIN = {
+    "single-turn": "treegrpo_cli.envs.single_turn:SingleTurnEnvironment",
     "search": "treegrpo_cli.envs.search:SearchEnvironment",
     "calculator": "treegrpo_cli.envs.calculator:CalculatorEnvironment",
     "tools": "treegrpo_cli.envs.tools:ToolEnvironment",
@@ -26,14 +30,19 @@ BUILTIN = {
 def load_environment(config: EnvironmentConfig) -> Environment[Any]:
     """Return the environment that `config` names, made with its options.
 
-    A class is pure where its `step` takes (state, action), stateful where it takes (action) alone; a
-    function, or a list of them, becomes the tools of a `ToolEnvironment`. A constructor that has a parameter
-    `dialect` is given the dialect.
+    A class is pure where its `step` takes (state, action), stateful where it takes (action) alone; one of
+    gymnasium's, or `gym:ID`, is played by a `GymnasiumWorld`; a function, or a list of them, becomes the tools of
+    a `ToolEnvironment`. A constructor that has a parameter `dialect` is given the dialect.
 
     Raises:
         UserError: names the dotted key and, for an option, the nearest valid one.
     """
+    if config.name.startswith(GYM_PREFIX):
+        constructor = constructor_of(config.name.removeprefix(GYM_PREFIX))
+        return _make(GymnasiumWorld, config, constructor=constructor)
     target = load_dotted(_path(config.name), "environment.name")
+    if _is_gymnasium(target):
+        return _make(GymnasiumWorld, config, constructor=target)
     if inspect.isclass(target):
         return _make(target, config)
     functions = [target] if callable(target) else target
@@ -42,11 +51,16 @@ def load_environment(config: EnvironmentConfig) -> Environment[Any]:
     return _make(ToolEnvironment, config, tools=list(functions))
 
 
+def _is_gymnasium(target: Any) -> bool:
+    gymnasium = sys.modules.get("gymnasium")  # who inherits from it has imported it
+    return inspect.isclass(target) and gymnasium is not None and issubclass(target, gymnasium.Env)
+
+
 def _path(name: str) -> str:
     if ":" in name:
         return name
     if name not in BUILTIN:
-        hint = f"{nearest(name, BUILTIN)} (your own: package.module:Name)"
+        hint = f"{nearest(name, BUILTIN)} (your own: package.module:Name; gymnasium's: gym:ID)"
         raise UserError(f"environment.name: unknown environment {name!r}; {hint}")
     return BUILTIN[name]
 

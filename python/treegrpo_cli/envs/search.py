@@ -45,8 +45,10 @@ class SearchEnvironment(ToolEnvironment):
             raise UserError(f"environment.options.topk: must be 0 or more, got {topk}")
         self._retriever = _retriever(corpus, retriever_url, max_response_bytes)
         self._topk = topk
-        built_in = INLINE_INSTRUCTIONS if dialect == "inline" else CHAT_INSTRUCTIONS
-        super().__init__([self.search], dialect, built_in if instructions is None else instructions)
+        super().__init__([self.search], dialect, instructions)
+
+    def _write_instructions(self, dialect: str) -> str:
+        return INLINE_INSTRUCTIONS if dialect == "inline" else CHAT_INSTRUCTIONS
 
     async def search(self, query: str) -> str:
         """Search the corpus and return the passages that fit the query best.

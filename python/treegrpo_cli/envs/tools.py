@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 import orjson
 
+from treegrpo_cli.envs.instructions import allowed_actions, instructions_for, instructs, with_instructions
 from treegrpo_cli.envs.outside import is_outside
 from treegrpo_cli.envs.reports import error_text, report_raised
 from treegrpo_cli.envs.tool_schema import ArgumentError, check_arguments, parameters_of, tool_schema
 from treegrpo_cli.errors import UserCodeError, UserError
-from treegrpo_cli.tags import inline_usage, last_answer
+from treegrpo_cli.tags import last_answer
 from treegrpo_cli.types import Action, Message, StepResult, Task, ToolCall
 from treegrpo_cli.user_code import call, load_dotted
 
@@ -48,7 +49,8 @@ class ToolEnvironment:
     ) -> None:
         """Offer `tools`: annotated functions, or dotted paths to them.
 
-        `instructions` stand before the question; None = written from the tools' own descriptions.
+        `instructions` stand before the question, always, "" for none. None = written from the tools' own
+        descriptions; they are left out where the row's messages name every tool and `<answer>` themselves.
         """
         functions = [_function(tool) for tool in tools]
         self.tools: Sequence[dict[str, Any]] = [tool_schema(function) for function in functions]
@@ -56,13 +58,23 @@ class ToolEnvironment:
         self._parameters = {function.__name__: parameters_of(function) for function in functions}
         if not functions or len(self._functions) != len(functions):
             raise UserError("environment.options.tools: give at least one function, each of its own name")
-        self._allowed = _allowed(self.tools, dialect)
-        self._instructions = _instructions(self.tools, dialect) if instructions is None else instructions
+        self._allowed = allowed_actions(self.tools, dialect)
+        self._dialect, self._given = dialect, instructions
+        self._written = self._write_instructions(dialect)
+
+    def _write_instructions(self, dialect: str) -> str:
+        return instructions_for(self.tools, dialect)
 
     def reset(self, task: Task) -> tuple[ToolState, Sequence[Message]]:
         """Return the empty state and the prompt: instructions, then the question or the row's messages."""
+        if self._given is not None:
+            instructions = self._given
+        elif task.messages is not None and instructs(task.messages, self.tools, self._dialect):
+            instructions = ""
+        else:
+            instructions = self._written
         messages = task.messages or ({"role": "user", "content": task.question},)
-        return ToolState(), with_instructions(messages, self._instructions)
+        return ToolState(), with_instructions(messages, instructions)
 
     async def step(self, state: ToolState, action: Action) -> tuple[ToolState, StepResult]:
         """Run the action's tool calls, all at once; without any, end on an answer or say what is allowed."""
@@ -122,39 +134,12 @@ async def _all(running: Iterable[Awaitable[Answer]]) -> list[Answer]:
     return [answer for answer in answers if isinstance(answer, Answer)]
 
 
-def with_instructions(messages: Sequence[Message], instructions: str) -> list[Message]:
-    """Put `instructions` before the first user message, unless the messages speak of `<answer>`."""
-    if not instructions or any("<answer>" in message["content"] for message in messages):
-        return [dict(message) for message in messages]
-    first = next((i for i, message in enumerate(messages) if message["role"] == "user"), 0)
-    return [
-        {**message, "content": f"{instructions}\n\n{message['content']}"} if i == first else dict(message)
-        for i, message in enumerate(messages)
-    ]
-
-
 def _function(tool: Any) -> Function:
     function = load_dotted(tool, "environment.options.tools") if isinstance(tool, str) else tool
     if not callable(function) or not hasattr(function, "__name__"):
         raise UserError(f"environment.options.tools: {tool!r} is no function")
     checked: Function = function
     return checked
-
-
-def _instructions(tools: Sequence[dict[str, Any]], dialect: str) -> str:
-    lines = ["Answer the question. Reason between <think> and </think> before every step."]
-    if dialect == "inline":
-        lines += ["You may use these tools, one at a time:"]
-        lines += [f"- {inline_usage(tool)}: {tool['function']['description']}" for tool in tools]
-        lines += ["A tool's result comes back between <information> and </information>."]
-    lines += ["When you know the answer, give it between <answer> and </answer>, without explanation."]
-    return "\n".join(lines)
-
-
-def _allowed(tools: Sequence[dict[str, Any]], dialect: str) -> str:
-    usages = [inline_usage(t) if dialect == "inline" else f"call the tool {t['function']['name']}" for t in tools]
-    allowed = ", ".join(usages)
-    return f"This is not an action. Allowed: {allowed}, or <answer>your answer</answer> to finish. Try again."
 
 
 async def _text(result: Any) -> str:

@@ -55,8 +55,10 @@ def make_dialect(config: Config, tokenizer: PreTrainedTokenizerBase, tools: Tool
     Raises:
         UserError: a chat template that is missing or cannot show tools; no room for a tool's result.
     """
-    dialect = InlineDialect if config.environment.dialect == "inline" else ChatDialect
-    return dialect(tokenizer, tools, config.rollout.max_observation_tokens)
+    kind = InlineDialect if config.environment.dialect == "inline" else ChatDialect
+    dialect = kind(tokenizer, tools, config.rollout.max_observation_tokens)
+    dialect.stop = tuple(dict.fromkeys([*dialect.stop, *config.environment.stop]))
+    return dialect
 
 
 class InlineDialect:
