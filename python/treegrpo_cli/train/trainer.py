@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -38,6 +38,7 @@ from treegrpo_cli.train.schedule import (
     prompts_per_minibatch,
     rate_warning,
 )
+from treegrpo_cli.train.step_metrics import add, means, summary, token_sums
 from treegrpo_cli.train.tree_attention import TreeUnsupportedError
 from treegrpo_cli.types import TrainBatch
 
@@ -80,7 +81,7 @@ class Trainer:
                     for position, layout in enumerate(packed):
                         self._set_learning_rate(epoch, position)
                         history += self._optimizer_step(layout)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, MemoryError):
             raise UserError(
                 f"step {self.step + 1}: out of memory; lower train.microbatch_tokens, now "
                 f"{self.config.train.microbatch_tokens}, or sampler.gpu_memory_utilization, or set "
@@ -89,7 +90,8 @@ class Trainer:
         except TreeUnsupportedError as error:
             raise UserError(f"train.attention_path: {self.paths.path.name} cannot train this model: {error}") from None
         self.step, self.is_whole = self.step + 1, True
-        return self._summary(history) | metrics
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        return summary(history) | {"learning_rate": rate} | metrics
 
     def state_dict_for_sampler(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the whole model in `model.dtype`, named as in its `state_dict()`, LoRA merged."""
@@ -147,10 +149,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         for micro in self.paths.path.micro_batches(layout, self.config.train.microbatch_tokens, self.policy.device):
             if len(micro.target_ids):
-                _add(sums, self._backward(to_batch(micro, self.policy.device), z))
+                add(sums, self._backward(to_batch(micro, self.policy.device), z))
         parameters = self.policy.trained_parameters().values()
         grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.max_grad_norm))
-        metrics = _step_metrics(sums, num_weighted) | {"grad_norm": grad_norm}
+        metrics = means(sums, num_weighted) | {"grad_norm": grad_norm}
         self._check_finite(metrics)
         self.is_whole = False
         self.optimizer.step()
@@ -164,17 +166,7 @@ class Trainer:
         result = self.policy.backward(batch, path, objective, is_local=self.config.loss.ratio == "token")
         with torch.no_grad():
             terms = self._terms(result.logprobs, result.entropy, targets)
-        difference = (result.logprobs - batch.sampling_logprobs).abs()
-        weights = batch.weights
-        sums = {
-            "entropy": (weights * result.entropy).sum(),
-            "clip_ratio/low_mean": (weights * terms.clipped_low).sum(),
-            "clip_ratio/high_mean": (weights * terms.clipped_high).sum(),
-            MISMATCH_MEAN: (weights * difference).sum(),
-        }
-        if self.config.loss.kl_coef > 0:
-            sums["kl"] = (weights * terms.kl).sum()
-        return {"loss": result.loss.detach(), MISMATCH_MAX: difference.max()} | sums
+        return token_sums(batch, result, terms, self.config.loss.kl_coef > 0)
 
     def _targets(self, batch: TrainBatch, path: AttentionPath) -> Targets:
         segment = {"token": None, "turn": batch.turn, "sequence": batch.row}[self.config.loss.ratio]
@@ -223,36 +215,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, index)
 
-    def _summary(self, history: Sequence[dict[str, float]]) -> Metrics:
-        """Mean over the optimizer steps; the engine's mismatch is that of the first, before any update."""
-        rate: Metrics = {"learning_rate": float(self.optimizer.param_groups[0]["lr"])}
-        if not history:
-            return {"loss": 0.0, "grad_norm": 0.0} | rate
-        means = {name: sum(metrics[name] for metrics in history) / len(history) for name in history[0]}
-        return means | {name: history[0][name] for name in (MISMATCH_MEAN, MISMATCH_MAX)} | rate
-
-
-MISMATCH_MEAN = "sampling/sampling_logp_difference/mean"
-MISMATCH_MAX = "sampling/sampling_logp_difference/max"
-"""|policy - sampling| log-probability of a token before any update: how far engine and trainer are apart."""
-
 
 def _check_whole_distribution(config: Config) -> None:
     """Refuse to sample from a part of the vocabulary: the ratio would compare two different distributions."""
     for key, value, whole in (("top_p", config.rollout.top_p, 1.0), ("top_k", config.rollout.top_k, 0)):
         if value != whole:
             raise UserError(f"rollout.{key}: training needs the whole distribution, set {key} = {whole}, got {value}")
-
-
-def _add(sums: dict[str, Tensor], more: dict[str, Tensor]) -> None:
-    for name, value in more.items():
-        if name not in sums:
-            sums[name] = value
-        else:
-            sums[name] = torch.maximum(sums[name], value) if name == MISMATCH_MAX else sums[name] + value
-
-
-def _step_metrics(sums: dict[str, Tensor], num_weighted: float) -> dict[str, float]:
-    """Turn sums over tokens into means, weighted as in the loss."""
-    whole = ("loss", MISMATCH_MAX)
-    return {name: float(value) if name in whole else float(value) / num_weighted for name, value in sums.items()}
