@@ -146,7 +146,7 @@ fn chosen_trees(forest: &Forest, prompts: Option<&[u32]>) -> Vec<bool> {
 }
 
 /// The scored leaves of the chosen trees, each with the number of tokens from the root.
-fn leaf_paths(forest: &Forest, chosen: &[bool]) -> Vec<(u32, usize)> {
+pub(crate) fn leaf_paths(forest: &Forest, chosen: &[bool]) -> Vec<(u32, usize)> {
     let mut length = vec![0; forest.num_nodes()];
     let mut leaves = vec![];
     for node in 0..forest.num_nodes() {

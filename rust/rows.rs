@@ -2,9 +2,8 @@
 
 use crate::advantage::Scores;
 use crate::error::Result;
-use crate::forest::Forest;
-use crate::pack::check;
-use crate::value::scored_leaves;
+use crate::forest::{Forest, row_id};
+use crate::pack::{check, leaf_paths};
 
 /// One node of a row: what its tokens are worth on the way to the row's leaf.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -55,8 +54,10 @@ pub struct ChainRows {
 /// Builds the rows of all scored leaves, in the order of their node ids.
 pub fn chain_rows(forest: &Forest, scores: &Scores, prefix_weight: f64) -> Result<ChainRows> {
     check(forest, scores, prefix_weight)?;
+    let leaves = leaf_paths(forest, &vec![true; forest.num_trees()]);
+    row_id(leaves.iter().map(|&(_, length)| length).sum(), "tokens in rows")?;
     let mut rows = ChainRows { row_start: vec![0], ..ChainRows::default() };
-    for leaf in scored_leaves(forest) {
+    for (leaf, _) in leaves {
         for part in row(forest, scores, prefix_weight, leaf)? {
             rows.push(forest, part);
         }

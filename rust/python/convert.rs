@@ -106,7 +106,7 @@ pub fn slice<'a, T: Element>(column: &'a Option<Input<'_, T>>) -> PyResult<Optio
 pub fn view<'py, T: Element>(owner: &Bound<'py, PyAny>, column: &[T]) -> PyResult<Array<'py, T>> {
     // SAFETY: the column stays where it is for as long as `owner` is there, and the view holds `owner`.
     let array = unsafe { PyArray1::borrow_from_array(&ArrayView1::from(column), owner.clone()) };
-    array.try_readwrite()?.make_nonwriteable();
+    array.call_method1("setflags", (false,))?;
     Ok(array)
 }
 

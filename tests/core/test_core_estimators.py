@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from treegrpo_cli._core import Forest, estimator_options, resolve_options
+from treegrpo_cli._core import Forest, describe_estimators, estimator_options, estimators, resolve_options
 
 from tests import reference
 from tests.forests import forest_of, make_node, scorings, trees
@@ -346,6 +346,30 @@ DEFAULTS = {
 def test_defaults_are_the_documented_ones(estimator: str) -> None:
     assert estimator_options(estimator) == DEFAULTS[estimator]
     assert list(estimator_options(estimator)) == list(DEFAULTS[estimator])
+
+
+def test_estimators_are_described_as_they_resolve() -> None:
+    described = describe_estimators()
+    assert [item["name"] for item in described] == estimators() == list(DEFAULTS)
+    assert [item["level"] for item in described] == ["leaf", "leaf", "node", "node"]
+    for item in described:
+        assert (Forest().score(item["name"], {}).leaf_level) == (item["level"] == "leaf")
+        always = {name: option["default"] for name, option in item["options"].items() if option["beside"] is None}
+        assert always == DEFAULTS[item["name"]]
+        assert "\n" not in item["formula"] + item["summary"]
+        assert item["formula"].startswith("A(l) = " if item["level"] == "leaf" else "A(n) = ")
+
+
+def test_what_an_option_may_be_is_said_and_where_it_counts() -> None:
+    options = {item["name"]: item["options"] for item in describe_estimators()}
+    assert options["parent"]["kappa"] == {
+        "default": 1.0,
+        "legal": "a finite number, 0 or more",
+        "beside": "value=smoothed",
+    }
+    assert options["parent"]["tau"]["beside"] == "value=child-softmax"
+    assert options["grpo"]["scale"]["legal"] == "std, none, bernoulli or a positive number"
+    assert options["tree-grpo"]["variant"]["legal"] == "sum, intra_only, two_norm"
 
 
 def test_text_from_a_command_line_reads_as_numbers() -> None:

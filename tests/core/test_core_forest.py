@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from treegrpo_cli._core import NO_PARENT, Forest
+from treegrpo_cli._core import NO_PARENT, CoreError, Forest
 from treegrpo_cli.types import NodeStatus
 
 OPEN, DONE = NodeStatus.OPEN, NodeStatus.DONE
@@ -307,8 +307,102 @@ def test_a_column_with_gaps_is_refused() -> None:
 
 
 def test_scores_of_another_forest_are_refused() -> None:
-    with pytest.raises(ValueError, match="the scores are of another forest"):
-        batch().chain_rows(grown().score("grpo", {}))
+    forest, twin, other = batch(), batch(), grown()
+    for scores in (twin.score("grpo", {}), other.score("grpo", {})):
+        for use in (forest.chain_rows, forest.pack):
+            with pytest.raises(CoreError, match="the scores are of another forest"):
+                use(scores)
+    forest.pack(forest.score("grpo", {}))
+
+
+def test_scores_of_a_forest_before_it_changed_are_refused() -> None:
+    forest = grown()
+    scores = forest.score("grpo", {})
+    forest.set_reward(2, 1.0)
+    with pytest.raises(CoreError, match="of this one before it changed"):
+        forest.chain_rows(scores)
+
+
+def test_bytes_of_flags_are_true_where_they_are_not_zero() -> None:
+    odd = np.array([0, 0, 2, 255, 0, 128, 0, 1, 3], dtype=np.uint8).view(np.bool_)
+    assert batch(sampled=odd).columns()["sampled"].view(np.uint8).tolist() == [0, 0, 1, 1, 0, 1, 0, 1, 1]
+    assert batch(sampled=odd).gen_tokens().sum() == 5
+    forest = grown()
+    forest.add_node(1, ids(1, 2), odd[2:4], np.zeros(2, np.float32), DONE, 0)
+    assert forest.gen_tokens()[-1] == 2
+    with pytest.raises(TypeError, match="not contiguous"):
+        forest.add_node(1, ids(1, 2), np.ones(4, bool)[::2], np.zeros(2, np.float32), DONE, 0)
+
+
+@pytest.mark.parametrize("entropy", [math.inf, -math.inf])
+def test_an_entropy_is_finite_or_missing(entropy: float) -> None:
+    with pytest.raises(CoreError, match=r"tree 1, node 5: entropy -?inf is not finite"):
+        batch(entropy=[1.0, 1.0, math.nan, 0.0, 2.0, entropy])
+
+
+def test_an_error_says_where_and_what_without_its_text_being_read() -> None:
+    with pytest.raises(CoreError) as caught:
+        batch(reward=[math.nan, math.nan, math.nan, 1.0, 0.0, math.inf])
+    error = caught.value
+    assert (error.tree, error.node, error.reason) == (1, 5, "reward inf is not finite")
+    assert str(error) == "tree 1, node 5: reward inf is not finite"
+    with pytest.raises(CoreError) as caught:
+        grown().context(9)
+    assert (caught.value.tree, caught.value.node, caught.value.reason) == (None, None, str(caught.value))
+    assert issubclass(CoreError, ValueError)
+
+
+@pytest.mark.parametrize("number", [-1, 2**32, 5_000_000_000, 2**5000])
+def test_numbers_out_of_range_are_value_errors(number: int) -> None:
+    forest = grown()
+    calls = (
+        lambda: forest.context(number),
+        lambda: forest.path(number),
+        lambda: forest.leaves(number),
+        lambda: forest.set_reward(number, 1.0),
+        lambda: forest.add_tree(number, ids(1)),
+        lambda: add(forest, number, DONE),
+        lambda: add(forest, 1, number),
+        lambda: forest.score("grpo", {}).explain(number),
+        lambda: forest.select(ids(1), number, [0]),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match="an integer is out of range, expected 0 to "):
+            call()
+    layout = forest.pack(forest.score("grpo", {}))
+    for max_tokens in (-1, 2**64, 2**5000):
+        with pytest.raises(ValueError, match="an integer is out of range, expected 0 to "):
+            layout.micro_batches(max_tokens)
+
+
+def test_given_advantages_become_scores() -> None:
+    forest = batch()
+    by_node = forest.given_scores(np.arange(6.0), leaf_level=False, estimator="mine")
+    assert (by_node.estimator, by_node.options, by_node.leaf_level) == ("mine", {}, False)
+    assert by_node.advantage.tolist() == [0, 0, 2, 3, 4, 5]
+    by_leaf = forest.given_scores(np.arange(6.0), leaf_level=True)
+    assert by_leaf.advantage.tolist() == [0, 0, 3.5, 3, 4, 5]
+    assert by_leaf.value.tolist() == forest.score("grpo", {}).value.tolist()
+    own = forest.score("tree-grpo", {})
+    again = forest.given_scores(own.advantage, leaf_level=True)
+    for first, second in zip(forest.pack(own).micro_batches(9), forest.pack(again).micro_batches(9), strict=True):
+        assert (first.gain.tolist(), first.penalty.tolist()) == (second.gain.tolist(), second.penalty.tolist())
+    with pytest.raises(CoreError, match="tree 0, node 3: advantage NaN is not finite"):
+        forest.given_scores(np.full(6, math.nan), leaf_level=True)
+    with pytest.raises(CoreError, match="advantage has 5 entries, expected 6"):
+        forest.given_scores(np.zeros(5), leaf_level=False)
+
+
+def test_what_overflows_is_refused_instead_of_becoming_zero_or_infinite() -> None:
+    reward = [math.nan, math.nan, math.nan, 1e308, -1e308, 1e308]
+    for estimator, options in (("grpo", {}), ("sibling", {"scale": "std"}), ("parent", {"scale": "std"})):
+        with pytest.raises(CoreError, match="the advantage is not finite: rewards or options are too large"):
+            batch(reward=reward).score(estimator, options)
+    with pytest.raises(CoreError, match="the advantage is not finite"):
+        batch().score("grpo", {"scale": 5e-324})
+    forest = batch()
+    with pytest.raises(CoreError, match=r"prefix_weight: got .*, expected one whose weights are finite"):
+        forest.pack(forest.score("grpo", {}), 1e308)
 
 
 def chain(length: int) -> Forest:
@@ -347,6 +441,25 @@ def test_a_chain_of_a_million_nodes_needs_no_recursion() -> None:
         assert (forest.score("parent", {"value": value}).value == 1).all()
     del forest
     gc.collect()
+
+
+def test_a_chain_of_two_million_nodes_is_joined_explained_listed_and_packed_at_once() -> None:
+    length = 2_000_000
+    forest = Forest.concat([chain(length)], [np.arange(length, dtype=np.uint32)])
+    scores = forest.score("tree-grpo", {"singleton": "raw"})
+    assert scores.explain(1)["nodes"] == [length - 1] * 2
+    assert forest.leaf_columns()["path_tokens"].tolist() == [length]
+    [micro] = forest.pack(scores).micro_batches(1)
+    assert len(micro.target_ids) == length - 1
+    columns = forest.columns()
+    merged, leaf = Forest.from_chains(
+        row_start=np.array([0, length], dtype=np.uint64),
+        token_ids=columns["token_ids"],  # type: ignore[arg-type]
+        sampled=np.arange(length) % 2 == 1,
+        prompt=np.zeros(1, np.uint32),
+        reward=np.ones(1),
+    )
+    assert (merged.num_nodes, leaf.tolist()) == (length // 2 + 1, [length // 2])
 
 
 def test_scoring_lets_other_threads_run() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from treegrpo_cli._core import NO_PARENT, Forest, Layout, MicroBatch, Scores
+from treegrpo_cli._core import NO_PARENT, CoreError, Forest, Layout, MicroBatch, Scores
 from treegrpo_cli.types import NodeStatus
 
 from tests import reference, reference_layout
@@ -347,6 +347,26 @@ def test_a_path_of_many_turns_is_one_run() -> None:
     assert layout.run_start.tolist() == [0, num + 1]
     [micro] = layout.micro_batches(1)
     assert micro.turn.tolist() == list(range(num))
+
+
+def test_more_tokens_in_rows_than_can_be_numbered_are_refused_before_they_are_made() -> None:
+    """A path of 100,000 nodes, each with a leaf of its own: 5 * 10**9 tokens as rows, 2 * 10**5 in a tree."""
+    depth = 100_000
+    inner, leaves = np.arange(depth, dtype=np.uint32), np.arange(depth, dtype=np.uint32)
+    forest = Forest.from_columns(
+        prompt=np.zeros(1, np.uint32),
+        parent=np.concatenate([inner - np.uint32(1), leaves]),
+        tree=np.zeros(2 * depth, np.uint32),
+        status=np.repeat([NodeStatus.OPEN, NodeStatus.DONE], depth).astype(np.uint8),
+        reward=np.concatenate([np.full(depth, np.nan), leaves % 2]),
+        token_start=np.arange(2 * depth + 1, dtype=np.uint64),
+        token_ids=np.concatenate([inner, leaves]),
+    )
+    scores = forest.score("parent", {})
+    for call in (lambda: forest.chain_rows(scores), lambda: forest.pack(scores, shared=False)):
+        with pytest.raises(CoreError, match=r"more than 4294967295 tokens in (rows|a layout)"):
+            call()
+    assert len(forest.pack(scores).token_ids) <= 2 * depth
 
 
 def test_wrong_arguments_are_named() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from treegrpo_cli._core import derive_seed, keep_leaves, select_uniform
+from treegrpo_cli._core import CoreError, Forest, derive_seed, describe_selection_rules, keep_leaves, select_uniform
 
 KEYS = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=6)
 NUM_KEYS = 6000
@@ -56,6 +56,66 @@ def test_kept_leaves_ascend_and_none_comes_twice(num_leaves: int, data: st.DataO
 def test_more_leaves_than_there_are_cannot_be_kept() -> None:
     with pytest.raises(ValueError, match="cannot choose 4 of 3"):
         keep_leaves(3, 4, [0])
+
+
+@pytest.mark.parametrize("replacement", [True, False])
+def test_a_population_takes_no_memory(replacement: bool) -> None:
+    """A vector of it would take 17 GB."""
+    drawn = select_uniform(2**32 - 1, 5, replacement, [1])
+    assert len(set(drawn.tolist())) == 5
+    assert len(keep_leaves(2**32 - 1, 3, [1])) == 3
+
+
+@pytest.mark.parametrize("number", [-1, 2**32, 5_000_000_000, 2**70])
+def test_numbers_out_of_range_are_value_errors(number: int) -> None:
+    for call in (
+        lambda: select_uniform(10, number, True, [0]),
+        lambda: select_uniform(number, 1, True, [0]),
+        lambda: keep_leaves(10, number, [0]),
+    ):
+        with pytest.raises(ValueError, match="an integer is out of range, expected 0 to 4294967295"):
+            call()
+
+
+def test_keys_out_of_range_are_value_errors() -> None:
+    for key in ([2**63], [0, -(2**63) - 1]):
+        with pytest.raises(ValueError, match="an integer is out of range, expected -9223372036854775808 to"):
+            derive_seed(key)
+
+
+def test_more_draws_than_anybody_needs_are_refused() -> None:
+    for call in (
+        lambda: select_uniform(3, 2**24 + 1, True, [0]),
+        lambda: select_uniform(2**32 - 1, 2**32 - 1, False, [0]),
+        lambda: keep_leaves(2**32 - 1, 2**32 - 1, [0]),
+    ):
+        with pytest.raises(CoreError, match="more than 16777216 draws"):
+            call()
+    assert len(select_uniform(3, 2**32 - 1, False, [0])) == 3
+
+
+def test_a_rule_by_name_draws_among_node_ids() -> None:
+    forest = Forest()
+    root = forest.add_tree(0, np.zeros(1, np.uint32))
+    for _ in range(4):
+        forest.add_node(root, np.zeros(0, np.uint32), np.zeros(0, bool), np.zeros(0, np.float32), 0, 0)
+    candidates = np.array([0, 2, 4], dtype=np.uint32)
+    for replacement in (True, False):
+        drawn = forest.select(candidates, 5, [1, 2], "uniform", {"replacement": replacement})
+        assert drawn.tolist() == candidates[select_uniform(3, 5, replacement, [1, 2])].tolist()
+    assert forest.select(candidates, 5, [1, 2]).tolist() == forest.select(candidates, 5, [1, 2], "uniform", {}).tolist()
+    with pytest.raises(CoreError, match="unknown selection rule 'uniforn'; did you mean 'uniform'"):
+        forest.select(candidates, 1, [0], "uniforn")
+    with pytest.raises(CoreError, match="uniform has no option 'alpha'; it has replacement"):
+        forest.select(candidates, 1, [0], "uniform", {"alpha": 1})
+    with pytest.raises(CoreError, match="no node 9: the forest has 5"):
+        forest.select(np.array([9], dtype=np.uint32), 1, [0])
+
+
+def test_rules_are_described() -> None:
+    [uniform] = describe_selection_rules()
+    assert (uniform["name"], uniform["formula"]) == ("uniform", "P(n) = 1 / number of candidates")
+    assert uniform["options"] == {"replacement": {"default": True, "legal": "true or false", "beside": None}}
 
 
 def test_selection_with_replacement_is_uniform_over_keys() -> None:
