@@ -5,10 +5,12 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -248,8 +250,9 @@ def test_a_cancelled_request_leaves_the_engine(sampler: Any, contexts: list[list
     async def cancel_one() -> list[Completion]:
         endless = asyncio.create_task(sampler.sample(contexts[2], SamplingParams(max_tokens=200, top_k=1), 0))
         others = [asyncio.create_task(sampler.sample(*item)) for item in each(contexts[:2], GREEDY)]
-        for _ in range(3):
-            await asyncio.sleep(0)
+        sampler.take_counts()
+        while not sampler.take_counts().num_steps:
+            await asyncio.sleep(0.001)
         endless.cancel()
         return await asyncio.gather(*others)
 
@@ -263,6 +266,44 @@ def test_a_cancelled_request_leaves_the_engine(sampler: Any, contexts: list[list
     else:
         assert sampler._batch is None
         assert not sampler._queue
+
+
+def test_steps_beside_the_loop_give_the_same_tokens(
+    sampler: Any, contexts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = each(contexts, FILTERED)
+    inside = sample(sampler, items)
+    threads: set[str] = set()
+    step = sampler.step
+    monkeypatch.setattr(sampler, "_thread", None)
+    monkeypatch.setattr(sampler, "step", lambda: (threads.add(threading.current_thread().name), step())[1])
+    monkeypatch.setattr(sampler._pace, "beside_the_loop", lambda: True)
+    delays = [random.Random(number).uniform(0, 0.05) for number in range(len(items))]
+    for beside in (sample(sampler, items), sample(sampler, items, delays)):
+        assert tokens(beside) == tokens(inside)
+        torch.testing.assert_close(flat_logprobs(beside), flat_logprobs(inside), atol=TOLERANCE, rtol=0)
+    assert threads == {f"treegrpo-{sampler.name}"}
+
+
+def random_numbers() -> tuple[float, float, float]:
+    return random.random(), float(np.random.random()), float(torch.rand(()))
+
+
+def seed_everything() -> None:
+    random.seed(5)
+    np.random.seed(5)
+    torch.manual_seed(5)
+
+
+def test_new_weights_and_turns_leave_the_random_numbers_of_the_process_alone(
+    sampler: Any, model: Any, contexts: list[list[int]]
+) -> None:
+    seed_everything()
+    expected = random_numbers()
+    seed_everything()
+    sampler.update_weights(model.state_dict().items(), sampler.policy_version)
+    sample(sampler, each(contexts[:4], FILTERED))
+    assert random_numbers() == expected
 
 
 def test_weights_that_do_not_fit_are_refused_and_change_nothing(
@@ -439,7 +480,11 @@ def test_a_closed_engine_makes_room_for_another_in_the_same_process(
     engines["vllm"].close()
     with pytest.raises(EngineError, match="closed"):
         sample(engines["vllm"], items[:1])
+    seed_everything()
+    numbers = random_numbers()
+    seed_everything()
     second = start("auto", tiny_model_dir)
+    assert random_numbers() == numbers  # its start leaves them alone
     assert second.name == "vllm"
     assert tokens(sample(second, items)) == expected
     second.close()

@@ -123,6 +123,10 @@ class RolloutConfig(Section):
     """Prompt, turns and observations together; 0 = as long as the model and the limits above allow."""
     max_live_trees: PositiveInt = 256
     """Trees that grow at the same time."""
+    schedule: Literal["free", "lock-step"] = "free"
+    """`free`: a turn starts when its own tool has answered; `lock-step`: all chains sample, then all act.
+
+    Both grow the same trees."""
     temperature: Positive = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: NonNegativeInt = 0

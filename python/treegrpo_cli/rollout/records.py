@@ -21,7 +21,7 @@ NO_MATTER_TO_A_TREE = {
     "model": {"gradient_checkpointing"},
     "environment": {"tool_timeout_s", "tool_retries", "max_concurrent_tools"},
     "reward": {"eval_function"},
-    "rollout": {"max_live_trees"},
+    "rollout": {"max_live_trees", "schedule"},
 }
 """Patience and memory: settings that may change while a file grows."""
 

@@ -23,6 +23,7 @@ from treegrpo_cli.envs import close_states, reset_with_retries, step_with_retrie
 from treegrpo_cli.errors import ToolError, UserError
 from treegrpo_cli.rewards import LeafReward, load_rewards
 from treegrpo_cli.rollout.failures import Failure, Kind, PromptError
+from treegrpo_cli.rollout.schedule import make_schedule
 from treegrpo_cli.rollout.timings import Stopwatch, Timings
 from treegrpo_cli.samplers import make_sampler
 from treegrpo_cli.types import Completion, Message, NodeStatus, Rollout, SamplingParams, StepResult, Task
@@ -71,6 +72,7 @@ class Player:
     def __init__(self, world: World, sampler: Sampler, config: Config, *, greedy: bool = False) -> None:
         self.world, self.sampler, self.config = world, sampler, config
         self.environment, self.dialect, self.tokenizer = world.environment, world.dialect, world.tokenizer
+        self.schedule = make_schedule(config.rollout.schedule)
         self.tools, self.rewarding = Stopwatch(), Stopwatch()
         self.rewards = load_rewards(config.reward)
         self.max_context_tokens = min(config.rollout.max_context_tokens or sampler.max_model_len, sampler.max_model_len)
@@ -147,11 +149,14 @@ class Tree:
 
     async def grow(self) -> Tree:
         """Grow the whole tree: a chain, L rounds of N expansions, K leaves kept and rewarded."""
-        settings = self.player.config.rollout
-        root = await self.plant()
-        await self.run_chain(root, round_=0, draw=0)
-        for round_ in range(1, settings.num_rounds + 1):
-            await self.expand(round_)
+        schedule = self.player.schedule
+        with schedule.tree():
+            root = await self.plant()
+            await schedule.round()
+            await self.run_chain(root, round_=0, draw=0)
+            for round_ in range(1, self.player.config.rollout.num_rounds + 1):
+                await schedule.round()
+                await self.expand(round_)
         await self.reward_leaves()
         return self
 
@@ -198,15 +203,18 @@ class Tree:
     async def run_chain(self, node: int, round_: int, draw: int) -> None:
         """Take turns from `node` on until the branch closes. A first chain is an expansion of the root."""
         turn = 0
-        while self.turns[node].status is NodeStatus.OPEN:
-            node = await self.take_turn(node, (round_, draw, turn))
-            turn += 1
+        with self.player.schedule.chain():
+            while self.turns[node].status is NodeStatus.OPEN:
+                node = await self.take_turn(node, (round_, draw, turn))
+                turn += 1
 
     async def take_turn(self, parent: int, key: NodeKey) -> int:
         """Sample a turn, step the environment, add the node; a tool that fails closes its own branch."""
         player, before = self.player, self.turns[parent]
         context = self.forest.context(parent)
+        await player.schedule.turn()
         completion = await player.act(context, derive_seed([*self.key, *key]))
+        await player.schedule.turn()
         turn = Turn(key, before.depth + 1, NodeStatus.TRUNCATED_TOKENS, before.state, completion.text)
         observation: Sequence[int] = ()
         is_cut = completion.finish_reason == "length"

@@ -1,8 +1,10 @@
 """Requests of many coroutines -> steps of one engine -> their completions.
 
 An engine decodes one token a step for everything in its batch, and a request can join only between two
-steps. So the steps run inside the event loop, in one task that lives while requests wait: no thread, no
-lock, and whatever the coroutines ask for between two steps joins the next.
+steps. Between two steps everything runs that is ready to: sockets are read, tools go on, and what they ask
+the engine for joins the next step. The steps themselves run inside the event loop while nobody there waits
+for the world, which costs nothing; beside it, in a thread, while somebody does and a step is long enough to
+be felt, so that answers are taken when they come.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from typing import TYPE_CHECKING
 
 from treegrpo_cli.free_time import busy
 from treegrpo_cli.samplers.base import EngineCounts
+from treegrpo_cli.samplers.pace import Pace
+from treegrpo_cli.samplers.step_thread import StepThread
 from treegrpo_cli.types import Completion, SamplingParams, TokenIds
 
 if TYPE_CHECKING:
@@ -49,6 +53,11 @@ class SteppedSampler(ABC):
         self.policy_version = 0
         self._futures: dict[str, asyncio.Future[Completion]] = {}
         self._driver: asyncio.Task[None] | None = None
+        self._arrived: list[Request] = []
+        self._gone: list[str] = []
+        self._stepping = False
+        self._thread: StepThread[list[tuple[str, Completion]]] | None = None
+        self._pace = Pace()
         self._num_requests = 0
         self._prompt_tokens = self._cached_tokens = 0
         self._counts = EngineCounts()
@@ -88,15 +97,15 @@ class SteppedSampler(ABC):
             raise self._error
         self._num_requests += 1
         request = self._request(str(self._num_requests), context, params, seed)
-        self.add(request)
-        future = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         self._futures[request.request_id] = future
+        self._arrived.append(request)
         self._start()
         try:
             completion = await future
         except asyncio.CancelledError:
-            if self._futures.pop(request.request_id, None) and not self._error:
-                self.drop(request.request_id)
+            if self._futures.pop(request.request_id, None):
+                self._forget(request.request_id)
             raise
         self._prompt_tokens += len(request.context)
         self._cached_tokens += completion.num_cached_tokens
@@ -131,8 +140,11 @@ class SteppedSampler(ABC):
     def close(self) -> None:
         """Free the engine; requests that still wait fail with EngineError. Closing twice is fine."""
         if self._error is None:
+            self._join()
             self._fail(EngineError(f"the {self.name} sampler is closed"))
             self.free()
+            if self._thread is not None:
+                self._thread.end()
 
     def _request(self, request_id: str, context: TokenIds, params: SamplingParams, seed: int) -> Request:
         room = self.max_model_len - len(context)
@@ -155,31 +167,81 @@ class SteppedSampler(ABC):
 
     async def _drive(self) -> None:
         """Step until nobody waits; a step that fails fails everybody, once and for all."""
-        while self._futures:
-            start = time.monotonic()
-            try:
-                with busy():
-                    ended = self.step()
-            except Exception as error:
-                failure = EngineError(f"the {self.name} engine died: {type(error).__name__}: {error}")
-                failure.__cause__ = error
-                self._fail(failure)
-                self.free()
-                return
-            self._count(time.monotonic() - start, ended)
-            for request_id, completion in ended:
-                future = self._futures.pop(request_id, None)
-                if future is not None and not future.done():
-                    future.set_result(completion)
-            await asyncio.sleep(0)
+        try:
+            while True:
+                await self._pace.settle()
+                self._hand_over()
+                if not self._futures:
+                    return
+                for request_id, completion in await self._timed_step():
+                    future = self._futures.pop(request_id, None)
+                    if future is not None and not future.done():
+                        future.set_result(completion)
+        except Exception as error:
+            failure = EngineError(f"the {self.name} engine died: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            self._fail(failure)
+            self.free()
+        finally:
+            self._join()
 
-    def _count(self, step_s: float, ended: list[tuple[str, Completion]]) -> None:
-        counts = self._counts
+    async def _timed_step(self) -> list[tuple[str, Completion]]:
+        start = time.monotonic()
+        ended = await self._step_beside_the_loop() if self._pace.beside_the_loop() else self._step_inside_the_loop()
+        step_s = time.monotonic() - start
+        self._pace.note(step_s)
         num_tokens = sum(len(completion.token_ids) for _, completion in ended)
+        counts = self._counts
         self._counts = EngineCounts(counts.step_s + step_s, counts.num_steps + 1, counts.generated_tokens + num_tokens)
+        return ended
+
+    def _step_inside_the_loop(self) -> list[tuple[str, Completion]]:
+        with busy():
+            return self.step()
+
+    async def _step_beside_the_loop(self) -> list[tuple[str, Completion]]:
+        if self._thread is None:
+            self._thread = StepThread(f"treegrpo-{self.name}", self.step)
+        self._stepping = True
+        ended = await self._thread.call()
+        self._stepping = False
+        return ended
+
+    def _hand_over(self) -> None:
+        """Give the engine what arrived since its last step, and take back what nobody waits for any more."""
+        gone, self._gone = self._gone, []
+        for request_id in gone:
+            self.drop(request_id)
+        arrived, self._arrived = self._arrived, []
+        for request in arrived:
+            try:
+                self.add(request)
+            except Exception as error:  # this request's own
+                self._futures.pop(request.request_id).set_exception(error)
+
+    def _forget(self, request_id: str) -> None:
+        """Drop a request: at once where it has not reached the engine, else when that does not step."""
+        waiting = [request for request in self._arrived if request.request_id != request_id]
+        if len(waiting) < len(self._arrived):
+            self._arrived = waiting
+        elif self._stepping:
+            self._gone.append(request_id)
+        elif not self._error:
+            self.drop(request_id)
+
+    def _join(self) -> None:
+        """Wait for a step that a cancelled task left running in the thread, and take back what that leaves over."""
+        if self._stepping and self._thread is not None:
+            self._thread.join()
+        self._stepping = False
+        if not self._error:
+            gone, self._gone = self._gone, []
+            for request_id in gone:
+                self.drop(request_id)
 
     def _fail(self, error: EngineError) -> None:
         self._error = error
+        self._arrived, self._gone = [], []
         futures, self._futures = self._futures, {}
         for future in futures.values():
             if not future.done() and not future.get_loop().is_closed():

@@ -9,12 +9,15 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import random
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from treegrpo_cli.models.pretrained import check_weights, read_model_config, shape_of_causal_lm
 from treegrpo_cli.samplers.stepping import Request, SteppedSampler
@@ -72,6 +75,7 @@ class VllmSampler(SteppedSampler):
             device,
             model=model_path,
             load_format="safetensors",  # never a pickle
+            trust_remote_code=False,
             dtype=dtype,
             seed=seed % 2**32,
             max_model_len=self.max_model_len,
@@ -98,8 +102,15 @@ class VllmSampler(SteppedSampler):
         self.engine.abort_request([self._engine_ids.pop(request_id)], internal=True)
 
     def step(self) -> list[tuple[str, Completion]]:
-        """Run one scheduler step; return what ended."""
+        """Run one scheduler step; return what ended.
+
+        On a CPU the engine draws from torch's own generator, also where every request has a seed.
+        """
+        import torch
+
+        state = torch.get_rng_state()
         ended = [output for output in self.engine.step() if output.finished]
+        torch.set_rng_state(state)
         for output in ended:
             self._engine_ids.pop(output.request_id, None)
         return [(output.request_id, self._completion(output)) for output in ended]
@@ -110,7 +121,8 @@ class VllmSampler(SteppedSampler):
 
     def load_weights(self, weights: list[tuple[str, torch.Tensor]]) -> None:
         """Load a state dict and reset the prefix cache, whose keys and values the old weights made."""
-        self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        with kept_random_state():
+            self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         self.reset_prefix_cache()
 
     def reset_prefix_cache(self) -> None:
@@ -168,12 +180,29 @@ class VllmSampler(SteppedSampler):
 def start_engine(log_path: Path | None, device: str, **settings: Any) -> Any:
     """Start vLLM's engine in this process; what it logs, warns and prints meanwhile goes to the log."""
     prepare_environment(device)
-    with output_to(log_path), unlisted(UNREADABLE_MODULE), warnings.catch_warnings():
+    with kept_random_state(), output_to(log_path), unlisted(UNREADABLE_MODULE), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
         return LLMEngine.from_engine_args(EngineArgs(**settings))
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Put the random numbers of this process back where they were: the engine seeds them for itself when it starts."""
+    import torch
+
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
 
 
 @contextmanager
