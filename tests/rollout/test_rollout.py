@@ -1,6 +1,7 @@
 """Trees grow by the paper's procedure, and by their keys alone."""
 
 import asyncio
+import itertools
 import json
 import re
 from collections import Counter
@@ -15,7 +16,7 @@ from treegrpo_cli.rollout.records import tree_record
 from treegrpo_cli.rollout.tree import Player, Prompt, Tree
 from treegrpo_cli.rollout.world import World
 from treegrpo_cli.trees.stats import RolloutStats
-from treegrpo_cli.types import NodeStatus, Task
+from treegrpo_cli.types import Action, NodeStatus, StepResult, Task
 
 from tests.fakes import HashSampler
 from tests.tiny import make_tiny_tokenizer
@@ -89,6 +90,61 @@ def test_the_same_seed_gives_the_same_trees_whatever_the_order_of_arrival(corpus
     assert nodes_of(grow(corpus, slow, num_trees=2, num_expansions=3, num_rounds=2)) == calm
     narrow = HashSampler(TOKENIZER, delay_s=0.003, jitter_seed=2)
     assert nodes_of(grow(corpus, narrow, num_trees=2, num_expansions=3, num_rounds=2, max_live_trees=1)) == calm
+
+
+def test_both_schedules_grow_the_same_trees(corpus: str) -> None:
+    shape = {"num_trees": 2, "num_expansions": 3, "num_rounds": 2}
+    free = nodes_of(grow(corpus, **shape))
+    for max_live_trees in (256, 5):
+        slow = HashSampler(TOKENIZER, delay_s=0.003, jitter_seed=4)
+        assert nodes_of(grow(corpus, slow, **shape, schedule="lock-step", max_live_trees=max_live_trees)) == free
+
+
+class LoggedPhases(HashSampler):
+    """Notes when a turn begins and ends to be sampled."""
+
+    async def sample(self, *args: object, **kwargs: object):  # type: ignore[override]
+        phases.append("sample")
+        completion = await super().sample(*args, **kwargs)  # type: ignore[arg-type]
+        phases.append("sampled")
+        return completion
+
+
+phases: list[str] = []
+
+
+def test_in_lock_step_all_chains_sample_then_all_act_and_rounds_begin_together(
+    corpus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from treegrpo_cli.envs.tools import ToolEnvironment, ToolState
+
+    step, select = ToolEnvironment.step, Tree.select
+
+    async def logged_step(self: ToolEnvironment, state: ToolState, action: Action) -> tuple[ToolState, StepResult]:
+        phases.append("act")
+        return await step(self, state, action)
+
+    def logged_select(self: Tree, round_: int) -> list[int]:
+        phases.append(f"round {round_}")
+        return select(self, round_)
+
+    monkeypatch.setattr(ToolEnvironment, "step", logged_step)
+    monkeypatch.setattr(Tree, "select", logged_select)
+    orders = {}
+    for schedule in ("free", "lock-step"):
+        phases.clear()
+        sampler = LoggedPhases(TOKENIZER, delay_s=0.01, jitter_seed=5)
+        grow(corpus, sampler, num_expansions=2, num_rounds=2, schedule=schedule)
+        orders[schedule] = [kind for kind, _ in itertools.groupby(phases)]
+        phases_seen = list(phases)
+    first, second = phases_seen.index("round 1"), phases_seen.index("round 2")
+    assert phases_seen.count("round 1") == phases_seen.count("round 2") == 12
+    assert set(phases_seen[first : first + 12]) == {"round 1"}
+    assert set(phases_seen[second : second + 12]) == {"round 2"}
+    chains = [kind for kind in orders["lock-step"] if not kind.startswith("round")]
+    assert chains == ["sample", "sampled", "act"] * (len(chains) // 3)
+    assert len(chains) // 3 == 9  # three rounds of at most three turns
+    assert len(orders["free"]) > 2 * len(orders["lock-step"])
 
 
 def test_every_turn_of_a_run_has_a_seed_of_its_own(corpus: str) -> None:
