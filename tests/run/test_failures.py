@@ -184,3 +184,35 @@ def test_a_step_of_which_nothing_is_left_changes_no_weight_and_the_run_goes_on(
     lines = (Path(settings["output_dir"]) / "metrics.jsonl").read_bytes().splitlines()
     steps = [orjson.loads(line) for line in lines]
     assert [(step["failures/prompt"], step["tree/num_leaves"], step["grad_norm"]) for step in steps] == [(1, 0, 0)] * 2
+
+
+BROKEN_WORLD = """
+class World:
+    tools = ()
+    takes_cut_turns = True
+
+    def reset(self, task):
+        return 0, [{"role": "user", "content": task.question}]
+
+    def step(self, state, action):
+        raise RuntimeError("the index is gone")
+"""
+
+
+@pytest.mark.parametrize(
+    ("errors", "code", "said"),
+    [
+        ("close", 1, "treegrpo: 100% of the rollout failed (tool "),
+        ("show", 0, "treegrpo: warning: every tool call failed ("),
+    ],
+)
+def test_a_rollout_in_which_every_tool_call_fails_does_not_end_as_if_all_were_well(
+    tiny_model_dir: Path, tmp_path: Path, errors: str, code: int, said: str
+) -> None:
+    (tmp_path / "world.py").write_text(BROKEN_WORLD)
+    settings = small_run(tmp_path, tiny_model_dir)
+    settings["environment"] = {"name": f"{tmp_path / 'world.py'}:World", "tool_errors": errors}
+    (tmp_path / "c.toml").write_text(dump_config(make_config(settings)))
+    done = treegrpo("rollout", "c.toml", "--output", "t.jsonl", "--quiet", cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith(said)]

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, aclosing, closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from treegrpo_cli.data.lock import output_lock
 from treegrpo_cli.data.outputs import check_output
 from treegrpo_cli.data.tasks import load_tasks
-from treegrpo_cli.errors import FileError, Stopped, UserError
+from treegrpo_cli.errors import FileError, Stopped
 from treegrpo_cli.models.pretrained import load_tokenizer
 from treegrpo_cli.rewards import load_rewards
 from treegrpo_cli.rollout.collect import collect
-from treegrpo_cli.rollout.failures import Failure
 from treegrpo_cli.rollout.journal import Journal
 from treegrpo_cli.rollout.records import tree_record
 from treegrpo_cli.rollout.tree import Player, Prompt, open_sampler
 from treegrpo_cli.rollout.world import World
+from treegrpo_cli.run.doubts import Doubts, Signs
 from treegrpo_cli.run.evaluate import evaluate, greedy_config
+from treegrpo_cli.run.failures import FailureCount, FailureLog
 from treegrpo_cli.run.intervals import Mean
 from treegrpo_cli.run.origin import Origin
 from treegrpo_cli.run.recover import recover
@@ -33,6 +34,7 @@ from treegrpo_cli.types import Task
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
+    from treegrpo_cli.rollout.collect import Grown
     from treegrpo_cli.run.progress import Reporter
 
 
@@ -75,13 +77,12 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
             keep = lambda tree: journal.add(tree_record(tree))  # noqa: E731
             async with aclosing(collect(player, prompts, config.rollout.num_trees, keep, waiting)) as groups:
                 async for grown in groups:
-                    for failure in grown.failures[:1]:
-                        reporter.say(f"prompt {failure.prompt_id}: {failure.reason}")
+                    watch.look(grown)
                     if grown.failed:
                         journal.forget(grown.prompt.prompt_id)
-                        failed.append(grown.failures[0])
                     else:
                         finish(grown.prompt.prompt_id)
+                    watch.check_so_far()
 
         def finish(prompt_id: str) -> None:
             group = score_group(journal.group(prompt_id), config.advantage.estimator, config.advantage.options)
@@ -93,15 +94,37 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
             stats.add_group(group)
             bar.advance(note=f"{stats.num_leaves} leaves")
 
-        failed: list[Failure] = []
+        watch = Watch(config, reporter, player.world.environment.tools)
         try:
             stop.run(runner, work())
-            if failed and not stats.num_trees:
-                raise UserError(f"prompt {failed[0].prompt_id}: {failed[0].reason}")
+            watch.finish()
         except Stopped as stopped:
             stopped.hint = f"stopped; the same command with --resume goes on with {output}"
             raise
     return stats
+
+
+class Watch:
+    """What fails in a rollout, and what makes it worth nothing."""
+
+    def __init__(self, config: Config, reporter: Reporter, tools: Sequence[Mapping[str, Any]]) -> None:
+        self._failures, self._log, self._signs = FailureCount(config), FailureLog(reporter), Signs()
+        self._doubts = Doubts(reporter.warn, tools, num_steps=1)
+
+    def look(self, grown: Grown) -> None:
+        """Take a prompt whose trees have ended."""
+        self._failures.add(grown)
+        self._log.name(grown.failures)
+        self._signs += Signs.of(grown.trees)
+
+    def check_so_far(self) -> None:
+        """Raise FailedRunError where too much failed of what is no longer a beginning."""
+        self._failures.check_so_far("the rollout")
+
+    def finish(self) -> None:
+        """Say what all trees have in common; raise FailedRunError where too much failed of the whole."""
+        self._doubts.look(self._signs)
+        self._failures.check("the rollout")
 
 
 def play_greedily(config: Config, reporter: Reporter) -> Mean:
