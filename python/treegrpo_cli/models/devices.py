@@ -1,9 +1,6 @@
-"""`model.device` -> a torch device that is there, and the memory that it took."""
+"""`model.device` -> a torch device that is there."""
 
 from __future__ import annotations
-
-import resource
-import sys
 
 import torch
 
@@ -19,14 +16,3 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"model.device: {name!r} cannot be used here ({reason})") from None
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """Return the most memory that was held at once since the process began.
-
-    On CUDA what torch allocated on the device; else what the process had in memory, all of it.
-    """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

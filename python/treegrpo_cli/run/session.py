@@ -190,8 +190,9 @@ class Session:
     def _run_metrics(self, trees: Sequence[Tree], metrics: dict[str, float | str]) -> dict[str, float | str]:
         """What stands beside the metrics of trainer and trees: rewards, failures, counts, seconds, memory."""
         times, hits = self.clock.metrics(), self.sampler.prefix_cache_hit_ratio()
-        times["time/update"] -= float(metrics["time/packing"])
-        trained = float(metrics["tree/computed_tokens"]) * self.config.train.num_epochs
+        times["time/packing"] = self.trainer.packing_s
+        times["time/update"] -= self.trainer.packing_s
+        trained = float(metrics["tree/trained_tokens"])
         return (
             reward_metrics([worth for tree in trees for worth in tree.rewards.values()])
             | self._failures

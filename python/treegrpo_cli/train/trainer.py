@@ -49,6 +49,7 @@ class Trainer:
     """Holds policy, reference, optimizer and schedule; `step` counts the rollout steps that were trained on.
 
     `is_whole` is False while weights are between two steps: from an update's first optimizer step to its end.
+    `packing_s`: seconds that laying out took in the last update, whose metrics follow from its input alone.
     `paths` chooses how forests are computed; `say` takes the lines that explain it. Raises UserError for settings that
     cannot be trained with.
     """
@@ -63,6 +64,7 @@ class Trainer:
         self.optimizer = make_optimizer(self.policy, config)
         self.step = 0
         self.is_whole = True
+        self.packing_s = 0.0
         self.paths = PathChooser(config, self.policy, say)
 
     def update(self, forest: Forest, scores: Scores, prompts: NDArray[np.uint32] | None = None) -> Metrics:
@@ -109,21 +111,20 @@ class Trainer:
         self, forest: Forest, scores: Scores, prompts: NDArray[np.uint32] | None
     ) -> tuple[list[Layout], Metrics]:
         """Lay out every mini-batch for the path that is chosen."""
-        seconds = []
+        self.packing_s = 0.0
 
         def lay_out(shared: bool) -> list[Layout]:
             start, size = time.monotonic(), prompts_per_minibatch(self.config)
             weight = self.config.loss.prefix_weight
             packed = layouts(forest, scores, weight, size, shared=shared, prompts=prompts)
-            seconds.append(time.monotonic() - start)
+            self.packing_s += time.monotonic() - start
             return packed
 
         packed = lay_out(shared=True)
         step = Step.of(packed, self.config.train.microbatch_tokens, self.policy.device)
         self._check_positions(step)
         metrics = self.paths.take(step, packed, self._check_objective)
-        packed = packed if self.paths.path.shares else lay_out(shared=False)
-        return packed, metrics | {"time/packing": sum(seconds)}
+        return (packed if self.paths.path.shares else lay_out(shared=False)), metrics
 
     def _check_objective(self, batch: TrainBatch) -> Objective:
         """The loss of a small forest, its reference computed as chains."""
