@@ -47,6 +47,14 @@ class FailedRunError(UserError):
     """More of a run failed than `train.max_failed_fraction` allows; the command line exits with code 1."""
 
 
+class Problems(UserError):  # noqa: N818 - it reads as what it is
+    """All that is wrong with what the user asked for; `lines` has a line for each."""
+
+    def __init__(self, lines: Sequence[str], trace: Sequence[str] = ()) -> None:
+        self.lines = tuple(lines)
+        super().__init__("\n".join(lines), trace)
+
+
 class ToolError(RuntimeError):
     """A tool or an environment failed for good; it closes its own branch and no other.
 

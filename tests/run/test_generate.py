@@ -19,7 +19,7 @@ from treegrpo_cli.config.files import make_config
 from treegrpo_cli.errors import FileError, UserError
 from treegrpo_cli.rollout import journal as journal_module
 from treegrpo_cli.rollout.journal import Journal
-from treegrpo_cli.run.generate import generate, play_greedily
+from treegrpo_cli.run.generate import generate
 from treegrpo_cli.run.progress import Reporter
 from treegrpo_cli.trees.stats import RolloutStats
 from treegrpo_cli.trees.tree_file import TreeRecord, TreeWriter
@@ -228,16 +228,6 @@ def test_a_rollout_that_could_not_start_is_not_in_the_way_of_the_next_try(
     assert list(tmp_path.iterdir()) == []
     generate(make_config({**settings, "data": {**settings["data"], "limit": 1}}), output, QUIET)
     assert len(trees_in(output)) == 2
-
-
-def test_greedy_play_is_the_mean_reward_of_one_chain_a_question(settings: dict[str, Any], tmp_path: Path) -> None:
-    one = play_greedily(make_config(settings), QUIET)
-    again = play_greedily(
-        make_config({**settings, "seed": 9, "rollout": {**settings["rollout"], "num_trees": 7}}), QUIET
-    )
-    assert one == again
-    assert one.num_values == 6
-    assert one.low <= one.mean <= one.high
 
 
 def test_stats_of_a_file_are_those_of_its_run(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from treegrpo_cli import signals
-from treegrpo_cli.errors import FailedRunError, Stopped, UserError, bounded, debugging, last_lines
+from treegrpo_cli.errors import FailedRunError, Problems, Stopped, UserError, bounded, debugging, last_lines
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
@@ -46,6 +46,13 @@ app = typer.Typer(
 
 
 MAX_COLUMNS = 999
+
+
+class Report(StrEnum):
+    """How `eval` says what it measured."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 class Format(StrEnum):
@@ -84,7 +91,8 @@ def _run() -> int:
         code = _complain(bounded(error.format_message()), 2) if error.format_message() else 2
     except UserError as error:
         _show_trace(error)
-        code = _complain(str(error), 1 if isinstance(error, FailedRunError) else 2)
+        lines = error.lines if isinstance(error, Problems) else [str(error)]
+        code = max(_complain(line, 1 if isinstance(error, FailedRunError) else 2) for line in lines)
     except BrokenPipeError:  # the reader has seen enough; typer does the same for what is written earlier
         code = 1
         _drop_output()
@@ -246,7 +254,12 @@ Reward = Annotated[
     list[str] | None,
     typer.Option(help="exact_match, f1, format, or package.module:function; may be given again."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Check all that can be checked without an engine, print the resolved settings, and stop."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print results only.")]
 
 
@@ -257,7 +270,7 @@ def rollout(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a file that was not finished.")] = False,
     greedy: Annotated[
         bool,
-        typer.Option("--greedy", help="Write no trees: one greedy chain a question, and the mean reward."),
+        typer.Option("--greedy", help="Write no trees: one greedy chain a question of --data, else of data.eval."),
     ] = False,
     model: Model = None,
     data: Data = None,
@@ -266,17 +279,64 @@ def rollout(
     quiet: Quiet = False,
 ) -> None:
     """Grow trees for every question of a data set, score them, and write them."""
-    from treegrpo_cli.cli.commands import read_settings, run_greedy, run_rollout
+    from treegrpo_cli.cli.commands import check_rollout, names_train_data, read_settings, run_greedy, run_rollout
 
-    config = read_settings(settings or [], model=model, data=data, reward=reward)
-    if dry_run:
-        _print_settings(config)
-    elif greedy and resume:
+    if greedy and resume:
         raise UserError("--greedy writes no trees: there is nothing to --resume")
+    config = read_settings(settings or [], model=model, data=data, reward=reward)
+    asks_train_data = data is not None or names_train_data(settings or [])
+    if dry_run:
+        check_rollout(config, greedy=greedy, asks_train_data=asks_train_data)
+        _print_settings(config)
     elif greedy:
-        run_greedy(config, quiet=quiet)
+        run_greedy(config, asks_train_data=asks_train_data, quiet=quiet)
     else:
         run_rollout(config, output, resume=resume, quiet=quiet)
+
+
+@app.command("eval", short_help="Measure a model or a run on questions.")
+def evaluate(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|RUN",
+            help="A model, or the folder of a run: its settings and newest checkpoint.",
+            show_default=False,
+        ),
+    ],
+    settings: Settings = None,
+    data: Annotated[str | None, typer.Option(help="The same as data.eval=...", show_default=False)] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="Samples a question.")] = 1,
+    greedy: Annotated[
+        bool, typer.Option("--greedy", help="Take the likeliest token.  [default where --n is 1]")
+    ] = False,
+    temperature: Annotated[
+        float | None, typer.Option(help="Sample; the same as rollout.temperature=...", show_default=False)
+    ] = None,
+    step: Annotated[
+        int | None, typer.Option(min=0, help="The checkpoint of this step of a RUN; 0: before training.")
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="pass@k: the reward from which on a sample passes.")] = 1.0,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the rollouts, a tree file for inspect-tree.", show_default=False)
+    ] = None,
+    output_format: Annotated[Report, typer.Option("--format", help="Lines, or one JSON object.")] = Report.TEXT,
+    reward: Reward = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Ask questions, greedily or n times each: mean rewards with intervals, pass@k, and what the majority answers."""
+    from treegrpo_cli.cli.evaluate import Sampling, check_evaluation, read_target, run_evaluation
+
+    config = read_target(target, settings or [], step=step, data=data, reward=reward, temperature=temperature)
+    if greedy and (n > 1 or temperature is not None):
+        raise UserError("--greedy takes one sample a question, and no --temperature")
+    if dry_run:
+        check_evaluation(config)
+        _print_settings(config)
+    else:
+        sampling = Sampling(n, greedy=n == 1 and temperature is None)
+        run_evaluation(config, sampling, threshold, output, as_json=output_format is Report.JSON, quiet=quiet)
 
 
 @app.command(short_help="Train a policy on the trees it grows.")
@@ -301,7 +361,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train: rollouts, rewards, advantages, policy update, new weights to the engine, again."""
-    from treegrpo_cli.cli.commands import Flags, read_resumed_settings, read_settings, run_train
+    from treegrpo_cli.cli.commands import Flags, check_train, read_resumed_settings, read_settings, run_train
 
     flags = Flags(
         model=model,
@@ -315,6 +375,7 @@ def train(
         read_resumed_settings(settings or [], **flags) if resume else (read_settings(settings or [], **flags), set())
     )
     if dry_run:
+        check_train(config, resume=resume)
         _print_settings(config)
     else:
         run_train(config, resume=resume, named=named, quiet=quiet)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import tomli_w
 
@@ -15,6 +15,9 @@ from treegrpo_cli.errors import FileError, UserError
 from treegrpo_cli.run.progress import Reporter
 from treegrpo_cli.run.resuming import differences
 from treegrpo_cli.trees.stats import RolloutStats
+
+if TYPE_CHECKING:
+    from treegrpo_cli.run.preflight import Questions
 
 
 class Flags(TypedDict, total=False):
@@ -45,12 +48,18 @@ def read_resumed_settings(settings: Sequence[str], **flags: Unpack[Flags]) -> tu
     if folders:
         if any(override.startswith("output_dir=") for override in overrides):
             raise UserError(f"output_dir: the run to resume is in {folders[0]}; give one of the two")
-        overrides.append(f"output_dir={_quoted(folders[0])}")
+        overrides.append(f"output_dir={quoted(folders[0])}")
     own = Path(folders[0] if folders else load_config(file, overrides).output_dir) / "config.toml"
     if not own.is_file():
         raise FileError(own.parent, "holds no run to resume")
     named = {key for key, *_ in differences(load_config(own), load_config(own, overrides))}
     return load_config(file or own, overrides), named
+
+
+def names_train_data(settings: Sequence[str]) -> bool:
+    """Whether the command line names `data.train`, and no other data to evaluate on."""
+    keys = {text.partition("=")[0] for text in settings}
+    return "data.train" in keys and "data.eval" not in keys
 
 
 def _file_and_overrides(
@@ -67,10 +76,10 @@ def _file_and_overrides(
     overrides = list(settings[1:] if file else settings)
     for key, value in (("model.path", model), ("data.train", data), ("output_dir", output_dir)):
         if value is not None:
-            overrides.append(f"{key}={_quoted(value)}")
+            overrides.append(f"{key}={quoted(value)}")
     for key, values in (("reward.functions", reward), ("report_to", report_to)):
         if values:
-            overrides.append(f"{key}=[{', '.join(map(_quoted, values))}]")
+            overrides.append(f"{key}=[{', '.join(map(quoted, values))}]")
     if log_completions:
         overrides.append("train.log_completions=true")
     return file, overrides
@@ -78,8 +87,7 @@ def _file_and_overrides(
 
 def run_train(config: Config, *, resume: bool, named: Collection[str] = (), quiet: bool) -> None:
     """Train, and say where the result is."""
-    _require(config)
-    _hush_libraries()
+    prepare_libraries()
     from treegrpo_cli.run.loop import train
 
     reporter = Reporter(quiet=quiet)
@@ -89,8 +97,7 @@ def run_train(config: Config, *, resume: bool, named: Collection[str] = (), quie
 
 def run_rollout(config: Config, output: Path, *, resume: bool, quiet: bool) -> None:
     """Roll out, and report what it cost and yielded."""
-    _require(config)
-    _hush_libraries()
+    prepare_libraries()
     from treegrpo_cli.run.generate import generate
 
     reporter = Reporter(quiet=quiet)
@@ -99,15 +106,39 @@ def run_rollout(config: Config, output: Path, *, resume: bool, quiet: bool) -> N
         reporter.result(line)
 
 
-def run_greedy(config: Config, *, quiet: bool) -> None:
+def run_greedy(config: Config, *, asks_train_data: bool, quiet: bool) -> None:
     """Play one greedy chain a question, and print the mean reward with its interval."""
-    _require(config)
-    _hush_libraries()
-    from treegrpo_cli.run.generate import play_greedily
+    prepare_libraries()
+    from treegrpo_cli.run.evaluate import evaluate_policy
 
     reporter = Reporter(quiet=quiet)
-    mean = play_greedily(config, reporter)
-    reporter.result(f"{' + '.join(config.reward.functions)}: {mean}")
+    evaluation = evaluate_policy(config, _greedy_questions(config, asks_train_data), reporter)
+    reporter.result(f"{' + '.join(config.reward.functions)}: {evaluation.reward()}")
+
+
+def check_rollout(config: Config, *, greedy: bool, asks_train_data: bool) -> None:
+    """Find what is wrong before an engine starts. Raises Problems."""
+    prepare_libraries()
+    from treegrpo_cli.run.preflight import check, train_questions
+
+    check(config, [_greedy_questions(config, asks_train_data) if greedy else train_questions(config)])
+
+
+def check_train(config: Config, *, resume: bool) -> None:
+    """Find what is wrong before an engine starts, the run's folder included. Raises Problems."""
+    prepare_libraries()
+    from treegrpo_cli.run.directory import RunDirectory
+    from treegrpo_cli.run.preflight import check, training_questions
+
+    directory = RunDirectory(config, resume=resume)
+    check(config, training_questions(config), config.report_to, [directory.check])
+
+
+def _greedy_questions(config: Config, asks_train_data: bool) -> Questions:
+    from treegrpo_cli.run.preflight import eval_questions, train_questions
+
+    held_out = config.data.eval and not asks_train_data
+    return eval_questions(config, config.reward) if held_out else train_questions(config)
 
 
 def _report(stats: RolloutStats, output: Path) -> list[str]:
@@ -124,21 +155,15 @@ def _report(stats: RolloutStats, output: Path) -> list[str]:
     ]
 
 
-def _require(config: Config) -> None:
-    if not all(find_spec(package) for package in ("torch", "transformers")):
-        raise UserError("this command needs torch and transformers: pip install 'treegrpo[train]'")
-    for key, value in (("model.path", config.model.path), ("data.train", config.data.train)):
-        if not value:
-            raise UserError(f"{key}: not set; give it in the config file, or as {key}=...")
-
-
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """The text as a TOML string."""
     return tomli_w.dumps({"text": text}).removeprefix("text = ").rstrip("\n")
 
 
-def _hush_libraries() -> None:
-    """Keep the libraries' own bars and notes off the progress."""
+def prepare_libraries() -> None:
+    """Keep the libraries' own bars and notes off the progress. Raises UserError where they are not installed."""
+    if not all(find_spec(package) for package in ("torch", "transformers")):
+        raise UserError("this command needs torch and transformers: pip install 'treegrpo[train]'")
     from transformers.utils import logging
 
     logging.set_verbosity_error()

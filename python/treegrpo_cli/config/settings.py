@@ -85,13 +85,19 @@ class RewardConfig(Section):
     dotted paths in TRL's or verl's signature."""
     weights: list[float] = Field(default_factory=list)
     """One a function; empty = 1 each."""
-    eval_function: str = "exact_match"
-    """What `train` evaluates by."""
+    eval_function: str = ""
+    """What `train` evaluates by, where that is another function than those it learns from."""
     timeout_s: Positive = 60.0
     """Seconds that a call of a function of your own may take; a rollout that it does not answer for is unscored."""
     structure: Fraction = 0.2
     final_format: Fraction = 0.1
     retrieval: Fraction = 0.0
+
+    @property
+    def evaluated(self) -> RewardConfig:
+        """What evaluations while training are judged by."""
+        one = {"functions": [self.eval_function], "weights": []}
+        return self.model_copy(update=one) if self.eval_function else self
 
     @model_validator(mode="after")
     def _one_weight_a_function(self) -> RewardConfig:

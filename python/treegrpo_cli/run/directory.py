@@ -39,10 +39,18 @@ class RunDirectory:
         self.is_claimed = False
         self._lock = ExitStack()
 
+    def check(self) -> None:
+        """Raise FileError where the folder holds a run and should not, or none and should."""
+        holds_run = (self.path / "config.toml").exists()
+        if self._resume and not holds_run:
+            raise FileError(self.path, "holds no run to resume")
+        if holds_run and not self._resume:
+            raise FileError(self.path, "holds another run; --resume goes on with it, or give another output_dir")
+
     def __enter__(self) -> Self:
         saved = self.path / "config.toml"
-        if self._resume and not saved.exists():
-            raise FileError(self.path, "holds no run to resume")
+        if self._resume:
+            self.check()
         try:
             (self.path / "trees").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -51,8 +59,8 @@ class RunDirectory:
             stack.enter_context(output_lock(self.path))
             if self._resume:
                 self.changes = check_changes(load_config(saved), self._config, self._named, saved)
-            elif saved.exists():
-                raise FileError(self.path, "holds another run; --resume goes on with it, or give another output_dir")
+            else:
+                self.check()
             self._lock = stack.pop_all()
         return self
 

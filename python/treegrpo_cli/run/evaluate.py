@@ -1,37 +1,95 @@
-"""Policy + questions -> mean reward with an interval: one greedy chain a question."""
+"""Policy + questions -> Evaluation: chains, greedy or sampled, judged and counted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import aclosing
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, aclosing, closing
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from treegrpo_cli.config import Config
-from treegrpo_cli.rollout.collect import collect
-from treegrpo_cli.rollout.tree import Player, Prompt
-from treegrpo_cli.run.intervals import Mean, mean_with_interval
-from treegrpo_cli.run.progress import Bar
+from treegrpo_cli.data.lock import output_lock
+from treegrpo_cli.errors import FileError
+from treegrpo_cli.rollout.collect import Grown, collect
+from treegrpo_cli.rollout.records import tree_record
+from treegrpo_cli.rollout.tree import Player, Prompt, open_sampler
+from treegrpo_cli.run.evaluation import Evaluation
+from treegrpo_cli.run.failures import FailureLog
+from treegrpo_cli.run.preflight import Questions, prepare
+from treegrpo_cli.run.stopping import StopRequest
+from treegrpo_cli.trees.tree_file import TreeWriter
 from treegrpo_cli.types import Task
 
+if TYPE_CHECKING:
+    from treegrpo_cli.run.progress import Bar, Reporter
 
-def greedy_config(config: Config) -> Config:
-    """The same settings for one chain a question: M = 1, L = 0."""
-    chain = {"num_trees": 1, "num_rounds": 0, "num_kept_leaves": 0}
-    return config.model_copy(update={"rollout": config.rollout.model_copy(update=chain)})
+
+def chain_config(config: Config, num_samples: int = 1) -> Config:
+    """The same settings for `num_samples` chains a question: M = n, L = 0."""
+    chains = {"num_trees": num_samples, "num_rounds": 0, "num_kept_leaves": 0}
+    return config.model_copy(update={"rollout": config.rollout.model_copy(update=chains)})
 
 
 def evaluation_config(config: Config) -> Config:
-    """`greedy_config`, rewarded by `reward.eval_function` alone."""
-    reward = config.reward.model_copy(update={"functions": [config.reward.eval_function], "weights": []})
-    return greedy_config(config).model_copy(update={"reward": reward})
+    """`chain_config` of an evaluation while training."""
+    return chain_config(config).model_copy(update={"reward": config.reward.evaluated})
 
 
-async def evaluate(player: Player, tasks: Sequence[Task], bar: Bar) -> Mean:
-    """Play one chain a task and return the mean reward; what could not be played or scored is left out."""
-    prompts = (Prompt(number, f"eval-{number:06d}", task) for number, task in enumerate(tasks))
-    rewards: dict[int, float] = {}
-    async with aclosing(collect(player, prompts, num_trees=1)) as groups:
+def ignore(grown: Grown) -> None:
+    """Do nothing with a question's chains: the default of `evaluate`."""
+
+
+async def evaluate(
+    player: Player, tasks: Sequence[Task], bar: Bar, on_grown: Callable[[Grown], None] = ignore
+) -> Evaluation:
+    """Play the `rollout.num_trees` chains of each task; what fails is counted and left out."""
+    num_samples = player.config.rollout.num_trees
+    evaluation = Evaluation(player.rewards.names, num_samples)
+    prompts = (Prompt(number, f"{number:08d}", task) for number, task in enumerate(tasks))
+    total, count = 0.0, 0
+    async with aclosing(collect(player, prompts, num_samples)) as groups:
         async for grown in groups:
-            leaves = [leaf.reward for tree in grown.trees for leaf in tree.rewards.values()]
-            rewards.update((grown.prompt.number, reward) for reward in leaves if reward is not None)
-            bar.advance(note=f"mean {sum(rewards.values()) / max(len(rewards), 1):.3f}")
-    return mean_with_interval([reward for _, reward in sorted(rewards.items())])
+            rewards = evaluation.add(grown)
+            total, count = total + sum(rewards), count + len(rewards)
+            on_grown(grown)
+            bar.advance(note=f"mean {total / max(count, 1):.3f}")
+    return evaluation
+
+
+def evaluate_policy(
+    config: Config,
+    questions: Questions,
+    reporter: Reporter,
+    *,
+    num_samples: int = 1,
+    greedy: bool = True,
+    output: Path | None = None,
+) -> Evaluation:
+    """Start an engine with `model.path`, ask it the questions, and write its rollouts to `output`, a tree file.
+
+    Raises Problems for what is found before the engine starts; FileError where `output` exists.
+    """
+    if output is not None and output.exists():
+        raise FileError(output, "exists; give another --output")
+    prepared = prepare(config, [questions])
+    tasks = prepared.tasks[questions.key]
+    with ExitStack() as stack:
+        if output is not None:
+            stack.enter_context(output_lock(output))
+        sampler = stack.enter_context(closing(open_sampler(config, Path(os.devnull), reporter.say)))
+        reporter.say(f"{config.model.path} answers {questions.source} on {sampler.name}")
+        player = Player(prepared.world, sampler, chain_config(config, num_samples), greedy=greedy)
+        writer = None if output is None else stack.enter_context(TreeWriter(output))
+        failures = FailureLog(reporter)
+
+        def keep(grown: Grown) -> None:
+            failures.name(grown.failures)
+            if writer is not None and grown.trees:
+                writer.write_group([tree_record(tree) for tree in grown.trees])
+
+        runner, stop = stack.enter_context(asyncio.Runner()), stack.enter_context(StopRequest())
+        stack.callback(lambda: runner.run(prepared.world.close()))
+        bar = stack.enter_context(reporter.bar("playing", len(tasks)))
+        return stop.run(runner, evaluate(player, tasks, bar, keep))

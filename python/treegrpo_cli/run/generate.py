@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, aclosing, closing
 from pathlib import Path
@@ -11,20 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from treegrpo_cli.data.lock import output_lock
 from treegrpo_cli.data.outputs import check_output
-from treegrpo_cli.data.tasks import load_tasks
 from treegrpo_cli.errors import FileError, Stopped
-from treegrpo_cli.models.pretrained import load_tokenizer
-from treegrpo_cli.rewards import load_rewards
 from treegrpo_cli.rollout.collect import collect
 from treegrpo_cli.rollout.journal import Journal
 from treegrpo_cli.rollout.records import tree_record
 from treegrpo_cli.rollout.tree import Player, Prompt, open_sampler
-from treegrpo_cli.rollout.world import World
 from treegrpo_cli.run.doubts import Doubts, Signs
-from treegrpo_cli.run.evaluate import evaluate, greedy_config
 from treegrpo_cli.run.failures import FailureCount, FailureLog
-from treegrpo_cli.run.intervals import Mean
 from treegrpo_cli.run.origin import Origin
+from treegrpo_cli.run.preflight import prepare, train_questions
 from treegrpo_cli.run.recover import recover
 from treegrpo_cli.run.stopping import StopRequest
 from treegrpo_cli.trees.scoring import score_group
@@ -51,13 +45,9 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
         if output.exists() and not resume:
             raise FileError(output, "exists; --resume goes on with it, or give another --output")
         limits = config.limits.resolved
-        tasks = load_tasks(
-            config.data.train,
-            split=config.data.split,
-            limit=config.data.limit,
-            require_answer=needs_answer(config),
-            limits=limits,
-        )
+        asked = train_questions(config)
+        prepared = prepare(config, [asked])
+        tasks = prepared.tasks[asked.key]
         journal = Journal(output, resume=resume, limits=limits)
         stack.callback(_close, journal, output)
         origin = Origin(config, tasks, output)
@@ -66,7 +56,9 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
             reporter.say(line)
         writer = stack.enter_context(TreeWriter(output, append=resume))
         engine_log = output.with_name(f"{output.name}.engine.log")
-        player = _open_player(config, config, reporter, stack, engine_log)
+        sampler = stack.enter_context(closing(open_sampler(config, engine_log, reporter.say)))
+        reporter.say(f"rollouts run on {sampler.name}")
+        player = Player(prepared.world, sampler, config)
         runner, stop = stack.enter_context(asyncio.Runner()), stack.enter_context(StopRequest())
         stack.callback(lambda: runner.run(player.world.close()))
         bar = stack.enter_context(reporter.bar("rolling out", len(tasks), done=len(done)))
@@ -127,37 +119,9 @@ class Watch:
         self._failures.check("the rollout")
 
 
-def play_greedily(config: Config, reporter: Reporter) -> Mean:
-    """Play one greedy chain a question of `data.eval`, or of `data.train` where there is none; the mean reward."""
-    data = config.data
-    source, split = (data.eval, data.eval_split) if data.eval else (data.train, data.split)
-    limit = data.eval_limit if data.eval else data.limit
-    limits = config.limits.resolved
-    tasks = load_tasks(source, split=split, limit=limit, require_answer=needs_answer(config), limits=limits)
-    with ExitStack() as stack:
-        player = _open_player(config, greedy_config(config), reporter, stack, Path(os.devnull), greedy=True)
-        runner, stop = stack.enter_context(asyncio.Runner()), stack.enter_context(StopRequest())
-        stack.callback(lambda: runner.run(player.world.close()))
-        bar = stack.enter_context(reporter.bar("playing", len(tasks)))
-        return stop.run(runner, evaluate(player, tasks, bar))
-
-
-def needs_answer(config: Config) -> bool:
-    """Whether the reward cannot do without a task's answer, so that a row without one is found before any rollout."""
-    return load_rewards(config.reward).needs_answer
-
-
 def number_tasks(tasks: list[Task]) -> Iterator[Prompt]:
     """One prompt a row, keyed and named by its place in the data."""
     return (Prompt(number, f"{number:08d}", task) for number, task in enumerate(tasks))
-
-
-def _open_player(
-    config: Config, played: Config, reporter: Reporter, stack: ExitStack, engine_log: Path, *, greedy: bool = False
-) -> Player:
-    sampler = stack.enter_context(closing(open_sampler(config, engine_log, reporter.say)))
-    reporter.say(f"rollouts run on {sampler.name}")
-    return Player(World(config, load_tokenizer(config.model.path)), sampler, played, greedy=greedy)
 
 
 def _close(journal: Journal, output: Path) -> None:

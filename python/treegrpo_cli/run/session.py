@@ -9,10 +9,7 @@ from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from treegrpo_cli.data.tasks import load_tasks
-from treegrpo_cli.errors import FileError, Stopped, UserError
-from treegrpo_cli.models.pretrained import load_tokenizer
-from treegrpo_cli.rewards import load_rewards
+from treegrpo_cli.errors import FileError, Stopped
 from treegrpo_cli.rollout.collect import collect
 from treegrpo_cli.rollout.records import tree_record
 from treegrpo_cli.rollout.tree import Player, Prompt, Tree, open_sampler
@@ -23,6 +20,7 @@ from treegrpo_cli.run.doubts import Doubts, Signs
 from treegrpo_cli.run.evaluate import evaluate, evaluation_config
 from treegrpo_cli.run.failures import FailureCount, FailureLog
 from treegrpo_cli.run.metrics import MetricsLog
+from treegrpo_cli.run.preflight import prepare, training_questions
 from treegrpo_cli.run.resuming import is_evaluated, put_aside
 from treegrpo_cli.run.samples import draw_samples, draw_table
 from treegrpo_cli.run.stopping import StopRequest
@@ -31,7 +29,6 @@ from treegrpo_cli.train.checkpoint import checkpoints, load_checkpoint, remove_o
 from treegrpo_cli.train.trainer import Trainer
 from treegrpo_cli.trees.scoring import with_scores
 from treegrpo_cli.trees.tree_file import TreeWriter
-from treegrpo_cli.types import Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,38 +51,27 @@ class Session:
             stack.enter_context(self.directory)
             for change in self.directory.changes:
                 reporter.warn(change)
-            self._load_tasks()
+            world = self._prepare()
             self.trainer = Trainer(config, reporter.say)
             self.state: dict[str, Any] = {"num_tokens": 0}
             self._saved_step = 0
             self.clock, self._failure_log = Clock(), FailureLog(reporter)
             resumed_step = self._load_newest_checkpoint() if resume else None
-            self._open(stack, resumed_step)
+            self._open(stack, world, resumed_step)
             self._closing = stack.pop_all()
 
-    def _load_tasks(self) -> None:
+    def _prepare(self) -> World:
         config = self.config
-        data, needs_answer = config.data, load_rewards(config.reward).needs_answer
-        limits = config.limits.resolved
-        self.tasks = load_tasks(
-            data.train, split=data.split, limit=data.limit, require_answer=needs_answer, limits=limits
-        )
-        self.eval_tasks: list[Task] = []
-        if config.train.eval_steps:
-            needs_answer = load_rewards(evaluation_config(config).reward).needs_answer
-            if not data.eval:
-                raise UserError("data.eval: not set; train.eval_steps needs it")
-            self.eval_tasks = load_tasks(
-                data.eval, split=data.eval_split, limit=data.eval_limit, require_answer=needs_answer, limits=limits
-            )
+        prepared = prepare(config, training_questions(config), config.report_to)
+        self.tasks, self.eval_tasks = prepared.tasks["data.train"], prepared.tasks.get("data.eval", [])
+        return prepared.world
 
-    def _open(self, stack: ExitStack, resumed_step: int | None) -> None:
+    def _open(self, stack: ExitStack, world: World, resumed_step: int | None) -> None:
         config = self.config
         sampler = open_sampler(config, self.directory.engine_log, self.reporter.say)
         self.sampler = stack.enter_context(closing(sampler))
         self.reporter.say(f"rollouts run on {self.sampler.name}")
         self.send_weights()
-        world = World(config, load_tokenizer(config.model.path))
         self.player = Player(world, self.sampler, config)
         self._doubts = Doubts(self.reporter.warn, world.environment.tools)
         self.evaluator = Player(world, self.sampler, evaluation_config(config), greedy=True)
@@ -228,20 +214,19 @@ class Session:
         if not due or is_evaluated(self.directory.path, self.step):
             return
         with self.clock.of("evaluation"), self.reporter.bar("evaluating", len(self.eval_tasks)) as bar:
-            mean = self.stop.run(self.runner, evaluate(self.evaluator, self.eval_tasks, bar))
+            evaluation = self.stop.run(self.runner, evaluate(self.evaluator, self.eval_tasks, bar))
         self.directory.claim()
-        name = self.config.reward.eval_function
-        self.log.log(
-            self.step,
-            {
-                f"eval/{name}": mean.mean,
-                f"eval/{name}_low": mean.low,
-                f"eval/{name}_high": mean.high,
-                "eval/num_questions": mean.num_values,
-                "time/evaluation": self.clock.metrics()["time/evaluation"],
-            },
-        )
-        self.reporter.result(f"step {self.step}: {name} on held-out questions {mean}")
+        self._failure_log.name(evaluation.failures)
+        means = evaluation.means()
+        metrics = {
+            "eval/num_questions": len(self.eval_tasks),
+            "time/evaluation": self.clock.metrics()["time/evaluation"],
+        }
+        for name, mean in means.items():
+            metrics |= {f"eval/{name}": mean.mean, f"eval/{name}_low": mean.low, f"eval/{name}_high": mean.high}
+        self.log.log(self.step, metrics)
+        for name, mean in means.items():
+            self.reporter.result(f"step {self.step}: {name} on held-out questions {mean}")
 
     def save(self) -> None:
         """Write a checkpoint of this step, and remove the oldest beyond `train.max_checkpoints`."""

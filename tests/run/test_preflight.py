@@ -1,0 +1,129 @@
+"""What is wrong is found before an engine starts: all of it, a line each."""
+
+import asyncio
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from treegrpo_cli.config.files import make_config
+from treegrpo_cli.errors import Problems, UserError
+from treegrpo_cli.run.generate import generate
+from treegrpo_cli.run.loop import train
+from treegrpo_cli.run.preflight import prepare, train_questions, training_questions
+from treegrpo_cli.run.progress import Reporter
+
+from tests.cli.test_cli_inspect import run
+from tests.runs import small_run
+
+UNCHECKED = """
+class Down:
+    tools = ()
+    def reset(self, task):
+        return None, [{"role": "user", "content": task.question}]
+    def step(self, state, action):
+        raise NotImplementedError
+    def check(self):
+        raise ConnectionError("nobody is there")
+"""
+
+
+def lines_of(settings: dict[str, Any], loggers: tuple[str, ...] = ()) -> list[str]:
+    config = make_config(settings)
+    with pytest.raises(Problems) as problems:
+        prepare(config, training_questions(config), loggers)
+    return list(problems.value.lines)
+
+
+def test_what_is_right_comes_back_ready_to_be_played_with(tiny_model_dir: Path, tmp_path: Path) -> None:
+    config = make_config(small_run(tmp_path, tiny_model_dir))
+    prepared = prepare(config, training_questions(config))
+    assert {key: len(tasks) for key, tasks in prepared.tasks.items()} == {"data.train": 3, "data.eval": 3}
+    assert prepared.world.dialect.stop
+    asyncio.run(prepared.world.close())
+
+
+def test_every_problem_has_a_line_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    (tmp_path / "reward.py").write_text("def needs_hop(completions, hop): ...")
+    settings = small_run(
+        tmp_path,
+        tmp_path / "nothing",
+        data={"eval": str(tmp_path / "missing.jsonl")},
+        environment={"options": {"corpus": str(tmp_path / "no-corpus.jsonl")}},
+        reward={"functions": [f"{tmp_path / 'reward.py'}:needs_hop"], "eval_function": "exact_mach"},
+    )
+    lines = lines_of(settings, ("wandb",))
+    expected = ("needs 'hop'", "'exact_mach'; did you mean", "missing.jsonl", "wandb is not installed")
+    expected += ("model.path: no such directory", "no-corpus.jsonl")
+    for text in expected:
+        assert sum(text in line for line in lines) == 1, (text, lines)
+    assert len(lines) == len(expected)
+
+
+def test_a_broken_model_folder_is_found_without_loading_weights(tiny_model_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model_dir, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"x" * 100)
+    [line] = lines_of(small_run(tmp_path, tmp_path / "model"))
+    assert line.startswith("model.path: cannot load a model from")
+
+
+def test_a_template_that_cannot_show_tools_is_found(tiny_model_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model_dir, tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    [line] = lines_of(small_run(tmp_path, tmp_path / "model", environment={"dialect": "chat"}))
+    assert line.startswith("chat template: does not show tools")
+
+
+def test_an_environment_that_says_it_cannot_work_is_heard(tiny_model_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "down.py").write_text(UNCHECKED)
+    environment = {"name": f"{tmp_path / 'down.py'}:Down", "options": {}}
+    config = make_config(small_run(tmp_path, tiny_model_dir) | {"environment": environment})
+    with pytest.raises(Problems, match="nobody is there") as problems:
+        prepare(config, [train_questions(config)])
+    assert any("down.py" in line for line in problems.value.trace)
+
+
+@pytest.mark.parametrize("start", ["train", "generate"])
+def test_nothing_starts_behind_a_problem(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    def engine(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the engine was started")
+
+    for module in ("session", "generate"):
+        monkeypatch.setattr(f"treegrpo_cli.run.{module}.open_sampler", engine)
+    config = make_config(small_run(tmp_path, tiny_model_dir, data={"train": "missing.jsonl"}))
+    quiet = Reporter(quiet=True)
+    run_it = {"train": lambda: train(config, quiet), "generate": lambda: generate(config, tmp_path / "t.jsonl", quiet)}
+    with pytest.raises(UserError, match=r"missing\.jsonl"):
+        run_it[start]()
+
+
+def settings_file(folder: Path, settings: dict[str, Any]) -> str:
+    (folder / "c.toml").write_text(tomli_w.dumps(settings))
+    return str(folder / "c.toml")
+
+
+@pytest.mark.parametrize("command", ["train", "rollout"])
+def test_a_dry_run_prints_the_settings_and_nothing_else(tiny_model_dir: Path, tmp_path: Path, command: str) -> None:
+    file = settings_file(tmp_path, small_run(tmp_path, tiny_model_dir))
+    done = run(command, file, "seed=7", "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("seed = 7\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_of_wrong_settings_is_a_line_for_each_and_exit_code_2(tiny_model_dir: Path, tmp_path: Path) -> None:
+    settings = small_run(tmp_path, tiny_model_dir, reward={"functions": ["exact_mach"]})
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text("")
+    done = run("train", settings_file(tmp_path, settings), "--data", "missing.jsonl", "--dry-run")
+    assert (done.returncode, done.stdout) == (2, "")
+    folder, reward, data = done.stderr.splitlines()
+    assert "holds another run" in folder
+    assert "exact_mach" in reward
+    assert "missing.jsonl" in data
+    assert all(line.startswith("treegrpo: ") for line in (folder, reward, data))
