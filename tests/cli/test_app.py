@@ -91,3 +91,13 @@ def test_a_warning_is_one_line_without_control_characters(capsys: pytest.Capture
 def test_a_process_says_its_name_however_it_was_started() -> None:
     done = run_process("train", "-h", capture_output=True)
     assert done.stdout.startswith("Usage: treegrpo train ")
+
+
+def test_a_file_that_ends_too_soon_is_an_error_and_no_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise EOFError("marshal data too short")
+
+    monkeypatch.setattr("treegrpo_cli.cli.commands.read_settings", broken)
+    monkeypatch.setattr(sys, "argv", ["treegrpo", "train"])
+    with pytest.raises(EOFError, match="marshal data too short"):
+        app.main()

@@ -255,7 +255,9 @@ def slow(query: str) -> str:
 def start(folder: Path, settings: dict[str, Any], *arguments: str, **popen: Any) -> subprocess.Popen[str]:
     (folder / "c.toml").write_text(tomli_w.dumps(settings))
     command = [sys.executable, "-m", "treegrpo_cli", "rollout", "c.toml", "--output", "t.jsonl", *arguments]
-    environment = {**os.environ, "PYTHONPATH": f"{Path.cwd()}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    # a full disk would leave half of a compiled module behind, and every later run would read that
+    paths = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **popen
     )

@@ -73,7 +73,9 @@ def main() -> None:
         _leave(stopped.hint or "stopped", stopped.signal_number)
     except signals.Interrupted as interrupted:
         _leave("stopped", interrupted.signal_number)
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        if isinstance(stop.__cause__, EOFError):  # typer takes that for a closed prompt, and we ask nothing
+            raise stop.__cause__ from None
         _leave("stopped", signal.SIGINT)
     except BaseException:  # a library may make what it likes of an interruption
         if not signals.first_signal():
