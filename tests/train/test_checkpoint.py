@@ -388,3 +388,10 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     assert len(checkpoints(tmp_path)) == 4
     remove_old_checkpoints(tmp_path, 2)
     assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-9", "checkpoint-10"]
+
+
+def test_a_checkpoint_keeps_the_chat_template_of_the_settings(model_dir: Path, tmp_path: Path) -> None:
+    template = "{% for m in messages %}[{{ m.content }}]{% endfor %}"
+    trainer = Trainer(make_config(model_dir, model={"chat_template": template}))
+    path = save_checkpoint(tmp_path, trainer, {})
+    assert AutoTokenizer.from_pretrained(path).chat_template == template

@@ -30,6 +30,10 @@ class ModelConfig(Section):
 
     path: str = ""
     """Directory or Hub name."""
+    chat_template: str = ""
+    """A file, or the template itself, in place of the model's own; checkpoints keep it."""
+    chat_template_timeout_s: Positive = 5.0
+    """For writing one prompt or observation by the template."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: str = "auto"
     """`auto` (cuda where there is one), or a torch device."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.models import folder
+from treegrpo_cli.models.chat_template import read_chat_template
 
 
 def read_model_config(path: str | Path) -> Any:
@@ -25,12 +26,18 @@ def read_model_config(path: str | Path) -> Any:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
 
 
-def load_tokenizer(path: str | Path) -> Any:
-    """Return the model's tokenizer. Raises UserError where there is none."""
+def load_tokenizer(path: str | Path, chat_template: str = "") -> Any:
+    """Return the model's tokenizer, with another chat template where one is given: a file or the template itself.
+
+    Raises UserError where there is none.
+    """
     from transformers import AutoTokenizer
 
     with _reading(path, "a tokenizer"):
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    if chat_template:
+        tokenizer.chat_template = read_chat_template(chat_template)
+    return tokenizer
 
 
 def load_causal_lm(path: str | Path, dtype: Any, config: Any = None) -> Any:

@@ -15,6 +15,7 @@ import orjson
 
 from treegrpo_cli.config import Config
 from treegrpo_cli.errors import UserError
+from treegrpo_cli.rollout.templates import render
 from treegrpo_cli.tags import RESERVED_TAGS, parameters_of_schema
 from treegrpo_cli.types import Action, Message, TokenIds, ToolCall
 
@@ -56,7 +57,7 @@ def make_dialect(config: Config, tokenizer: PreTrainedTokenizerBase, tools: Tool
         UserError: a chat template that is missing or cannot show tools; no room for a tool's result.
     """
     kind = InlineDialect if config.environment.dialect == "inline" else ChatDialect
-    dialect = kind(tokenizer, tools, config.rollout.max_observation_tokens)
+    dialect = kind(tokenizer, tools, config.rollout.max_observation_tokens, config.model.chat_template_timeout_s)
     dialect.stop = tuple(dict.fromkeys([*dialect.stop, *config.environment.stop]))
     return dialect
 
@@ -67,8 +68,14 @@ class InlineDialect:
     Messages of other roles (a notice of what is allowed) follow as they are.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, tools: Tools, max_observation_tokens: int) -> None:
-        self._tokenizer = tokenizer
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        tools: Tools,
+        max_observation_tokens: int,
+        template_timeout_s: float = 5.0,
+    ) -> None:
+        self._tokenizer, self._template_timeout_s = tokenizer, template_timeout_s
         self._parameters = {tool["function"]["name"]: list(parameters_of_schema(tool)) for tool in tools}
         for name in self._parameters:
             if name in RESERVED_TAGS:
@@ -83,9 +90,12 @@ class InlineDialect:
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Tokenise by the chat template, or as plain text where the model has none."""
         if self._tokenizer.chat_template:
-            return _encode(self._tokenizer, _render(self._tokenizer, messages, (), generate=True))
+            return _encode(self._tokenizer, self._render(messages))
         text = "\n\n".join(message["content"] for message in messages) + "\n"
         return list(self._tokenizer.encode(text))
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        return render(self._tokenizer, messages, (), timeout_s=self._template_timeout_s)
 
     def parse(self, text: str) -> Action:
         """Read the tag that closes first; an answer is no tool call."""
@@ -121,8 +131,15 @@ class ChatDialect:
 
     stop: tuple[str, ...] = ()
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, tools: Tools, max_observation_tokens: int) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        tools: Tools,
+        max_observation_tokens: int,
+        template_timeout_s: float = 5.0,
+    ) -> None:
         self._tokenizer, self._tools, self._max_tokens = tokenizer, tools, max_observation_tokens
+        self._template_timeout_s = template_timeout_s
         if not tokenizer.chat_template:
             raise UserError("environment.dialect: the model has no chat template; use the inline dialect")
         self._break_structure = _breaker([*_structural_tokens(tokenizer), "<tool_call>", "</tool_call>"])
@@ -130,7 +147,10 @@ class ChatDialect:
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Tokenise by the chat template, with the tools where it shows them."""
-        return _encode(self._tokenizer, _render(self._tokenizer, messages, self._tools, generate=True))
+        return _encode(self._tokenizer, self._render(messages, self._tools))
+
+    def _render(self, messages: Sequence[Message], tools: Tools = ()) -> str:
+        return render(self._tokenizer, messages, tools, timeout_s=self._template_timeout_s)
 
     def parse(self, text: str) -> Action:
         """Read `<tool_call>{json}</tool_call>` (Hermes, Qwen) or a turn that is one JSON call (Llama 3)."""
@@ -158,7 +178,7 @@ class ChatDialect:
         tokens that were sampled stay as they are.
         """
         conversation = [_message("user", "question"), _message("assistant", _STAND_IN), *messages]
-        text = _render(self._tokenizer, conversation, (), generate=True)
+        text = self._render(conversation)
         if _STAND_IN not in text:
             raise UserError("chat template: leaves out an assistant's turn that a tool message follows")
         return text.partition(_STAND_IN)[2]
@@ -166,8 +186,8 @@ class ChatDialect:
     def _check_template(self) -> None:
         """Find out before the first rollout whether the template can show tools and their results."""
         question = [_message("user", "question")]
-        plain = _render(self._tokenizer, question, (), generate=True)
-        if self._tools and plain == _render(self._tokenizer, question, self._tools, generate=True):
+        plain = self._render(question)
+        if self._tools and plain == self._render(question, self._tools):
             raise UserError("chat template: does not show tools to the model; use the inline dialect")
         role = "tool" if self._tools else "user"
         if _PROBE not in self._difference([_message(role, _PROBE)]):
@@ -216,19 +236,6 @@ def _json_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("a JSON object is expected")
     return value
-
-
-def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools, *, generate: bool) -> str:
-    import jinja2
-
-    try:
-        text = tokenizer.apply_chat_template(
-            list(messages), tools=list(tools) or None, add_generation_prompt=generate, tokenize=False
-        )
-    except (jinja2.TemplateError, TypeError) as error:
-        raise UserError(f"chat template: cannot write these messages: {error}") from error
-    assert isinstance(text, str)
-    return text
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -1,0 +1,111 @@
+"""Messages -> the text that a model's chat template writes, within limits of time, memory and length.
+
+A template is a program that came with a model. It runs in the sandbox that transformers gives it, which stops it
+from reaching outside but not from running for ever, so it runs in a thread that is told to stop.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from treegrpo_cli.errors import UserCodeError, UserError
+from treegrpo_cli.types import Message
+from treegrpo_cli.user_code import one_line, user_code_error
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MAX_TEXT_CHARS = 1 << 26
+MAX_MEMORY_BYTES = 1 << 30
+"""A template that makes the process grow by more is stopped."""
+LOOK_S = 0.05
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    tools: Sequence[dict[str, Any]],
+    *,
+    timeout_s: float,
+) -> str:
+    """Return the conversation as the template writes it, up to where the next turn starts.
+
+    Raises:
+        UserError: the template refuses these messages, does not end in time, or writes no text or too much of it.
+    """
+    write = functools.partial(
+        tokenizer.apply_chat_template,
+        list(messages),
+        tools=list(tools) or None,
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    try:
+        text = _stoppable(write, timeout_s)
+    except UserCodeError as error:
+        raise UserError(f"chat template: cannot write these messages: {_reason(error)}") from error
+    if not isinstance(text, str) or len(text) > MAX_TEXT_CHARS:
+        size = f"{len(text):,} characters" if isinstance(text, str) else f"a {type(text).__name__}"
+        raise UserError(f"chat template: writes {size} for {len(messages)} messages")
+    return text
+
+
+def _reason(error: UserCodeError) -> str:
+    import jinja2
+
+    cause = error.__cause__
+    line = f"line {cause.lineno}: " if isinstance(cause, jinja2.TemplateSyntaxError) else ""
+    return f"{line}{one_line(str(cause))}" if isinstance(cause, jinja2.TemplateError) else error.reason
+
+
+class _Stop(BaseException):
+    """Raised inside a thread that is to end."""
+
+
+def _stoppable(function: Callable[[], Any], timeout_s: float) -> Any:
+    """Call a function of Python code in a thread; stop it when its time is over or the process has grown too much."""
+    outcome: list[Any] = []
+    ended = threading.Event()
+
+    def run() -> None:
+        try:
+            outcome.append(function())
+        except BaseException as error:
+            outcome.append(user_code_error(error))
+        finally:
+            ended.set()
+
+    thread = threading.Thread(target=run, daemon=True, name="treegrpo-chat-template")
+    end, before = time.monotonic() + timeout_s, _peak_bytes()
+    thread.start()
+    reason = ""
+    while not ended.wait(min(LOOK_S, timeout_s)):
+        if time.monotonic() >= end:
+            reason = f"does not end within {timeout_s:g} s (model.chat_template_timeout_s)"
+        elif _peak_bytes() - before > MAX_MEMORY_BYTES:
+            reason = f"takes more than {MAX_MEMORY_BYTES >> 20} MiB of memory"
+        if reason:
+            _stop(thread)
+            raise UserError(f"chat template: {reason}")
+    [result] = outcome
+    if isinstance(result, UserCodeError):
+        raise result
+    return result
+
+
+def _stop(thread: threading.Thread) -> None:
+    """Raise `_Stop` in a thread before its next instruction of Python."""
+    if thread.ident is not None:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_Stop))
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
