@@ -86,13 +86,22 @@ def meta(config: Config) -> dict[str, Any]:
     """Where a tree comes from: model, sampling settings, seed, config digest and what differs from the defaults,
     time (UTC), package version.
     """
+    if not (_newest and _newest[0][0] is config):
+        _newest[:] = [(config, _meta_of(config))]
+    return _newest[0][1] | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+_newest: list[tuple[Config, dict[str, Any]]] = []
+"""The last config, and what all its trees say of it: to work that out takes longer than a tree's own fields."""
+
+
+def _meta_of(config: Config) -> dict[str, Any]:
     return {
         "model": config.model.path,
         "sampling": config.rollout.model_dump(mode="json"),
         "seed": config.seed,
         "config_digest": config_digest(config),
         "settings": relevant_settings(config),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": version("treegrpo"),
     }
 
