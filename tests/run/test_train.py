@@ -1,6 +1,7 @@
 """Training runs: what they leave behind, exact resume, and what stops them."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from treegrpo_cli import read_trees, score
 from treegrpo_cli.config.files import dump_config, load_config, make_config
 from treegrpo_cli.data.lock import output_lock
 from treegrpo_cli.errors import FileError, Stopped, UserError
+from treegrpo_cli.run import session as session_module
 from treegrpo_cli.run.loop import draw_prompts, train
 from treegrpo_cli.run.progress import Reporter
 from treegrpo_cli.run.session import Session
 from treegrpo_cli.train.checkpoint import checkpoints
 from treegrpo_cli.train.trainer import Trainer
+from treegrpo_cli.trees.tree_file import TreeWriter
 from treegrpo_cli.types import Task
 
 from tests.reference_metrics import reference_metrics
@@ -263,6 +266,82 @@ def test_a_signal_leaves_a_checkpoint_and_resume_goes_on_from_it(
     run(settings, resume=True)
     assert metrics_of(settings) == metrics_of(whole)
     assert weights_of(settings) == weights_of(whole)
+
+
+def test_an_evaluation_that_was_stopped_is_logged_once(
+    whole: dict[str, Any], tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small_run(tmp_path, tiny_model_dir)
+    evaluate = session_module.evaluate
+
+    def interrupted(*arguments: Any) -> Any:
+        if steps_of(settings) == [0, 1, 2]:
+            os.kill(os.getpid(), signal.SIGINT)
+        return evaluate(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session_module, "evaluate", interrupted)
+        with pytest.raises(Stopped, match="after step 2"):
+            run(settings)
+    assert steps_of(settings) == [0, 1, 2]
+    with monkeypatch.context() as patch:
+        kill_behind_step(patch, 3)  # the checkpoint of step 2 was saved before its evaluation, which is logged now
+        with pytest.raises(RuntimeError, match="the machine is gone"):
+            run(settings, resume=True)
+    run(settings, resume=True)
+    assert metrics_of(settings) == metrics_of(whole)
+
+
+def steps_of(settings: dict[str, Any]) -> list[int]:
+    metrics = Path(settings["output_dir"]) / "metrics.jsonl"
+    return [line["step"] for line in metrics_of(settings)] if metrics.exists() else []
+
+
+def test_a_stop_before_the_first_step_says_how_to_start_again(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for eval_steps, command in ((0, "the same command starts"), (2, "the same command with --resume starts")):
+        train_settings = {"num_steps": 1, "save_steps": 0, "eval_steps": eval_steps}
+        settings = small_run(tmp_path, tiny_model_dir, train=train_settings)
+        with monkeypatch.context() as patch:
+            patch.setattr(Session, "grow", lambda self, _: os.kill(os.getpid(), signal.SIGINT) or self.stop.check())
+            with pytest.raises(Stopped, match=f"stopped before the first step was whole; {command}"):
+                run(settings)
+        run(settings, resume="--resume" in command)
+        shutil.rmtree(settings["output_dir"])
+
+
+def test_trees_that_the_disk_does_not_take_end_the_run_behind_metrics_and_a_checkpoint(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small_run(tmp_path, tiny_model_dir, train={"save_steps": 0, "eval_steps": 0})
+    write_group = TreeWriter.write_group
+
+    def full(self: TreeWriter, group: Any) -> None:
+        if "step-00002" in str(self.path):
+            raise FileError(self.path, "No space left on device")
+        write_group(self, group)
+
+    monkeypatch.setattr(TreeWriter, "write_group", full)
+    with pytest.raises(FileError, match=r"step-00002.*No space left"):
+        run(settings)
+    assert steps_of(settings) == [1, 2]
+    assert [path.name for path in checkpoints(settings["output_dir"])] == ["checkpoint-2"]
+
+
+def test_rows_that_changed_since_the_checkpoint_are_named(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = small_run(tmp_path, tiny_model_dir, train={"num_steps": 1, "eval_steps": 0})
+    run(settings)
+    settings["train"]["num_steps"] = 2
+    run(settings, resume=True)
+    assert "are others than up to here" not in capsys.readouterr().err
+    rows = Path(settings["data"]["train"])
+    rows.write_text(rows.read_text().replace("France", "Gaul"))
+    settings["train"]["num_steps"] = 3
+    run(settings, resume=True)
+    assert "the rows of data.train" in capsys.readouterr().err
 
 
 def test_an_output_directory_that_holds_a_run_is_refused_and_untouched(whole: dict[str, Any]) -> None:

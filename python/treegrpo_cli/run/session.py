@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack, aclosing, closing
 from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from treegrpo_cli.errors import FileError, Stopped
+from treegrpo_cli.data.tasks import row_digest
+from treegrpo_cli.errors import Stopped
 from treegrpo_cli.rollout.collect import collect
 from treegrpo_cli.rollout.records import tree_record
 from treegrpo_cli.rollout.tree import Player, Prompt, Tree, open_sampler
@@ -53,7 +55,7 @@ class Session:
                 reporter.warn(change)
             world = self._prepare()
             self.trainer = Trainer(config, reporter.say)
-            self.state: dict[str, Any] = {"num_tokens": 0}
+            self.state: dict[str, Any] = {"num_tokens": 0, "rows": self._digest_of_rows()}
             self._saved_step = 0
             self.clock, self._failure_log = Clock(), FailureLog(reporter)
             resumed_step = self._load_newest_checkpoint() if resume else None
@@ -65,6 +67,11 @@ class Session:
         prepared = prepare(config, training_questions(config), config.report_to)
         self.tasks, self.eval_tasks = prepared.tasks["data.train"], prepared.tasks.get("data.eval", [])
         return prepared.world
+
+    def _digest_of_rows(self) -> str:
+        """What differs where a row that is trained on does."""
+        rows = "".join(row_digest(task.columns) for task in self.tasks)
+        return hashlib.sha256(rows.encode()).hexdigest()[:16]
 
     def _open(self, stack: ExitStack, world: World, resumed_step: int | None) -> None:
         config = self.config
@@ -105,21 +112,20 @@ class Session:
         try:
             if self.step > self._saved_step and self.trainer.is_whole:
                 self.save()
-        except FileError as failed:
+        except Exception as failed:  # a full disk, a device that is gone: the error that ended the run goes before it
             if isinstance(error, Stopped):
                 raise
-            self.reporter.warn(f"step {self.step} is not saved: {failed}")
+            self.reporter.warn(f"step {self.step} is not saved: {' '.join(str(failed).split())}")
         if isinstance(error, Stopped):
             error.hint = self._how_to_go_on()
         elif self.directory.is_claimed:
             self.reporter.warn(self._how_to_go_on())
 
     def _how_to_go_on(self) -> str:
-        if not self.directory.is_claimed:
-            return "stopped before the first step was whole; the same command starts again"
-        if not self._saved_step:
-            return "stopped before the first step was whole; the same command with --resume starts again"
-        return f"stopped after step {self._saved_step}; the same command with --resume goes on from there"
+        if self._saved_step:
+            return f"stopped after step {self._saved_step}; the same command with --resume goes on from there"
+        again = "the same command with --resume" if self.directory.is_claimed else "the same command"
+        return f"stopped before the first step was whole; {again} starts again"
 
     def grow(self, prompts: Sequence[Prompt]) -> list[Tree]:
         """Grow the trees of a step, in the order of `prompts`, whichever was finished first.
@@ -243,6 +249,10 @@ class Session:
             return -1
         self.state = load_checkpoint(found[-1], self.trainer)
         self._saved_step = self.step
+        rows = self._digest_of_rows()
+        if self.state.setdefault("rows", rows) != rows:
+            self.state["rows"] = rows
+            self.reporter.warn(f"the rows of data.train, {self.config.data.train}, are others than up to here")
         self.reporter.say(f"resuming after step {self.step}")
         return self.step
 
