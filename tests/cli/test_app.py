@@ -17,7 +17,7 @@ from tests.cli.test_cli_inspect import HEAVY, run, run_process
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("command", [[], ["rollout"], ["train"], ["inspect-tree"]])
+@pytest.mark.parametrize("command", [[], ["rollout"], ["train"], ["eval"], ["inspect-tree"]])
 def test_h_is_help(command: list[str]) -> None:
     short, long = run(*command, "-h"), run(*command, "--help")
     assert short.returncode == long.returncode == 0

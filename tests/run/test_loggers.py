@@ -11,7 +11,7 @@ from treegrpo_cli.run.loggers import ENVIRONMENT, check_logger, make_logger
 from treegrpo_cli.run.samples import Sample
 
 SAMPLES = [
-    Sample("What?", "<answer>Lima</answer>", 1.0, {"exact_match": 1.0}),
+    Sample("What?", "<answer>Lima</answer>", 1.0, {"exact_match": 1.0}, 0.5),
     Sample("Who | why?", "two\nlines", None, {"exact_match": None}),
 ]
 
@@ -111,8 +111,8 @@ def test_environment_variables_of_trackio_are_handed_on(
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
 def test_completions_go_to_run_loggers_as_a_table(calls: Calls, tmp_path: Path, name: str) -> None:
     make_logger(name, tmp_path, {}).log_samples(2, SAMPLES)
-    columns = ["prompt", "completion", "exact_match"]
-    rows = [["What?", "<answer>Lima</answer>", 1.0], ["Who | why?", "two\nlines", None]]
+    columns = ["prompt", "completion", "exact_match", "advantage"]
+    rows = [["What?", "<answer>Lima</answer>", 1.0, 0.5], ["Who | why?", "two\nlines", None, None]]
     assert calls[-1] == ("log", {"completions": (columns, rows)}, 2)
 
 
@@ -174,8 +174,8 @@ def test_tensorboard_shows_completions_as_text(tmp_path: Path) -> None:
     text = event.tensor_proto.string_val[0].decode()
     assert event.step == 3
     assert text.splitlines() == [
-        "| prompt | completion | exact_match |",
-        "| --- | --- | --- |",
-        "| What? | <answer>Lima</answer> | 1.0 |",
-        "| Who \\| why? | two<br>lines | None |",
+        "| prompt | completion | exact_match | advantage |",
+        "| --- | --- | --- | --- |",
+        "| What? | <answer>Lima</answer> | 1.0 | 0.5 |",
+        "| Who \\| why? | two<br>lines | None | None |",
     ]

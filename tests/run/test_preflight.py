@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from treegrpo_cli.run.generate import generate
 from treegrpo_cli.run.loop import train
 from treegrpo_cli.run.preflight import prepare, train_questions, training_questions
 from treegrpo_cli.run.progress import Reporter
+from treegrpo_cli.samplers.vllm import start_engine
 
 from tests.cli.test_cli_inspect import run
 from tests.runs import small_run
@@ -105,6 +107,33 @@ def test_nothing_starts_behind_a_problem(
 def settings_file(folder: Path, settings: dict[str, Any]) -> str:
     (folder / "c.toml").write_text(tomli_w.dumps(settings))
     return str(folder / "c.toml")
+
+
+def test_a_dry_run_names_an_output_that_is_taken(tiny_model_dir: Path, tmp_path: Path) -> None:
+    file = settings_file(tmp_path, small_run(tmp_path, tiny_model_dir))
+    (tmp_path / "taken.jsonl").write_text("precious")
+    for command in (["rollout", file], ["eval", file]):
+        done = run(*command, "--output", tmp_path / "taken.jsonl", "--dry-run")
+        assert done.returncode == 2
+        assert "taken.jsonl: exists; " in done.stderr
+    assert (tmp_path / "taken.jsonl").read_text() == "precious"
+
+
+def test_an_engine_that_does_not_start_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Any) -> Any:
+        raise ValueError("No memory\nfor the cache blocks")
+
+    package, engine = ModuleType("vllm"), ModuleType("vllm.v1.engine.llm_engine")
+    monkeypatch.setattr(package, "EngineArgs", dict, raising=False)
+    monkeypatch.setattr(engine, "LLMEngine", SimpleNamespace(from_engine_args=fail), raising=False)
+    for module in (package, ModuleType("vllm.v1"), ModuleType("vllm.v1.engine"), engine):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    log = tmp_path / "engine.log"
+    with pytest.raises(UserError) as error:
+        start_engine(log, "cpu", model="m")
+    assert str(error.value) == f"vLLM does not start: ValueError: No memory for the cache blocks; its log is {log}"
+    with pytest.raises(UserError, match=r"cache blocks$"):
+        start_engine(None, "cpu", model="m")
 
 
 @pytest.mark.parametrize("command", ["train", "rollout"])

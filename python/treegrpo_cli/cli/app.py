@@ -288,7 +288,7 @@ def rollout(
     config = read_settings(settings or [], model=model, data=data, reward=reward)
     asks_train_data = data is not None or names_train_data(settings or [])
     if dry_run:
-        check_rollout(config, greedy=greedy, asks_train_data=asks_train_data)
+        check_rollout(config, None if greedy else output, resume=resume, asks_train_data=asks_train_data)
         _print_settings(config)
     elif greedy:
         run_greedy(config, asks_train_data=asks_train_data, quiet=quiet)
@@ -334,7 +334,7 @@ def evaluate(
     if greedy and (n > 1 or temperature is not None):
         raise UserError("--greedy takes one sample a question, and no --temperature")
     if dry_run:
-        check_evaluation(config)
+        check_evaluation(config, output)
         _print_settings(config)
     else:
         sampling = Sampling(n, greedy=n == 1 and temperature is None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
@@ -116,12 +117,16 @@ def run_greedy(config: Config, *, asks_train_data: bool, quiet: bool) -> None:
     reporter.result(f"{' + '.join(config.reward.functions)}: {evaluation.reward()}")
 
 
-def check_rollout(config: Config, *, greedy: bool, asks_train_data: bool) -> None:
-    """Find what is wrong before an engine starts. Raises Problems."""
+def check_rollout(config: Config, output: Path | None, *, resume: bool, asks_train_data: bool) -> None:
+    """Find what is wrong before an engine starts; without `output` it is to play greedily. Raises Problems."""
     prepare_libraries()
+    from treegrpo_cli.run.generate import check_free
     from treegrpo_cli.run.preflight import check, train_questions
 
-    check(config, [_greedy_questions(config, asks_train_data) if greedy else train_questions(config)])
+    if output is None:
+        check(config, [_greedy_questions(config, asks_train_data)])
+    else:
+        check(config, [train_questions(config)], checks=[partial(check_free, output, resume=resume)])
 
 
 def check_train(config: Config, *, resume: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -80,12 +81,13 @@ def _read_run(run: Path, overrides: list[str], step: int | None) -> Config:
     return load_config(run / "config.toml", [f"model.path={quoted(str(checkpoint))}", *overrides])
 
 
-def check_evaluation(config: Config) -> None:
+def check_evaluation(config: Config, output: Path | None) -> None:
     """Find what is wrong before an engine starts. Raises Problems."""
     prepare_libraries()
+    from treegrpo_cli.run.evaluate import check_free
     from treegrpo_cli.run.preflight import check
 
-    check(config, [_questions(config)])
+    check(config, [_questions(config)], checks=[partial(check_free, output)])
 
 
 def run_evaluation(

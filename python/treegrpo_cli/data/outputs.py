@@ -30,3 +30,10 @@ def check_output(path: Path) -> None:
             raise FileError(path, "is not a regular file")
     except OSError as error:
         raise FileError(path, error.strerror or str(error)) from None
+
+
+def check_new(path: Path, remedy: str) -> None:
+    """Raise FileError, which names the remedy, where there is such a file, or cannot be one."""
+    check_output(path)
+    if path.exists():
+        raise FileError(path, f"exists; {remedy}")

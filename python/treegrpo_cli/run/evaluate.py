@@ -6,12 +6,13 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, aclosing, closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treegrpo_cli.config import Config
 from treegrpo_cli.data.lock import output_lock
-from treegrpo_cli.errors import FileError
+from treegrpo_cli.data.outputs import check_new
 from treegrpo_cli.rollout.collect import Grown, collect
 from treegrpo_cli.rollout.records import tree_record
 from treegrpo_cli.rollout.tree import Player, Prompt, open_sampler
@@ -39,6 +40,12 @@ def evaluation_config(config: Config) -> Config:
 
 def ignore(grown: Grown) -> None:
     """Do nothing with a question's chains: the default of `evaluate`."""
+
+
+def check_free(output: Path | None) -> None:
+    """Raise FileError where rollouts are asked for under a name that is taken, or is none."""
+    if output is not None:
+        check_new(output, "give another --output")
 
 
 async def evaluate(
@@ -69,11 +76,9 @@ def evaluate_policy(
 ) -> Evaluation:
     """Start an engine with `model.path`, ask it the questions, and write its rollouts to `output`, a tree file.
 
-    Raises Problems for what is found before the engine starts; FileError where `output` exists.
+    Raises Problems for what is found before the engine starts.
     """
-    if output is not None and output.exists():
-        raise FileError(output, "exists; give another --output")
-    prepared = prepare(config, [questions])
+    prepared = prepare(config, [questions], checks=[partial(check_free, output)])
     tasks = prepared.tasks[questions.key]
     with ExitStack() as stack:
         if output is not None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treegrpo_cli.data.lock import output_lock
-from treegrpo_cli.data.outputs import check_output
-from treegrpo_cli.errors import FileError, Stopped
+from treegrpo_cli.data.outputs import check_new, check_output
+from treegrpo_cli.errors import Stopped
 from treegrpo_cli.rollout.collect import collect
 from treegrpo_cli.rollout.journal import Journal
 from treegrpo_cli.rollout.records import tree_record
@@ -42,8 +42,7 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
     stats = RolloutStats()
     with ExitStack() as stack:
         stack.enter_context(output_lock(output))
-        if output.exists() and not resume:
-            raise FileError(output, "exists; --resume goes on with it, or give another --output")
+        check_free(output, resume=resume)
         limits = config.limits.resolved
         asked = train_questions(config)
         prepared = prepare(config, [asked])
@@ -94,6 +93,14 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
             stopped.hint = f"stopped; the same command with --resume goes on with {output}"
             raise
     return stats
+
+
+def check_free(output: Path, *, resume: bool) -> None:
+    """Raise FileError where `output` cannot be written, or exists and is not to be resumed."""
+    if resume:
+        check_output(output)
+    else:
+        check_new(output, "--resume goes on with it, or give another --output")
 
 
 class Watch:

@@ -13,6 +13,9 @@ from rich.text import Text
 from treegrpo_cli._core import derive_seed
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from treegrpo_cli.rollout.tree import Tree
 
 MAX_SHOWN = 2000
@@ -21,31 +24,50 @@ MAX_SHOWN = 2000
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A root-to-leaf path: its texts, what each reward function gave, and their weighted sum (None: unscored)."""
+    """A root-to-leaf path: its texts, the weighted sum of its rewards and what each function gave (None: unscored).
+
+    `advantage` is the leaf's own; turns above it have theirs.
+    """
 
     prompt: str
     completion: str
     reward: float | None
     rewards: Mapping[str, float | None] = field(default_factory=dict)
+    advantage: float | None = None
 
 
-def draw_samples(trees: Sequence[Tree], count: int, key: Sequence[int]) -> list[Sample]:
-    """Return `count` kept leaves of `trees`, or all where there are fewer, drawn by `key` whoever was grown first."""
-    leaves = [(tree, leaf) for tree in trees for leaf in tree.rewards]
+def draw_samples(
+    trees: Sequence[Tree], count: int, key: Sequence[int], advantages: NDArray[np.float64]
+) -> list[Sample]:
+    """Return `count` kept leaves of `trees`, or all where there are fewer, drawn by `key` whoever was grown first.
+
+    `advantages` has one a node of the forest that `join` makes of the trees: tree by tree, in the order of keys.
+    """
+    if not count:
+        return []
+    leaves, first = [], 0
+    for tree in trees:
+        place = {node: first + index for index, node in enumerate(tree.in_key_order())}
+        leaves += [(tree, leaf, float(advantages[place[leaf]])) for leaf in tree.rewards]
+        first += len(place)
     drawn = random.Random(derive_seed(key)).sample(range(len(leaves)), min(count, len(leaves)))  # noqa: S311
     return [_sample(*leaves[position]) for position in sorted(drawn)]
 
 
-def _sample(tree: Tree, leaf: int) -> Sample:
+def _sample(tree: Tree, leaf: int, advantage: float) -> Sample:
     rollout, worth = tree.rollout(leaf), tree.rewards[leaf]
-    return Sample(rollout.prompt, rollout.completion, worth.reward, worth.by_function)
+    known = None if worth.reward is None else advantage
+    return Sample(rollout.prompt, rollout.completion, worth.reward, worth.by_function, known)
 
 
 def table_of(samples: Sequence[Sample]) -> tuple[list[str], list[list[Any]]]:
-    """Return columns and rows: prompt, completion, the functions' rewards, and their sum where there are several."""
+    """Return columns and rows: prompt, completion, the functions' rewards, their sum beside several, the advantage."""
     names = list(samples[0].rewards) if samples else []
-    columns = ["prompt", "completion", *names, *(["reward"] if len(names) != 1 else [])]
-    rows = [[s.prompt, s.completion, *s.rewards.values(), *([s.reward] if len(names) != 1 else [])] for s in samples]
+    summed = len(names) != 1
+    columns = ["prompt", "completion", *names, *(["reward"] if summed else []), "advantage"]
+    rows = [
+        [s.prompt, s.completion, *s.rewards.values(), *([s.reward] if summed else []), s.advantage] for s in samples
+    ]
     return columns, rows
 
 

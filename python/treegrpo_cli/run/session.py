@@ -170,7 +170,7 @@ class Session:
         train = self.config.train
         metrics |= self._run_metrics(trees, metrics)
         self.log.log(self.step, metrics)
-        self._log_completions(trees)
+        self._log_completions(trees, scores)
         if train.save_trees:
             self._write_trees(trees, scores)
         self._bar.advance(note=f"reward {metrics['reward']:.3f}")
@@ -206,9 +206,9 @@ class Session:
             for _, group in groupby(records, key=lambda record: record.prompt_id):
                 writer.write_group(list(group))
 
-    def _log_completions(self, trees: Sequence[Tree]) -> None:
-        count = self.config.train.log_completions
-        samples = draw_samples(trees, count, [self.config.seed, self.step])
+    def _log_completions(self, trees: Sequence[Tree], scores: Scores) -> None:
+        key = [self.config.seed, self.step]
+        samples = draw_samples(trees, self.config.train.log_completions, key, scores.advantage)
         if samples:
             self.reporter.show(draw_table(samples, self.step))
             self.log.log_samples(self.step, samples)
