@@ -10,20 +10,23 @@ import contextlib
 import math
 import os
 import random
-import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+from treegrpo_cli.config import Config
 from treegrpo_cli.config.files import make_config
 from treegrpo_cli.rollout.collect import collect
 from treegrpo_cli.rollout.records import tree_record
 from treegrpo_cli.rollout.timings import Timings
-from treegrpo_cli.rollout.tree import Player, Prompt, open_sampler
+from treegrpo_cli.rollout.tree import Player, Prompt, Tree, open_sampler
 from treegrpo_cli.rollout.world import World
 from treegrpo_cli.types import Action, Message, StepResult, Task
 
@@ -81,24 +84,68 @@ def config_for(model: Path, median_s: float, options: argparse.Namespace) -> Any
     )
 
 
-def grow(runner: asyncio.Runner, player: Player, num_prompts: int) -> tuple[float, Timings, list[Any]]:
-    """Grow all trees; return seconds, timings and the trees' nodes."""
+@dataclass(frozen=True)
+class Run:
+    """One rollout: seconds on the clock and of this process, what the player counted, and the trees' tokens."""
 
-    async def work() -> list[Any]:
+    wall_s: float
+    cpu_s: float
+    timings: Timings
+    trees: list[Any]
+
+
+def grow(runner: asyncio.Runner, player: Player, num_prompts: int) -> Run:
+    """Grow all trees."""
+
+    async def work() -> dict[str, list[Tree]]:
         prompts = (Prompt(n, f"p{n:03d}", Task(f"What is number {n}?")) for n in range(num_prompts))
-        nodes = {}
         async with aclosing(collect(player, prompts, player.config.rollout.num_trees)) as groups:
-            async for grown in groups:
-                assert not grown.failures, grown.failures
-                nodes[grown.prompt.prompt_id] = [
-                    [node["token_ids"] for node in tree_record(tree).nodes] for tree in grown.trees
-                ]
-        return [nodes[key] for key in sorted(nodes)]
+            return {grown.prompt.prompt_id: grown.trees async for grown in groups}
 
+    getattr(player.sampler, "reset_prefix_cache", lambda: None)()
     player.take_timings()
-    start = time.perf_counter()
-    nodes = runner.run(work())
-    return time.perf_counter() - start, player.take_timings(), nodes
+    start, cpu_start = time.perf_counter(), time.process_time()
+    groups = runner.run(work())
+    wall_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu_start
+    trees = [tree_record(tree).nodes for _, group in sorted(groups.items()) for tree in group]
+    tokens = [[node["token_ids"] for node in nodes] for nodes in trees]
+    return Run(wall_s, cpu_s, player.take_timings(), tokens)
+
+
+def with_schedule(config: Config, schedule: str) -> Config:
+    return config.model_copy(update={"rollout": config.rollout.model_copy(update={"schedule": schedule})})
+
+
+def compare(runner: asyncio.Runner, sampler: Any, config: Config, options: Any, stop: tuple[str, ...]) -> list[str]:
+    """Return the cells of both schedules' rows."""
+    world = World(config, sampler.tokenizer)
+    world.dialect.stop = stop
+    runs: dict[str, list[Run]] = {schedule: [] for schedule in SCHEDULES}
+    for repeat in range(options.repeats + 1):
+        for schedule in SCHEDULES[:: 1 if repeat % 2 else -1]:
+            runs[schedule].append(
+                grow(runner, Player(world, sampler, with_schedule(config, schedule)), options.prompts)
+            )
+        assert runs["free"][-1].trees == runs["lock-step"][-1].trees, "the schedules grew different trees"
+    measured = {schedule: of[1:] for schedule, of in runs.items()}
+
+    def ratio(value: Callable[[Run], float]) -> str:
+        free, lock_step = (median(map(value, measured[schedule])) for schedule in SCHEDULES)
+        return f"{lock_step / free:.2f}"
+
+    rows = []
+    for schedule, of in measured.items():
+        cells = [
+            f"{median(run.wall_s for run in of):.2f}",
+            f"{median(run.cpu_s for run in of):.2f}",
+            f"{median(run.timings.engine_s for run in of):.2f}",
+            f"{median(run.timings.num_engine_steps for run in of):.0f}",
+            f"{of[0].timings.generated_tokens}",
+            ratio(lambda run: run.wall_s) if schedule == "free" else "",
+            ratio(lambda run: run.cpu_s) if schedule == "free" else "",
+        ]
+        rows.append(f"{schedule} | {' | '.join(cells)}")
+    return rows
 
 
 def main() -> None:
@@ -106,43 +153,23 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--prompts", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--turn-tokens", type=int, default=48)
-    parser.add_argument("--stop", nargs="*", default=["e"])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--turn-tokens", type=int, default=32)
     parser.add_argument("--tools", nargs="*", default=list(MEDIANS_S))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
             model = make_tiny_model(folder)
         sampler = open_sampler(config_for(model, 0.0, options), Path(folder) / "engine.log", print)
-        shape = f"2 trees each (N 2, L 2, up to 4 turns of {options.turn_tokens} tokens)"
-        print(f"{sampler.name}, {options.prompts} prompts, {shape}")
-        print("| tools | schedule | wall (s) | engine (s) | steps | ms a step | tokens | free over lock-step |")
-        print("|---|---|---|---|---|---|---|---|")
+        print(f"{sampler.name}, {options.prompts} prompts, 2 trees each (N 2, L 2, up to 4 turns)\n")
+        print(
+            "| tools | turns | schedule | wall (s) | CPU (s) | engine (s) | steps | tokens | wall ratio | CPU ratio |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|---|")
         for name in options.tools:
-            world = World(config_for(model, MEDIANS_S[name], options), sampler.tokenizer)
-            world.dialect.stop = tuple(options.stop)  # turns of many lengths
-            seen: dict[str, list[tuple[float, Timings]]] = {schedule: [] for schedule in SCHEDULES}
-            grown: dict[str, list[Any]] = {}
-            for repeat in range(options.repeats + 1):
-                for schedule in SCHEDULES if repeat % 2 else SCHEDULES[::-1]:
-                    config = config_for(model, MEDIANS_S[name], options)
-                    config = config.model_copy(
-                        update={"rollout": config.rollout.model_copy(update={"schedule": schedule})}
-                    )
-                    wall_s, timings, grown[schedule] = grow(runner, Player(world, sampler, config), options.prompts)
-                    seen[schedule] += [(wall_s, timings)] if repeat else []
-                assert grown["free"] == grown["lock-step"], "the schedules grew different trees"
-            walls = {schedule: statistics.median(wall_s for wall_s, _ in runs) for schedule, runs in seen.items()}
-            for schedule, runs in seen.items():
-                engine_s = statistics.median(timings.engine_s for _, timings in runs)
-                steps = statistics.median(timings.num_engine_steps for _, timings in runs)
-                ratio = f"{walls['lock-step'] / walls['free']:.2f}" if schedule == "free" else ""
-                print(
-                    f"| {name} | {schedule} | {walls[schedule]:.2f} | {engine_s:.2f} | {steps:.0f} | "
-                    f"{1000 * engine_s / steps:.2f} | {runs[0][1].generated_tokens} | {ratio} |",
-                    flush=True,
-                )
+            for turns, stop in ((f"1 to {options.turn_tokens} tokens", ("e",)), (f"all of {options.turn_tokens}", ())):
+                for row in compare(runner, sampler, config_for(model, MEDIANS_S[name], options), options, stop):
+                    print(f"| {name} | {turns} | {row} |", flush=True)
         sampler.close()
 
 
