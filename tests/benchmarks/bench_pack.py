@@ -10,10 +10,11 @@ the layout's and all micro-batches' columns hold says what memory alone would ta
 import argparse
 import platform
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from bench_core import time_in_turns
-from treegrpo_cli._core import NO_PARENT, Forest, Layout
+from treegrpo_cli._core import NO_PARENT, ChainRows, Forest, Layout
 from treegrpo_cli.types import NodeStatus
 
 Trie = dict[int, "Trie"]
@@ -84,6 +85,18 @@ def plain_python(forest: Forest) -> dict[str, list[int]]:
     return layout
 
 
+def chains_of(rows: ChainRows) -> dict[str, Any]:
+    """The rows of a forest as somebody else would bring them."""
+    return {
+        "row_start": rows.row_start,
+        "token_ids": rows.input_ids,
+        "sampled": rows.loss_mask,
+        "logprobs": rows.logprobs,
+        "prompt": rows.group,
+        "reward": rows.reward,
+    }
+
+
 def num_bytes(layout: Layout, max_tokens: int) -> int:
     """What the columns over tokens and targets hold."""
     micro_batches = layout.micro_batches(max_tokens)
@@ -105,6 +118,7 @@ def main() -> None:
     for name, column in plain_python(forest).items():
         np.testing.assert_array_equal(getattr(layout, name), column)
 
+    order, chains = np.arange(forest.num_nodes, dtype=np.uint32), chains_of(forest.chain_rows(scores))
     source = np.ones(num_bytes(layout, arguments.max_tokens), dtype=np.uint8)
     written = np.empty_like(source)
     methods: dict[str, Callable[[], object]] = {
@@ -114,6 +128,9 @@ def main() -> None:
         "rows (shared=False): pack, micro_batches": lambda: forest.pack(scores, shared=False).micro_batches(
             arguments.max_tokens
         ),
+        "Forest.concat, nodes in an order": lambda: Forest.concat([forest], [order]),
+        "Forest.leaf_columns": forest.leaf_columns,
+        "Forest.from_chains of its rows": lambda: Forest.from_chains(**chains),
         "plain Python: four columns, no targets": lambda: plain_python(forest),
         "copy of the same bytes": lambda: np.copyto(written, source),
     }
