@@ -89,6 +89,14 @@ def test_a_folder_without_whole_safetensors_is_refused_before_an_engine_reads_it
         check_weights(tmp_path)
 
 
+def test_a_tokenizer_that_cannot_be_used_is_named(tiny_model_dir: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+    for limit in ("many", {}):
+        edit(path / "tokenizer_config.json", model_max_length=limit)
+        with pytest.raises(UserError, match=r"model\.path: cannot load a tokenizer from"):
+            load_tokenizer(path)
+
+
 @pytest.fixture
 def copied(tiny_model_dir: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_model_dir, tmp_path / "copied"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+import torch
 from safetensors.torch import load_file
 from treegrpo_cli import read_trees, score
 from treegrpo_cli.config.files import dump_config, load_config, make_config
@@ -176,6 +177,31 @@ def test_a_killed_run_resumes_to_the_same_metrics_and_weights(
     aside = Path(settings["output_dir"]) / "old-1"
     assert [orjson.loads(line)["step"] for line in (aside / "metrics.jsonl").read_bytes().splitlines()] == [3]
     assert [path.name for path in (aside / "trees").iterdir()] == ["step-00003.jsonl.zst"]
+
+
+def test_a_killed_run_of_adapters_with_dropout_resumes_exactly_whatever_its_engine_seeds(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_parts = Session._open
+
+    def seeding(self: Session, *arguments: Any) -> None:
+        torch.manual_seed(123)  # as vLLM's engine does when it starts
+        open_parts(self, *arguments)
+
+    monkeypatch.setattr(Session, "_open", seeding)
+    runs = []
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+        runs.append(small_run(tmp_path / name, tiny_model_dir))
+        runs[-1]["model"] |= {"lora_rank": 4, "lora_dropout": 0.3}
+    run(runs[0])
+    with monkeypatch.context() as patch:
+        kill_behind_step(patch, 3)
+        with pytest.raises(RuntimeError, match="the machine is gone"):
+            run(runs[1])
+    run(runs[1], resume=True)
+    assert metrics_of(runs[1]) == metrics_of(runs[0])
+    assert weights_of(runs[1]) == weights_of(runs[0])
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_over_says_so_and_keeps_what_it_wrote(

@@ -35,6 +35,7 @@ def load_tokenizer(path: str | Path, chat_template: str = "") -> Any:
 
     with _reading(path, "a tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer.decode(tokenizer.encode("What is asked?"))  # its settings are read when it is used
     if chat_template:
         tokenizer.chat_template = read_chat_template(chat_template)
     return tokenizer
