@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -34,7 +35,7 @@ class Flags(TypedDict, total=False):
 
 def read_settings(settings: Sequence[str], **flags: Unpack[Flags]) -> Config:
     """Read `[CONFIG] [KEY=VALUE]...` and the flags that stand for keys; a flag wins over the rest."""
-    if settings and Path(settings[0]).is_dir():
+    if settings and os.path.isdir(settings[0]):
         raise UserError(f"{settings[0]}: a folder; --resume goes on with the run in it")
     return load_config(*_file_and_overrides(settings, **flags))
 
@@ -44,7 +45,7 @@ def read_resumed_settings(settings: Sequence[str], **flags: Unpack[Flags]) -> tu
 
     Without CONFIG they are the run's own, from the folder RUN; without RUN the folder is that of the settings.
     """
-    folders = [text for text in settings if Path(text).is_dir()]
+    folders = [text for text in settings if os.path.isdir(text)]
     file, overrides = _file_and_overrides([text for text in settings if text not in folders[:1]], **flags)
     if folders:
         if any(override.startswith("output_dir=") for override in overrides):
@@ -73,7 +74,8 @@ def _file_and_overrides(
     report_to: Sequence[str] | None = None,
     log_completions: bool = False,
 ) -> tuple[Path | None, list[str]]:
-    file = Path(settings[0]) if settings and "=" not in settings[0] else None
+    named = settings[0] if settings else "="
+    file = Path(named) if "=" not in named or os.path.isfile(named) else None
     overrides = list(settings[1:] if file else settings)
     for key, value in (("model.path", model), ("data.train", data), ("output_dir", output_dir)):
         if value is not None:

@@ -1,53 +1,24 @@
 """Path + dotted overrides -> Config, and Config -> TOML: reading and writing of the settings.
 
-Where an option is the same thing as one of TRL's, TRL's spelling is accepted at the top level of the
-file or on the command line (`TRL_NAMES`).
+Other people's names for settings are taken as they type them (`spellings.py`): at the top level of the file or the
+command line for TRL's, under their own sections for verl's.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import tomli_w
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from treegrpo_cli.config import Config
-from treegrpo_cli.errors import FileError, UserError, nearest
-
-TRL_NAMES = {
-    "beta": "loss.kl_coef",
-    "epsilon": "loss.clip_low",
-    "epsilon_high": "loss.clip_high",
-    "delta": "loss.dual_clip",
-    "importance_sampling_level": "loss.ratio",
-    "num_iterations": "train.num_epochs",
-    "max_steps": "train.num_steps",
-    "eval_steps": "train.eval_steps",
-    "save_steps": "train.save_steps",
-    "save_total_limit": "train.max_checkpoints",
-    "learning_rate": "optimizer.learning_rate",
-    "weight_decay": "optimizer.weight_decay",
-    "adam_beta1": "optimizer.beta1",
-    "adam_beta2": "optimizer.beta2",
-    "warmup_steps": "optimizer.warmup_steps",
-    "warmup_ratio": "optimizer.warmup_ratio",
-    "lr_scheduler_type": "optimizer.schedule",
-    "log_completions": "train.log_completions",
-    "max_grad_norm": "optimizer.max_grad_norm",
-    "temperature": "rollout.temperature",
-    "top_p": "rollout.top_p",
-    "top_k": "rollout.top_k",
-    "max_prompt_length": "rollout.max_prompt_tokens",
-    "gradient_checkpointing": "model.gradient_checkpointing",
-    "model_name_or_path": "model.path",
-    "reward_weights": "reward.weights",
-    "vllm_gpu_memory_utilization": "sampler.gpu_memory_utilization",
-}
-"""TRL's spelling -> ours. `num_generations` is `rollout.num_trees` where `rollout.num_rounds` is 0."""
+from treegrpo_cli.config.documents import read_document
+from treegrpo_cli.config.spellings import in_our_words, is_foreign
+from treegrpo_cli.config.values import MAX_DEPTH, check_values
+from treegrpo_cli.errors import UserError, nearest
 
 
 def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
@@ -56,17 +27,23 @@ def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
     Raises FileError for a file that cannot be read and UserError, naming the dotted key and the nearest
     valid name, for a setting that is wrong.
     """
-    tree = _read(path) if path is not None else {}
-    for override in overrides:
-        key, value = _parse_override(override)
+    source = "the command line" if path is None else str(path)
+    tree = _with_our_names(read_document(path), source) if path is not None else {}
+    for key, value in in_our_words(map(_parse_override, overrides)):
         _assign(tree, key, value)
-    return make_config(tree, source="the command line" if path is None else str(path))
+    return make_config(tree, source)
 
 
 def make_config(tree: Mapping[str, Any], source: str = "config") -> Config:
     """Check a tree of settings in the shape of the file."""
+    tree = _with_our_names(tree, source)
     try:
-        return Config.model_validate(_with_our_names(dict(tree), source))
+        _count_chains(tree)
+        check_values(tree)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    try:
+        return Config.model_validate(tree)
     except ValidationError as error:
         raise UserError(f"{source}: {_first_problem(error)}") from None
 
@@ -76,36 +53,23 @@ def dump_config(config: Config) -> str:
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        tree = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
-    except OSError as error:
-        raise FileError(path, error.strerror or str(error)) from None
-    except UnicodeDecodeError:
-        raise FileError(path, "not a text file") from None
-    except tomllib.TOMLDecodeError as error:
-        raise FileError(path, f"not TOML: {error}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise FileError(path, f"not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise FileError(path, f"expected a table of settings, got {type(tree).__name__}")
-    return tree
-
-
 def _parse_override(override: str) -> tuple[str, Any]:
     """Split `a.b=1`: the value is read as TOML where it is TOML, else it is a string."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UserError(f"override {override!r}: expected section.key=value")
+        raise UserError(f"override {override!r:.200}: expected section.key=value")
     try:
         return key, tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return key, text
+    except (ValueError, RecursionError):  # a number of thousands of digits; lists in lists
+        raise UserError(f"{key}: no value that a setting can have") from None
 
 
 def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
     *sections, name = key.split(".")
+    if len(sections) >= MAX_DEPTH:
+        raise UserError(f"{key}: nested deeper than {MAX_DEPTH}")
     for section in sections:
         below = tree.setdefault(section, {})
         if not isinstance(below, dict):
@@ -114,21 +78,61 @@ def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[name] = value
 
 
-def _with_our_names(tree: dict[str, Any], source: str) -> dict[str, Any]:
-    tree = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
-    if "epsilon" in tree and "epsilon_high" not in tree:
-        tree["epsilon_high"] = tree["epsilon"]
-    if "num_generations" in tree:
-        rounds = tree.get("rollout", {}).get("num_rounds")
-        if rounds != 0:
-            raise UserError(
-                f"{source}: num_generations is rollout.num_trees of chains; set rollout.num_rounds = 0, "
-                "or give rollout.num_trees, num_expansions, num_rounds and num_kept_leaves"
-            )
-        _assign(tree, "rollout.num_trees", tree.pop("num_generations"))
-    for name in [name for name in tree if name in TRL_NAMES]:
-        _assign(tree, TRL_NAMES[name], tree.pop(name))
+def _with_our_names(given: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """A copy of the tree in which every setting has our name. Raises UserError where one has two values."""
+    try:
+        check_values(dict(given))
+        tree: dict[str, Any] = _copied(given)
+        foreign = [pair for pair in _settings(tree) if is_foreign(pair[0])]
+        for key, _ in foreign:
+            _remove(tree, key)
+        for key, value in in_our_words(foreign):
+            known = _settings(tree)
+            if any(key == other and value != there for other, there in known):
+                raise UserError(f"{key}: given twice, under another name too")
+            _assign(tree, key, value)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
     return tree
+
+
+def _copied(value: Any) -> Any:
+    """A copy in which no table is another one too, as an alias of YAML is."""
+    if isinstance(value, Mapping):
+        return {name: _copied(inside) for name, inside in value.items()}
+    return [_copied(inside) for inside in value] if isinstance(value, list) else value
+
+
+def _settings(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything that is no table, and of tables that somebody else's name stands for."""
+    for name, value in tree.items():
+        key = prefix + name
+        if isinstance(value, dict) and value:
+            yield from _settings(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def _remove(tree: dict[str, Any], key: str) -> None:
+    """Take a setting out, and the tables that are empty without it."""
+    section, dot, rest = key.partition(".")
+    if dot:
+        _remove(tree[section], rest)
+    if not dot or not tree[section]:
+        del tree[section]
+
+
+def _count_chains(tree: dict[str, Any]) -> None:
+    """`num_generations` is the number of trees where every tree is a chain."""
+    if "num_generations" not in tree:
+        return
+    rollout = tree.get("rollout")
+    if not isinstance(rollout, dict) or rollout.get("num_rounds") != 0:
+        raise UserError(
+            "num_generations is rollout.num_trees of chains; set rollout.num_rounds = 0, "
+            "or give rollout.num_trees, num_expansions, num_rounds and num_kept_leaves"
+        )
+    _assign(tree, "rollout.num_trees", tree.pop("num_generations"))
 
 
 def _first_problem(error: ValidationError) -> str:

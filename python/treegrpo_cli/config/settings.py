@@ -12,11 +12,21 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from treegrpo_cli.types import Limits
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+MAX_INTEGER = 2**63 - 1
+PositiveInt = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+Count = Annotated[int, Field(ge=1, le=10**6)]
+"""Things that are all there at once."""
+CountOrNone = Annotated[int, Field(ge=0, le=10**6)]
+Tokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
+TokensOrNone = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Seconds = Annotated[float, Field(gt=0, le=10**7, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+MAX_LEAVES = 10**6
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 3500
+"""Of file systems; the second leaves room for what stands in a run's folder."""
 
 
 class Section(BaseModel):
@@ -38,7 +48,7 @@ class ModelConfig(Section):
     device: str = "auto"
     """`auto` (cuda where there is one), or a torch device."""
     gradient_checkpointing: bool = False
-    lora_rank: NonNegativeInt = 0
+    lora_rank: CountOrNone = 0
     """0 trains all weights; otherwise low-rank adapters through peft, merged before they go to the sampler."""
     lora_alpha: Positive = 32.0
     """Adapters count alpha / rank times; ranks of 16 to 64 with this alpha, or one of twice the rank, are usual."""
@@ -69,12 +79,12 @@ class EnvironmentConfig(Section):
     dialect: Literal["inline", "chat"] = "inline"
     tool_errors: Literal["show", "close"] = "show"
     """What a tool raises: `show` it to the policy as `Error: ValueError: ...`, or `close` the branch."""
-    tool_timeout_s: Positive = 30.0
-    tool_retries: NonNegativeInt = 2
+    tool_timeout_s: Seconds = 30.0
+    tool_retries: CountOrNone = 2
     """Further attempts after a timeout or a lost connection; then the branch is closed."""
-    check_timeout_s: Positive = 60.0
+    check_timeout_s: Seconds = 60.0
     """For an environment's own `check()` before the first rollout."""
-    max_concurrent_tools: PositiveInt = 64
+    max_concurrent_tools: Count = 64
     stop: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(default_factory=list, max_length=16)
     """Further strings that end a turn; they stay in its text."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -91,7 +101,7 @@ class RewardConfig(Section):
     """One a function; empty = 1 each."""
     eval_function: str = ""
     """What `train` evaluates by, where that is another function than those it learns from."""
-    timeout_s: Positive = 60.0
+    timeout_s: Seconds = 60.0
     """Seconds that a call of a function of your own may take; a rollout that it does not answer for is unscored."""
     structure: Fraction = 0.2
     final_format: Fraction = 0.1
@@ -115,23 +125,23 @@ class RewardConfig(Section):
 class RolloutConfig(Section):
     """The shape of the trees, and how turns are sampled."""
 
-    num_trees: PositiveInt = 2
-    num_expansions: NonNegativeInt = 2
-    num_rounds: NonNegativeInt = 1
+    num_trees: Count = 2
+    num_expansions: CountOrNone = 2
+    num_rounds: CountOrNone = 1
     """0 = chain GRPO: every tree is one chain."""
-    num_kept_leaves: NonNegativeInt = 0
+    num_kept_leaves: CountOrNone = 0
     """Leaves kept and scored a tree; 0 = all of them, 1 + N·L."""
     include_root: bool = True
     """Whether an expansion may start again from the prompt."""
     replacement: bool = True
     """Whether one round may draw a node twice."""
-    max_turns: PositiveInt = 4
-    max_prompt_tokens: PositiveInt = 4096
-    max_turn_tokens: PositiveInt = 500
-    max_observation_tokens: PositiveInt = 500
-    max_context_tokens: NonNegativeInt = 0
+    max_turns: Count = 4
+    max_prompt_tokens: Tokens = 4096
+    max_turn_tokens: Tokens = 500
+    max_observation_tokens: Tokens = 500
+    max_context_tokens: TokensOrNone = 0
     """Prompt, turns and observations together; 0 = as long as the model and the limits above allow."""
-    max_live_trees: PositiveInt = 256
+    max_live_trees: Count = 256
     """Trees that grow at the same time."""
     schedule: Literal["free", "lock-step"] = "free"
     """`free`: a turn starts when its own tool has answered; `lock-step`: all chains sample, then all act.
@@ -139,7 +149,7 @@ class RolloutConfig(Section):
     Both grow the same trees."""
     temperature: Positive = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    top_k: NonNegativeInt = 0
+    top_k: TokensOrNone = 0
 
     @property
     def num_leaves(self) -> int:
@@ -153,6 +163,10 @@ class RolloutConfig(Section):
 
     @model_validator(mode="after")
     def _kept_leaves_exist(self) -> RolloutConfig:
+        if self.num_leaves > MAX_LEAVES:
+            raise ValueError(
+                f"1 + num_expansions * num_rounds is {self.num_leaves}; a tree has at most {MAX_LEAVES} leaves"
+            )
         if self.num_kept_leaves > self.num_leaves:
             raise ValueError(
                 f"num_kept_leaves is {self.num_kept_leaves}, but a tree has at most "
@@ -168,7 +182,7 @@ class SamplerConfig(Section):
 
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """`auto`: vLLM where it is installed, else transformers."""
-    max_num_seqs: PositiveInt = 256
+    max_num_seqs: Count = 256
     """Turns decoded in one batch."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.45
     kv_cache_bytes: NonNegativeInt = 0
@@ -241,10 +255,10 @@ class TrainConfig(Section):
     """The loop around it."""
 
     num_steps: PositiveInt = 100
-    prompts_per_step: PositiveInt = 16
-    prompts_per_minibatch: NonNegativeInt = 0
+    prompts_per_step: Count = 16
+    prompts_per_minibatch: CountOrNone = 0
     """Prompts an optimizer step; 0 = all of a step's."""
-    num_epochs: PositiveInt = 1
+    num_epochs: Count = 1
     """Passes over a step's rollouts."""
     microbatch_tokens: PositiveInt = 16384
     """Tokens of one forward, padding included; changes memory, never the result. A larger tree is cut at branches."""
@@ -259,7 +273,7 @@ class TrainConfig(Section):
     save_trees: bool = True
     max_failed_fraction: Fraction = 0.5
     """End where more of a step's leaves, or of a rollout's, failed: prompts, tools, rewards."""
-    log_completions: NonNegativeInt = 0
+    log_completions: CountOrNone = 0
     """Completions of each step to print with their rewards and to send to the loggers; `true` = 4, 0 = none."""
 
     @field_validator("log_completions", mode="before")
@@ -291,9 +305,9 @@ class LimitsConfig(Section):
     """Questions of one data set; `data.limit` reads the first of a longer one."""
     max_data_bytes: PositiveInt = Limits.max_data_bytes
     """Of all rows of one data set, as JSON: they stay in memory."""
-    max_read_s: Positive = Limits.max_read_s
+    max_read_s: Seconds = Limits.max_read_s
     """Seconds spent on reading and unpacking one file."""
-    max_wait_s: Positive = Limits.max_wait_s
+    max_wait_s: Seconds = Limits.max_wait_s
     """Seconds without a byte from a pipe."""
 
     @property
@@ -326,6 +340,15 @@ class Config(Section):
             rate = {"learning_rate": LORA_LEARNING_RATE}
             object.__setattr__(self, "optimizer", self.optimizer.model_copy(update=rate))
         return self
+
+    @field_validator("output_dir")
+    @classmethod
+    def _a_folder_can_have_this_name(cls, name: str) -> str:
+        if "\0" in name:
+            raise ValueError("no folder has a NUL in its name")
+        if any(len(part.encode()) > MAX_NAME_BYTES for part in name.split("/")) or len(name.encode()) > MAX_PATH_BYTES:
+            raise ValueError("a longer name than folders can have")
+        return name
 
     @field_validator("report_to", mode="before")
     @classmethod

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 NO_MATTER_TO_A_TREE = {
     "model": {"gradient_checkpointing"},
-    "environment": {"tool_timeout_s", "tool_retries", "max_concurrent_tools"},
-    "reward": {"eval_function"},
+    "environment": {"tool_timeout_s", "tool_retries", "check_timeout_s", "max_concurrent_tools"},
+    "reward": {"eval_function", "timeout_s"},
     "rollout": {"max_live_trees", "schedule"},
 }
 """Patience and memory: settings that may change while a file grows."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from treegrpo_cli._core import CoreError
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.trees.forest import numbers_of, to_forest
-from treegrpo_cli.trees.format import Fields
 from treegrpo_cli.trees.tree_record import AnyTree, TreeRecord, as_records
 from treegrpo_cli.types import MAX_REWARD
 
@@ -52,13 +51,8 @@ def score(trees: AnyTree | Iterable[AnyTree], estimator: str = DEFAULT_ESTIMATOR
     return records
 
 
-def score_group(
-    records: Sequence[TreeRecord], estimator: str, options: Options, *, in_place: bool = False
-) -> list[TreeRecord]:
-    """Return scored copies of one prompt's trees. Raises UserError as `score` does.
-
-    `in_place` saves the copies: the given trees are the caller's no more.
-    """
+def score_group(records: Sequence[TreeRecord], estimator: str, options: Options) -> list[TreeRecord]:
+    """Return scored copies of one prompt's trees. Raises UserError as `score` does."""
     _check_rewards(records)
     forest = to_forest(records, tokens=False)
     try:
@@ -72,11 +66,11 @@ def score_group(
             "tree-grpo over a single tree of a prompt: both its terms are the same, and advantages double",
             stacklevel=2,
         )
-    return with_scores(records, scores, in_place=in_place)
+    return with_scores(records, scores)
 
 
-def keep_or_score(records: Sequence[TreeRecord], *, in_place: bool = False) -> list[TreeRecord]:
-    """One prompt's trees with the scoring that they have, or as `score_group` does it by `tree-grpo`."""
+def keep_or_score(records: Sequence[TreeRecord]) -> list[TreeRecord]:
+    """One prompt's trees with the scoring that they have, or scored by `tree-grpo` where they have none."""
     unscored = [record for record in records if record.scoring is None]
     if not unscored:
         return list(records)
@@ -84,22 +78,24 @@ def keep_or_score(records: Sequence[TreeRecord], *, in_place: bool = False) -> l
         raise unscored[0].error(
             "has no scoring, but other trees of its prompt do: name an estimator to score them together"
         )
-    return score_group(records, DEFAULT_ESTIMATOR, {}, in_place=in_place)
+    return score_group(records, DEFAULT_ESTIMATOR, {})
 
 
-def with_scores(records: Iterable[TreeRecord], scores: Scores, *, in_place: bool = False) -> list[TreeRecord]:
-    """Return the trees, copied or `in_place`, with the scores of a forest of their nodes, and no others, in order."""
+def with_scores(records: Iterable[TreeRecord], scores: Scores) -> list[TreeRecord]:
+    """Return copies of the trees with the scores of a forest that has their nodes, and no others, in their order."""
     columns = scores.depth.tolist(), scores.num_leaves.tolist(), _or_none(scores.value), _or_none(scores.advantage)
     added = zip(*columns, strict=True)
     scoring = {"estimator": scores.estimator, "options": scores.options}
-    return [_added_to(record, added, scoring, in_place) for record in records]
-
-
-def _added_to(record: TreeRecord, added: Iterator[tuple[Any, ...]], scoring: Fields, in_place: bool) -> TreeRecord:
-    nodes = record.nodes if in_place else list(map(dict.copy, record.nodes))
-    for node, (depth, num_leaves, value, advantage) in zip(nodes, added, strict=False):
-        node["depth"], node["num_leaves"], node["value"], node["advantage"] = depth, num_leaves, value, advantage
-    return record.replaced(nodes=nodes, scoring=scoring)
+    return [
+        record.replaced(
+            nodes=[
+                {**node, "depth": depth, "num_leaves": num_leaves, "value": value, "advantage": advantage}
+                for node, (depth, num_leaves, value, advantage) in zip(record.nodes, added, strict=False)
+            ],
+            scoring=scoring,
+        )
+        for record in records
+    ]
 
 
 def _check_rewards(records: Sequence[TreeRecord]) -> None:

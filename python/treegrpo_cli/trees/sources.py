@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ def tree_files(given: Sequence[str | Path], step: int | None = None) -> list[str
 
 def _files_of(given: str, step: int | None) -> list[str]:
     path = Path(given)
-    if given == "-" or not path.is_dir():
+    if given == "-" or not os.path.isdir(given):
         if step is not None:
             raise UserError(f"--step chooses among the files of a run or a folder; {given!r} is neither")
         return [given]
