@@ -4,7 +4,8 @@
 
 The class keeps its state in itself, as one would write it anyway. Trees need to continue any turn again, so
 treegrpo steps copies of it (`fork()` if the class has one, else a deep copy, else a replay from the root).
-A class whose `step(state, action)` returns a new state is used as it is.
+A class whose `step(state, action)` returns a new state is used as it is. `StepResult.reward` is what a step is worth
+to the world itself (`reward.functions = ["environment"]`); a `close()` is called once for each copy.
 """
 
 from treegrpo_cli.envs import tool_schema

@@ -4,7 +4,8 @@
 
 The policy learns of it from its name, its annotations and its docstring. Several tools:
 `environment.name=tools` and `environment.options.tools=["a.py:f", "b.py:g"]`. A call whose arguments do not
-fit is told so; a function that raises is called again and then closes its branch; `async` ones work too.
+fit is told so, and so is what a function raises; a lost connection is tried again and then closes the branch.
+`async` functions work too, and a file may import its neighbours.
 """
 
 from datetime import date

@@ -79,6 +79,16 @@ def test_a_template_that_cannot_show_tools_is_found(tiny_model_dir: Path, tmp_pa
     assert line.startswith("chat template: does not show tools")
 
 
+def test_a_template_of_the_settings_takes_the_place_of_the_models(tiny_model_dir: Path, tmp_path: Path) -> None:
+    settings = small_run(tmp_path, tiny_model_dir, environment={"dialect": "chat"})
+    settings["model"] |= {"chat_template": "{{ messages[0].content }}"}
+    [line] = lines_of(settings)
+    assert line.startswith("chat template: does not show tools")
+    settings["model"] |= {"chat_template": str(tmp_path / "gone.jinja")}
+    [line] = lines_of(settings)
+    assert line.startswith("model.chat_template: ")
+
+
 def test_an_environment_that_says_it_cannot_work_is_heard(tiny_model_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "down.py").write_text(UNCHECKED)
     environment = {"name": f"{tmp_path / 'down.py'}:Down", "options": {}}

@@ -385,8 +385,9 @@ def train(
 
 def _print_settings(config: Config) -> None:
     from treegrpo_cli.config.files import dump_config
+    from treegrpo_cli.config.secrets import without_passwords
 
-    print(dump_config(config), end="")
+    print(without_passwords(dump_config(config)), end="")
 
 
 def _pairs(given: list[str]) -> dict[str, str]:

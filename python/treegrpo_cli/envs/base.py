@@ -13,9 +13,12 @@ State = TypeVar("State")
 class Environment(Protocol[State]):
     """A world that is pure in its path: any inner node may be continued, so `step` leaves `state` as it was.
 
-    `reset` and `step` may each be a plain or an `async` function; a plain one runs in a thread of its own.
-    An environment may have `async def check()`, which raises `UserError` before the first rollout where it
-    cannot work (a server that is down).
+    `reset` and `step` may each be a plain or an `async` function; a plain one runs in a thread of its own, `async`
+    ones in an event loop of theirs. An environment may also have
+
+    - `check()`, plain or `async`, which raises `UserError` before the first rollout where it cannot work;
+    - `close()`, called once at the end; a state may have one too, called once when its tree is done;
+    - `takes_cut_turns = True`: a turn that reached its token limit is no end, `step` gets it with `action.cut`.
     """
 
     tools: Sequence[dict[str, Any]]
@@ -26,5 +29,9 @@ class Environment(Protocol[State]):
         ...
 
     def step(self, state: State, action: Action) -> tuple[State, StepResult] | Awaitable[tuple[State, StepResult]]:
-        """Return a new state and the observation; raises where a tool failed, and is then called again."""
+        """Return a new state and the observation.
+
+        What it raises is shown to the policy, or closes the branch (`environment.tool_errors`). `ToolError`, a
+        timeout or a lost connection always closes it, after `environment.tool_retries` more attempts.
+        """
         ...

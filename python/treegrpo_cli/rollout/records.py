@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from treegrpo_cli.config.secrets import without_passwords
 from treegrpo_cli.data.tasks import row_digest
 from treegrpo_cli.trees.tree_record import TreeRecord
 from treegrpo_cli.types import NodeStatus, Task
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from treegrpo_cli.rollout.tree import Tree
 
 NO_MATTER_TO_A_TREE = {
-    "model": {"gradient_checkpointing"},
+    "model": {"gradient_checkpointing", "chat_template_timeout_s"},
     "environment": {"tool_timeout_s", "tool_retries", "check_timeout_s", "max_concurrent_tools"},
     "reward": {"eval_function", "timeout_s"},
     "rollout": {"max_live_trees", "schedule"},
@@ -114,7 +115,7 @@ def config_digest(config: Config) -> str:
 
 def relevant_settings(config: Config, *, all_of_them: bool = False) -> dict[str, Any]:
     """The settings that a tree depends on, as tables: those that differ from their defaults, or all."""
-    return config.model_dump(
+    settings = config.model_dump(
         mode="json",
         include={
             **dict.fromkeys(("seed", "model", "environment", "reward", "rollout", "advantage"), True),
@@ -123,3 +124,4 @@ def relevant_settings(config: Config, *, all_of_them: bool = False) -> dict[str,
         exclude=NO_MATTER_TO_A_TREE,
         exclude_defaults=not all_of_them,
     )
+    return without_passwords(settings)

@@ -146,7 +146,7 @@ def _read_model(config: Config, found: _Found) -> Any:
     whole = found.by(read_model_config, config.model.path) is not None
     found.by(check_weights, config.model.path)
     # where there is no model, the same would be said of its tokenizer
-    tokenizer = (found if whole else _Found()).by(load_tokenizer, config.model.path)
+    tokenizer = (found if whole else _Found()).by(load_tokenizer, config.model.path, config.model.chat_template)
     device = found.by(resolve_device, config.model.device)
     if device and config.sampler.engine == "vllm":
         found.by(choose_engine, "vllm", device)

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from treegrpo_cli.config import Config, LimitsConfig
+from treegrpo_cli.config.secrets import without_passwords
 from treegrpo_cli.errors import FileError, UserError
 
 CANNOT_CHANGE_THE_RESULT = frozenset(
@@ -24,9 +25,11 @@ CANNOT_CHANGE_THE_RESULT = frozenset(
         "data.eval",
         "data.eval_split",
         "data.eval_limit",
+        "environment.check_timeout_s",
         "environment.tool_timeout_s",
         "environment.tool_retries",
         "environment.max_concurrent_tools",
+        "model.chat_template_timeout_s",
         "model.gradient_checkpointing",
         *(f"limits.{name}" for name in LimitsConfig.model_fields),
         "reward.eval_function",
@@ -52,7 +55,8 @@ CANNOT_CHANGE_THE_RESULT = frozenset(
 def differences(before: Config, after: Config) -> list[tuple[str, Any, Any]]:
     """(dotted key, value before, value after) of every setting that differs."""
     old, new = _flat(before.model_dump()), _flat(after.model_dump())
-    return [(key, old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)]
+    changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+    return [(key, without_passwords(old.get(key)), without_passwords(new.get(key))) for key in changed]
 
 
 def check_changes(saved: Config, config: Config, named: Collection[str], path: Path) -> list[str]:

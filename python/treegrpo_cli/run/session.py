@@ -10,6 +10,7 @@ from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from treegrpo_cli.config.secrets import without_passwords
 from treegrpo_cli.data.tasks import row_digest
 from treegrpo_cli.errors import Stopped
 from treegrpo_cli.rollout.collect import collect
@@ -83,7 +84,9 @@ class Session:
         self._doubts = Doubts(self.reporter.warn, world.environment.tools)
         self.evaluator = Player(world, self.sampler, evaluation_config(config), greedy=True)
         self._put_aside(-1 if resumed_step is None else resumed_step)
-        log = MetricsLog(config.output_dir, config.report_to, config.model_dump(mode="json"), resumed_step)
+        log = MetricsLog(
+            config.output_dir, config.report_to, without_passwords(config.model_dump(mode="json")), resumed_step
+        )
         self.log = stack.enter_context(closing(log))
         self.runner = stack.enter_context(asyncio.Runner())
         stack.callback(lambda: self.runner.run(world.close()))
