@@ -233,6 +233,14 @@ def test_a_file_without_end_is_refused_in_one_line(copied: Path, name: str, spoi
     assert len(str(raised.value)) < 600
 
 
+def test_what_lies_beside_a_model_and_is_not_its_own_may_be_large(copied: Path) -> None:
+    for name in ("trainer_state.json", "questions.jsonl", "notes.txt"):
+        (copied / name).touch()
+        os.truncate(copied / name, folder.MAX_TEXT_BYTES + 1)
+    load_tokenizer(copied)
+    load_causal_lm(copied, torch.float32)
+
+
 def test_an_adapter_is_no_model(copied: Path) -> None:
     edit(copied / "adapter_config.json", base_model_name_or_path="somebody/else", peft_type="LORA")
     with pytest.raises(UserError, match=r"adapter_config\.json: an adapter is no model"):

@@ -22,7 +22,11 @@ MAX_CONFIG_BYTES = 4 << 20
 MAX_TEXT_BYTES = 128 << 20
 """Of any other text file; the largest tokenizers have 35 million."""
 
-TEXT_ENDINGS = (".json", ".jinja", ".txt", ".model", ".tiktoken")
+TEXTS = re.compile(
+    r"(generation_|tokenizer_|processor_|preprocessor_)?config\.json|(tokenizer|vocab|tekken|chat_template)\.json"
+    r"|(added_tokens|special_tokens_map|model\.safetensors\.index)\.json|(vocab|merges)\.txt|.*\.(jinja|model|tiktoken)"
+)
+"""What transformers reads of a folder beside weights."""
 
 MAX_PARTS = 1000
 """Layers, experts, labels that a configuration may ask for, or as many as there are tensors of weights."""
@@ -36,7 +40,7 @@ WEIGHTS_PER_BYTE = 2
 def check_files(folder: Path) -> None:
     """Check what transformers reads before it reads weights. Raises ValueError, which names the file."""
     for path in sorted(folder.iterdir()):
-        if path.suffix in TEXT_ENDINGS and path.exists():
+        if TEXTS.fullmatch(path.name) and path.exists():
             _check_bytes(path)
     if (folder / "adapter_config.json").exists():
         raise ValueError("adapter_config.json: an adapter is no model; give the model that it was merged into")
