@@ -19,10 +19,8 @@ from treegrpo_cli.data.json_lines import read_json_lines
 from treegrpo_cli.data.json_values import JsonError, parse_json
 from treegrpo_cli.data.lines import read_lines
 from treegrpo_cli.data.tasks import load_tasks, row_digest
-from treegrpo_cli.errors import FileError
-from treegrpo_cli.run.generate import generate, play_greedily
-from treegrpo_cli.run.progress import Reporter
-from treegrpo_cli.run.session import Session
+from treegrpo_cli.errors import FileError, UserError
+from treegrpo_cli.run.preflight import check, train_questions
 from treegrpo_cli.trees.tree_file import read_trees
 from treegrpo_cli.types import Limits
 
@@ -52,11 +50,10 @@ def test_the_settings_are_the_limits() -> None:
 
 def test_runs_read_their_data_within_the_limits_of_their_settings(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", f"{json.dumps(ROW)}\n".encode() * 3)
-    settings = {"data": {"train": str(path)}, "output_dir": str(tmp_path / "run"), "limits": {"max_rows": 2}}
-    quiet = Reporter(quiet=True)
-    refused(lambda: generate(make_config(settings), tmp_path / "t.jsonl", quiet), r"limits\.max_rows = 2")
-    refused(lambda: play_greedily(make_config(settings), quiet), r"limits\.max_rows = 2")
-    refused(lambda: Session(make_config(settings), quiet, resume=False), r"limits\.max_rows = 2")
+    settings = {"data": {"train": str(path)}, "limits": {"max_rows": 2}}
+    config = make_config(settings)
+    with pytest.raises(UserError, match=r"limits\.max_rows = 2"):
+        check(config, [train_questions(config)])
 
 
 @pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.zst"])
