@@ -31,6 +31,13 @@ class SpoiltError(Exception):
         raise KeyboardInterrupt
 
 
+class EvilError(Exception):
+    """Nothing can be asked of it."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise SystemExit(9)
+
+
 def raising(error: BaseException) -> Callable[[], None]:
     def plain() -> None:
         raise error
@@ -66,6 +73,14 @@ def test_whatever_user_code_raises_is_its_own_failure(make: Any, error: BaseExce
     with pytest.raises(UserCodeError) as failed:
         asyncio.run(call(make(error), timeout_s=20))
     assert failed.value.reason == str(failed.value) == reason
+
+
+def test_an_error_of_which_nothing_can_be_asked_is_a_failure_too() -> None:
+    def fail() -> None:
+        raise EvilError
+
+    with pytest.raises(UserCodeError, match=r"^EvilError: \(it cannot be read\)$"):
+        asyncio.run(call(fail, timeout_s=20))
 
 
 def test_a_stop_iteration_is_a_failure_too() -> None:
@@ -124,6 +139,34 @@ def test_async_code_that_blocks_holds_up_neither_us_nor_the_next_call(
         assert "blocks its event loop" in caplog.text
     finally:
         released.set()
+
+
+def test_a_call_that_waits_behind_one_that_blocks_is_moved_to_another_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "BLOCKED_S", 0.05)
+    blocked, released, num_calls = threading.Event(), threading.Event(), 0
+
+    async def block() -> None:
+        blocked.set()
+        released.wait(60)
+
+    async def answer() -> int:
+        nonlocal num_calls
+        num_calls += 1
+        return num_calls
+
+    async def both() -> Any:
+        blocking = asyncio.create_task(call(block))
+        while not blocked.is_set():
+            await asyncio.sleep(0.001)
+        try:
+            return await call(answer, timeout_s=20)
+        finally:
+            released.set()
+            await blocking
+
+    assert asyncio.run(both()) == 1
+    time.sleep(0.05)
+    assert num_calls == 1
 
 
 def test_coroutines_share_one_loop_from_run_to_run() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from treegrpo_cli.errors import NoAnswerError
 from treegrpo_cli.free_time import free_timeout
+from treegrpo_cli.user_code import threads
 from treegrpo_cli.user_code.threads import in_loop_thread, in_thread
 
 OUR_PACKAGE = __name__.partition(".")[0]
@@ -69,9 +70,15 @@ def _is_ours(function: Callable[..., Any]) -> bool:
 
 
 async def _in_loop_thread(make: Callable[[], Awaitable[Any]]) -> Any:
-    running = in_loop_thread(make)
-    try:
-        return await asyncio.wrap_future(running.answer)
-    except asyncio.CancelledError:
-        running.cancel()
-        raise
+    while True:
+        running = in_loop_thread(make)
+        answer = asyncio.wrap_future(running.answer)
+        try:
+            await asyncio.wait([answer], timeout=threads.BLOCKED_S)
+            if answer.done() or not running.withdraw():
+                return await answer
+        except asyncio.CancelledError:
+            running.cancel()
+            answer.cancel()
+            raise
+        answer.cancel()  # another function blocks that loop: the next turn finds a new one

@@ -15,6 +15,13 @@ MAX_TRACE_LINES = 400
 
 def user_code_error(error: BaseException) -> UserCodeError:
     """Return the failure as data; frames of this package, which called the user's code, are no part of its trace."""
+    try:
+        return _read(error)
+    except BaseException:  # a class may spoil whatever we ask of its errors
+        return UserCodeError(f"{one_line(type(error).__name__)}: (it cannot be read)")
+
+
+def _read(error: BaseException) -> UserCodeError:
     name, text = one_line(type(error).__name__), _text(error)
     if text:
         # our own errors were raised for what they say, not for what they are

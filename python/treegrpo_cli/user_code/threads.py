@@ -118,10 +118,23 @@ class Running:
         self.answer = _running_future()
         self._thread, self._make = thread, make
         self._task: asyncio.Task[None] | None = None
+        self._lock = threading.Lock()
+        self._has_begun = self._is_withdrawn = False
 
     def begin(self) -> None:
         """Start the task; in the loop's thread."""
-        self._task = self._thread.loop.create_task(self._await())
+        with self._lock:
+            self._has_begun = not self._is_withdrawn
+        if self._has_begun:
+            self._task = self._thread.loop.create_task(self._await())
+        else:
+            self._thread.ended_one()
+
+    def withdraw(self) -> bool:
+        """Take back what has not begun, so that it can be started elsewhere; return whether that was so."""
+        with self._lock:
+            self._is_withdrawn = not self._has_begun
+        return self._is_withdrawn
 
     async def _await(self) -> None:
         try:
