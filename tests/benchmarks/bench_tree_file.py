@@ -3,24 +3,23 @@
     python tests/benchmarks/bench_tree_file.py
 
 The file is what a rollout writes: M trees a prompt with texts and tokens, some text in place of a tokenizer's. Reading
-is `read_groups`, scoring `score_group`, writing `to_json` to a file, as `inspect-tree --format json` does. The other
-side reads the same lines, gives each to `orjson.loads`, and writes what `orjson.dumps` makes of it.
+is `read_trees`, scoring `score`, writing `to_json` to a file; orjson loads the same lines and dumps what it loaded.
+Each step does the whole file before the next begins. Seconds are those that the process computed, so that other
+work on the machine counts less.
 """
 
 import argparse
-import os
 import platform
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
-from treegrpo_cli.trees.scoring import score_group
-from treegrpo_cli.trees.tree_file import read_groups
+from treegrpo_cli import read_trees, score
 
 WORDS = ["capital", "of", "the", "river", "a", "search", "found", "and", "answer", "首都", "town", "née"]
 TURNS = 4
@@ -85,46 +84,30 @@ def median(times: list[float]) -> float:
 
 def timed(times: dict[str, list[float]], name: str, work: Callable[[], Any]) -> Any:
     """What `work` returns; its seconds go behind `name`."""
-    start = time.perf_counter()
+    start = time.process_time()
     result = work()
-    times.setdefault(name, []).append(time.perf_counter() - start)
+    times.setdefault(name, []).append(time.process_time() - start)
     return result
 
 
 def with_orjson(path: Path, out: Path, times: dict[str, list[float]]) -> None:
-    """Load every line and dump it, a line at a time; seconds are summed by what was done."""
-    load = dump = 0.0
-    with open(path, "rb") as source, open(out, "wb", buffering=0) as target:
-        start = time.perf_counter()
-        for text in source:
-            value = orjson.loads(text)
-            middle = time.perf_counter()
-            target.write(orjson.dumps(value) + b"\n")
-            load, dump, start = load + middle - start, dump + time.perf_counter() - middle, time.perf_counter()
-        os.fsync(target.fileno())
-        dump += time.perf_counter() - start
-    times.setdefault("orjson: load", []).append(load)
-    times.setdefault("orjson: dump", []).append(dump)
+    """Load all lines, then dump them."""
+    with open(path, "rb") as file:
+        values = timed(times, "orjson: load", lambda: [orjson.loads(text) for text in file])
+    timed(times, "orjson: dump", lambda: write(out, (orjson.dumps(value) for value in values)))
 
 
 def with_treegrpo(path: Path, out: Path, times: dict[str, list[float]]) -> None:
-    """Read, score and write group by group; seconds are summed by what was done."""
-    clock, seconds = time.perf_counter, [0.0, 0.0, 0.0]
-    with open(out, "wb", buffering=0) as target:
-        start = clock()
-        for group in read_groups(path):
-            read = clock()
-            scored = score_group(group, "tree-grpo", {})
-            score = clock()
-            for record in scored:
-                target.write(record.to_json() + b"\n")
-            write = clock()
-            seconds = [a + b for a, b in zip(seconds, (read - start, score - read, write - score), strict=True)]
-            start = write
-        os.fsync(target.fileno())
-        seconds[2] += clock() - start
-    for name, spent in zip(("read", "score", "write"), seconds, strict=True):
-        times.setdefault(f"treegrpo: {name}", []).append(spent)
+    """Read all trees, score them, and write them."""
+    trees = timed(times, "treegrpo: read", lambda: list(read_trees(path)))
+    scored = timed(times, "treegrpo: score", lambda: score(trees, "tree-grpo"))
+    timed(times, "treegrpo: write", lambda: write(out, (tree.to_json() for tree in scored)))
+
+
+def write(path: Path, lines: Iterable[bytes]) -> None:
+    """Write lines to a file."""
+    with open(path, "wb") as file:
+        file.writelines(text + b"\n" for text in lines)
 
 
 def report(megabytes: int, tokens: int, repeats: int, folder: Path) -> None:
@@ -145,11 +128,11 @@ def report(megabytes: int, tokens: int, repeats: int, folder: Path) -> None:
 
 
 def main() -> None:
-    """Print a table a size of turns: that of a search agent's, of a few tokens, and without any."""
+    """Print a table a size of turns: those of a search agent, short ones, and none at all."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--megabytes", type=int, default=69)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--tokens", type=int, nargs="+", default=[200, 10, 0])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[200, 40, 10, 0])
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=".") as folder:
         for tokens in given.tokens:

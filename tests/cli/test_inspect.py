@@ -1,7 +1,10 @@
 """Drawing, nesting and counting: what a tree looks like, whatever its text and depth."""
 
 import json
+import random
 import unicodedata
+from collections import Counter, defaultdict
+from itertools import combinations, groupby
 from typing import Any
 
 import pytest
@@ -179,3 +182,59 @@ def test_a_prompt_whose_rewards_are_equal_is_counted_as_dead() -> None:
     summary.add_group(score([record_of(tree("a", nodes=nodes_of([None, 0, 0], [None, 1.0, 1.0])))], "grpo"))
     summary.add_group(score([record_of(tree("b"))], "grpo"))
     assert summary.to_json()["num_dead_prompts"] == 1
+
+
+def test_a_summary_counts_pairs_of_siblings_depths_and_statuses_as_one_by_one() -> None:
+    draw = random.Random(5)
+    trees = []
+    for prompt in range(20):
+        for tree_id in range(draw.randint(1, 3)):
+            parents = [None, *(draw.randrange(place) for place in range(1, draw.randint(2, 15)))]
+            leaves = set(range(1, len(parents))) - set(parents)
+            rewards = [draw.choice([None, 0.0, 0.5, 1.0]) if place in leaves else None for place in range(len(parents))]
+            nodes = nodes_of(parents, rewards)
+            for leaf in leaves:
+                nodes[leaf] |= {"status": "truncated_turns"} if draw.random() < 0.3 else {}
+            trees.append(record_of(tree(f"p{prompt}", tree_id, nodes)))
+    summary, groups = Summary(), [list(group) for _, group in groupby(trees, key=lambda record: record.prompt_id)]
+    pairs, nodes_at, status, sums = Counter(), Counter(), Counter(), Counter()
+    for group in groups:
+        scored_group = score(group, "parent")
+        summary.add_group(scored_group)
+        below = defaultdict(list)
+        for record in scored_group:
+            inner = {node["parent"] for node in record.nodes}
+            for node in record.nodes:
+                nodes_at[node["depth"]] += 1
+                if node["id"] not in inner:
+                    status[node.get("status", "done")] += 1
+                if node["parent"] is not None and node["value"] is not None:
+                    below[(record.tree_id if node["parent"] else -1, node["parent"])].append(node)
+                    sums[node["depth"]] += abs(node["advantage"])
+        for siblings in below.values():
+            for one, other in combinations(siblings, 2):
+                pairs[one["depth"], abs(one["value"] - other["value"]) > 1e-8] += 1
+    found = summary.to_json()
+    assert found["status"] == dict(status)
+    for depth, level in enumerate(found["depths"]):
+        assert level["num_nodes"] == nodes_at[depth]
+        assert level["num_comparisons"] == pairs[depth, True] + pairs[depth, False]
+        assert level["num_decisive_comparisons"] == pairs[depth, True]
+    at_one = found["depths"][1]
+    first_turns = [node for record in score(trees, "parent") for node in record.nodes if node["depth"] == 1]
+    counted = sum(node["advantage"] is not None for node in first_turns)
+    assert at_one["abs_advantage"] == pytest.approx(sums[1] / counted)
+    assert found["max_depth"] == max(nodes_at)
+
+
+def test_depths_beyond_200_are_one_line_of_a_summary() -> None:
+    summary = Summary()
+    parents = [None, *range(1000)]
+    summary.add_group([scored(nodes_of(parents, [None] * 1000 + [1.0]))])
+    found = summary.to_json()
+    assert found["max_depth"] == 1000
+    assert len(found["depths"]) == 200
+    assert found["deeper"]["num_nodes"] == 801
+    lines = [line.plain for line in summary.lines()]
+    assert lines[-1].startswith(" 200+       801")
+    assert lines[-2].startswith("  199         1")

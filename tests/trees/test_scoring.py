@@ -152,6 +152,11 @@ def test_groups_are_prompts_whatever_the_order_of_trees() -> None:
     ]
 
 
+def test_no_trees_are_no_scores_and_no_rows() -> None:
+    assert score([]) == []
+    assert training_rows([]) == []
+
+
 def test_two_trees_of_one_number_are_refused() -> None:
     with pytest.raises(UserError, match="second tree 0"):
         score(records_of([tree("a"), tree("a")]), "grpo")

@@ -127,10 +127,16 @@ def _chosen(
             ids = {record.tree_id for record in group if wanted.tree_id in (None, record.tree_id)}
             if ids:
                 found = True
-                yield keep_or_score(group) if estimator is None else score_group(group, estimator, options), ids
+                yield _scored(group, estimator, options), ids
     if not found:
         where = files[0] if len(files) == 1 else f"{files[0]} … {files[-1]}"
         raise FileError(where, f"no tree with {wanted}")
+
+
+def _scored(group: Sequence[TreeRecord], estimator: str | None, options: Mapping[str, Any]) -> list[TreeRecord]:
+    if estimator is None:
+        return keep_or_score(group, in_place=True)
+    return score_group(group, estimator, options, in_place=True)
 
 
 def _explained(chosen: Iterator[tuple[Sequence[TreeRecord], set[int]]], node: int) -> Iterator[str]:

@@ -7,6 +7,7 @@ once; only a text that seems to hold one is read again, slowly, to be sure.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import orjson
@@ -15,6 +16,9 @@ from treegrpo_cli.types import Limits
 
 SHAPES = bytes(48 if 48 <= code < 58 else code if code in b"-." else 32 for code in range(256))
 """Every digit as 0, and everything else but a sign or a point as a blank."""
+
+LEAST_DIGITS = b"0" * 19
+DIGITS = re.compile(rb"0+")
 
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
 
@@ -43,10 +47,26 @@ def parse_json(text: bytes | str, limits: Limits) -> Any:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise JsonError(f"not JSON: {error.msg}, column {error.colno}", error.lineno) from None
-    shapes = data.translate(SHAPES)
-    if b" 00000000000000000000" in shapes or b"-0000000000000000000" in shapes:
+    if _seems_beyond_64_bits(data.translate(SHAPES)):
         _check_integers(data)
     return value
+
+
+def _seems_beyond_64_bits(shapes: bytes) -> bool:
+    """Whether 20 digits stand somewhere, or 19 behind a sign; behind a point they are a fraction's."""
+    found = shapes.find(LEAST_DIGITS)
+    while found >= 0:
+        end = _end_of_digits(shapes, found)
+        before = shapes[max(found - 1, 0) : found]
+        if before == b"-" or (before != b"." and end - found > len(LEAST_DIGITS)):
+            return True
+        found = shapes.find(LEAST_DIGITS, end)
+    return False
+
+
+def _end_of_digits(shapes: bytes, start: int) -> int:
+    digits = DIGITS.match(shapes, start)
+    return digits.end() if digits else start
 
 
 def _check_integers(data: bytes) -> None:

@@ -19,6 +19,7 @@ from treegrpo_cli.trees.format import NODE_TYPES, STATUS_CODES, UNREWARDED, Fiel
 Column = Sequence[Any]
 
 NONE = type(None)
+TYPES = {name: frozenset((NONE, *types)) for name, types in (NODE_TYPES | {"reward": (int, float)}).items()}
 SCORED = ("depth", "num_leaves", "value", "advantage")
 TOKEN_FIELDS = {"token_ids", "sampled", "logprobs", "policy_version"}
 STATUSES = {None, *STATUS_CODES}
@@ -47,20 +48,18 @@ def _fit(nodes: Sequence[Fields], scored: bool) -> bool:
         return False
     columns = {name: column_of(nodes, name) for name in names & NODE_TYPES.keys()}
     return (
-        all(_has_type(column, NODE_TYPES[name]) for name, column in columns.items())
+        all(_has_type(column, TYPES[name]) for name, column in columns.items())
         and _are_linked(ids, parents)
-        and _has_type(rewards, (int, float))
+        and _has_type(rewards, TYPES["reward"])
         and _are_outcomes(rewards, set(parents[1:]), columns)
         and _are_tokens(len(nodes), columns)
         and not (scored and (None in columns["depth"] or None in columns["num_leaves"]))
     )
 
 
-def _has_type(column: Column, types: tuple[type, ...]) -> bool:
-    """Whether a column holds these types and None alone, its numbers finite, as a finite sum shows."""
-    if not {NONE, *types}.issuperset(map(type, column)):
-        return False
-    return float not in types or isfinite(sum(filter(None, column)))
+def _has_type(column: Column, types: frozenset[type]) -> bool:
+    """Whether a column holds these types alone, its numbers finite, as a finite sum shows."""
+    return types.issuperset(map(type, column)) and (float not in types or isfinite(sum(filter(None, column))))
 
 
 def _are_linked(ids: Column, parents: Column) -> bool:
@@ -86,7 +85,7 @@ def _are_outcomes(rewards: Column, inner: set[int], columns: Mapping[str, Column
         and UNREWARDED.isdisjoint({status[place] for place in rewarded})
     ):
         return False
-    return kept is None or not any(kept[place] is False for place in chain(inner, rewarded))
+    return kept is None or (False not in [kept[place] for place in inner] and False not in [kept[p] for p in rewarded])
 
 
 def _are_tokens(num_nodes: int, columns: Mapping[str, Column]) -> bool:

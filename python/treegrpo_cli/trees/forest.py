@@ -21,7 +21,7 @@ UNSAID = 255
 
 def to_forest(records: Sequence[TreeRecord], *, tokens: bool = True) -> Forest:
     """One forest of the trees, node by node in their order; prompts are numbered as their ids come."""
-    sizes = [len(record.nodes) for record in records]
+    sizes = np.array([len(record.nodes) for record in records], dtype=np.int64)
     prompts = {prompt_id: number for number, prompt_id in enumerate(dict.fromkeys(r.prompt_id for r in records))}
     nodes = list(chain.from_iterable(record.nodes for record in records))
     parent, names = _parents(nodes, sizes), set().union(*nodes)
@@ -56,9 +56,9 @@ def mask_of(spans: Iterable[Sequence[tuple[int, int]] | None], token_start: NDAr
     return np.cumsum(edges)[:-1] > 0
 
 
-def _parents(nodes: Sequence[Fields], sizes: Sequence[int]) -> NDArray[np.uint32]:
+def _parents(nodes: Sequence[Fields], sizes: NDArray[np.int64]) -> NDArray[np.uint32]:
     """Parents in the forest: those of the file, behind the nodes of the trees before."""
-    starts = np.repeat([0, *accumulate(sizes)][:-1], sizes)
+    starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
     given = np.array([-1 if parent is None else parent for parent in column_of(nodes, "parent")], dtype=np.int64)
     return np.where(given < 0, NO_PARENT, given + starts).astype(np.uint32)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 
 from treegrpo_cli._core import CoreError
 from treegrpo_cli.errors import UserError
-from treegrpo_cli.trees.forest import numbers_of, to_forest
+from treegrpo_cli.trees.forest import to_forest
+from treegrpo_cli.trees.format import Fields
 from treegrpo_cli.trees.tree_record import AnyTree, TreeRecord, as_records
 from treegrpo_cli.types import MAX_REWARD
 
@@ -38,22 +40,21 @@ def score(trees: AnyTree | Iterable[AnyTree], estimator: str = DEFAULT_ESTIMATOR
     [0.5, -0.5]
     """
     records = as_records(trees)
-    groups: dict[str, dict[int, int]] = {}
-    for place, record in enumerate(records):
-        group = groups.setdefault(record.prompt_id, {})
-        if record.tree_id in group:
+    seen = set[tuple[str, int]]()
+    for record in records:
+        if (tree := (record.prompt_id, record.tree_id)) in seen:
             raise record.error(f"a second tree {record.tree_id} of prompt_id {record.prompt_id!r}")
-        group[record.tree_id] = place
-    for group in groups.values():
-        scored = score_group([records[place] for place in group.values()], estimator, options)
-        for place, record in zip(group.values(), scored, strict=True):
-            records[place] = record
-    return records
+        seen.add(tree)
+    return score_group(records, estimator, options)
 
 
-def score_group(records: Sequence[TreeRecord], estimator: str, options: Options) -> list[TreeRecord]:
-    """Return scored copies of one prompt's trees. Raises UserError as `score` does."""
-    _check_rewards(records)
+def score_group(
+    records: Sequence[TreeRecord], estimator: str, options: Options, *, in_place: bool = False
+) -> list[TreeRecord]:
+    """Return scored copies of trees, of one prompt or several. Raises UserError as `score` does.
+
+    `in_place` saves the copies: the given trees are the caller's no more.
+    """
     forest = to_forest(records, tokens=False)
     try:
         scores = forest.score(estimator, dict(options))
@@ -61,16 +62,18 @@ def score_group(records: Sequence[TreeRecord], estimator: str, options: Options)
         raise _placed(error, records) from None
     except ValueError as error:  # an option of a type that no option has
         raise UserError(str(error)) from None
-    if len(records) == 1 and estimator == "tree-grpo" and scores.options["variant"] == "sum":
+    if (np.abs(scores.value) > MAX_REWARD).any():  # a leaf's value is its reward
+        raise _too_large(records)
+    if _stand_alone(records) and estimator == "tree-grpo" and scores.options["variant"] == "sum":
         warnings.warn(
             "tree-grpo over a single tree of a prompt: both its terms are the same, and advantages double",
             stacklevel=2,
         )
-    return with_scores(records, scores)
+    return with_scores(records, scores, in_place=in_place)
 
 
-def keep_or_score(records: Sequence[TreeRecord]) -> list[TreeRecord]:
-    """One prompt's trees with the scoring that they have, or scored by `tree-grpo` where they have none."""
+def keep_or_score(records: Sequence[TreeRecord], *, in_place: bool = False) -> list[TreeRecord]:
+    """One prompt's trees with the scoring that they have, or as `score_group` does it by `tree-grpo`."""
     unscored = [record for record in records if record.scoring is None]
     if not unscored:
         return list(records)
@@ -78,36 +81,33 @@ def keep_or_score(records: Sequence[TreeRecord]) -> list[TreeRecord]:
         raise unscored[0].error(
             "has no scoring, but other trees of its prompt do: name an estimator to score them together"
         )
-    return score_group(records, DEFAULT_ESTIMATOR, {})
+    return score_group(records, DEFAULT_ESTIMATOR, {}, in_place=in_place)
 
 
-def with_scores(records: Iterable[TreeRecord], scores: Scores) -> list[TreeRecord]:
-    """Return copies of the trees with the scores of a forest that has their nodes, and no others, in their order."""
+def with_scores(records: Iterable[TreeRecord], scores: Scores, *, in_place: bool = False) -> list[TreeRecord]:
+    """Return the trees, copied or `in_place`, with the scores of a forest of their nodes, and no others, in order."""
     columns = scores.depth.tolist(), scores.num_leaves.tolist(), _or_none(scores.value), _or_none(scores.advantage)
     added = zip(*columns, strict=True)
     scoring = {"estimator": scores.estimator, "options": scores.options}
-    return [
-        record.replaced(
-            nodes=[
-                {**node, "depth": depth, "num_leaves": num_leaves, "value": value, "advantage": advantage}
-                for node, (depth, num_leaves, value, advantage) in zip(record.nodes, added, strict=False)
-            ],
-            scoring=scoring,
-        )
-        for record in records
-    ]
+    return [_added_to(record, added, scoring, in_place) for record in records]
 
 
-def _check_rewards(records: Sequence[TreeRecord]) -> None:
-    rewards = numbers_of([node for record in records for node in record.nodes], "reward")
-    if not (np.abs(rewards) > MAX_REWARD).any():
-        return
-    for record in records:
-        for node in record.nodes:
-            if abs(node["reward"] or 0) > MAX_REWARD:
-                raise record.error(
-                    f"node {node['id']}: reward {node['reward']} is too large, expected at most {MAX_REWARD}"
-                )
+def _added_to(record: TreeRecord, added: Iterator[tuple[Any, ...]], scoring: Fields, in_place: bool) -> TreeRecord:
+    nodes = record.nodes if in_place else list(map(dict.copy, record.nodes))
+    for node, (depth, num_leaves, value, advantage) in zip(nodes, added, strict=False):
+        node["depth"], node["num_leaves"], node["value"], node["advantage"] = depth, num_leaves, value, advantage
+    return record.replaced(nodes=nodes, scoring=scoring)
+
+
+def _stand_alone(records: Sequence[TreeRecord]) -> bool:
+    """Whether a tree is the only one of its prompt."""
+    return 1 in Counter(record.prompt_id for record in records).values()
+
+
+def _too_large(records: Sequence[TreeRecord]) -> UserError:
+    nodes = ((record, node) for record in records for node in record.nodes)
+    record, node = next(place for place in nodes if abs(place[1]["reward"] or 0) > MAX_REWARD)
+    return record.error(f"node {node['id']}: reward {node['reward']} is too large, expected at most {MAX_REWARD}")
 
 
 def _or_none(column: NDArray[np.float64]) -> list[float | None]:

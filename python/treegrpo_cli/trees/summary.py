@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.text import Text
 
+from treegrpo_cli.trees.branches import parents_of
+from treegrpo_cli.trees.column_checks import column_of
 from treegrpo_cli.trees.draw import count, number
-from treegrpo_cli.trees.format import inner_nodes, status_of
+from treegrpo_cli.trees.forest import numbers_of
 from treegrpo_cli.trees.tree_record import TreeRecord
 
 FLAT = 1e-8
 """Values closer than this are equal, as in the core's normaliser."""
+
+MAX_LEVELS = 200
+"""Depths that are told one by one; what is deeper is one level."""
+
+Numbers = NDArray[np.float64]
+Ids = NDArray[np.int64]
 
 
 @dataclass(slots=True)
@@ -24,10 +35,10 @@ class Average:
     count: int = 0
     total: float = 0.0
 
-    def add(self, value: float) -> None:
-        """Take one more value."""
-        self.count += 1
-        self.total += value
+    def add(self, count: int, total: float) -> None:
+        """Take so many more values, which add up to `total`."""
+        self.count += int(count)
+        self.total += float(total)
 
     @property
     def mean(self) -> float | None:
@@ -60,64 +71,67 @@ class Summary:
     num_nodes: int = 0
     num_branching: int = 0
     num_dead_prompts: int = 0
+    max_depth: int = 0
     status: Counter[str] = field(default_factory=Counter)
     reward: Average = field(default_factory=Average)
     leaf_depth: Average = field(default_factory=Average)
     children: Average = field(default_factory=Average)
-    levels: defaultdict[int, Level] = field(default_factory=lambda: defaultdict(Level))
+    levels: list[Level] = field(default_factory=list)
 
     def add_group(self, group: Sequence[TreeRecord]) -> None:
         """Count one prompt's scored trees."""
+        nodes = list(chain.from_iterable(record.nodes for record in group))
+        sizes = [len(record.nodes) for record in group]
+        starts = np.repeat(np.cumsum([0, *sizes[:-1]]), sizes)
+        own = np.concatenate([parents_of(record.nodes) for record in group])
+        parent = np.where(own < 0, -1, own + starts)
+        depth = np.array(column_of(nodes, "depth"), dtype=np.int64)
+        reward, value = numbers_of(nodes, "reward"), numbers_of(nodes, "value")
         self.num_prompts += 1
-        siblings: defaultdict[tuple[int, int], list[float]] = defaultdict(list)
-        rewards: list[float] = []
-        for tree, record in enumerate(group):
-            self._add_tree(tree, record, siblings, rewards)
-        self.num_dead_prompts += not rewards or max(rewards) - min(rewards) <= FLAT
-        for (tree, parent), values in siblings.items():
-            depth = 1 if tree < 0 else group[tree].nodes[parent]["depth"] + 1
-            self.levels[depth].comparisons += len(values) * (len(values) - 1) // 2
-            self.levels[depth].decisive += _num_unequal_pairs(values)
+        self.num_trees += len(group)
+        self.num_nodes += len(nodes)
+        self.max_depth = max(self.max_depth, int(depth.max()))
+        scored = reward[~np.isnan(reward)]
+        self.reward.add(len(scored), scored.sum())
+        self.num_dead_prompts += not len(scored) or scored.max() - scored.min() <= FLAT
+        self._add_shape(column_of(nodes, "status"), parent, depth)
+        self._add_levels(depth, reward, np.where(own < 0, np.nan, numbers_of(nodes, "advantage")))
+        self._add_comparisons(np.where(own == 0, 0, parent), value, depth)
 
-    def _add_tree(
-        self,
-        tree: int,
-        record: TreeRecord,
-        siblings: defaultdict[tuple[int, int], list[float]],
-        rewards: list[float],
-    ) -> None:
-        inner = inner_nodes(record.nodes)
-        self.num_trees += 1
-        num_children: Counter[int] = Counter()
-        for node in record.nodes:
-            self._add_node(node, node["id"] in inner)
-            if node["reward"] is not None:
-                rewards.append(node["reward"])
-            if node["parent"] is None:
-                continue
-            num_children[node["parent"]] += 1
-            if node["value"] is not None:
-                siblings[(-1, 0) if node["parent"] == 0 else (tree, node["parent"])].append(node["value"])
-        for children in num_children.values():
-            self.children.add(children)
-            self.num_branching += children > 1
+    def _add_shape(self, status: Sequence[str | None], parent: Ids, depth: Ids) -> None:
+        num_children = np.bincount(parent[parent >= 0], minlength=len(parent))
+        inner = num_children > 0
+        self.children.add(inner.sum(), num_children.sum())
+        self.num_branching += int((num_children > 1).sum())
+        self.leaf_depth.add((~inner).sum(), depth[~inner].sum())
+        self.status.update(status[leaf] or "done" for leaf in np.flatnonzero(~inner).tolist())
 
-    def _add_node(self, node: dict[str, Any], is_inner: bool) -> None:
-        level = self.levels[node["depth"]]
-        level.num_nodes += 1
-        self.num_nodes += 1
-        if not is_inner:
-            self.status[status_of(node, is_inner)] += 1
-            self.leaf_depth.add(node["depth"])
-        if node["reward"] is not None:
-            level.reward.add(node["reward"])
-            self.reward.add(node["reward"])
-        if node["advantage"] is not None and node["parent"] is not None:
-            level.advantage.add(node["advantage"])
-            level.abs_advantage.add(abs(node["advantage"]))
+    def _add_levels(self, depth: Ids, reward: Numbers, advantage: Numbers) -> None:
+        level = np.minimum(depth, MAX_LEVELS)
+        self.levels += [Level() for _ in range(int(level.max()) + 1 - len(self.levels))]
+        for place, number_of in enumerate(np.bincount(level).tolist()):
+            self.levels[place].num_nodes += number_of
+        for name, column in (("reward", reward), ("advantage", advantage), ("abs_advantage", np.abs(advantage))):
+            there = ~np.isnan(column)
+            counts, totals = np.bincount(level[there]), np.bincount(level[there], weights=column[there])
+            for found, number_of, total in zip(self.levels, counts.tolist(), totals.tolist(), strict=False):
+                getattr(found, name).add(number_of, total)
+
+    def _add_comparisons(self, state: Ids, value: Numbers, depth: Ids) -> None:
+        """Compare nodes that follow on one state: its children that have a value, of all trees where it is the root."""
+        there = ~np.isnan(value) & (state >= 0)
+        state, value, depth = state[there], value[there], depth[there]
+        order = np.argsort(state, kind="stable")
+        state, value, depth = state[order], value[order], depth[order]
+        starts = np.flatnonzero(np.diff(state, prepend=-1))
+        sizes = np.diff(starts, append=len(state))
+        for start, size in zip(starts[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
+            level = self.levels[min(int(depth[start]), MAX_LEVELS)]
+            level.comparisons += size * (size - 1) // 2
+            level.decisive += _num_unequal_pairs(value[start : start + size].tolist())
 
     def to_json(self) -> dict[str, Any]:
-        """The same as an object; means are null where nothing was counted."""
+        """The same as an object; means are null where nothing was counted, `deeper` is all from `MAX_LEVELS` on."""
         return {
             "num_prompts": self.num_prompts,
             "num_dead_prompts": self.num_dead_prompts,
@@ -128,10 +142,11 @@ class Summary:
             "status": dict(sorted(self.status.items())),
             "reward": self.reward.mean,
             "leaf_depth": self.leaf_depth.mean,
-            "max_depth": max(self.levels, default=0),
+            "max_depth": self.max_depth,
             "num_branching_nodes": self.num_branching,
             "children": self.children.mean,
-            "depths": [{"depth": depth, **_level_json(level)} for depth, level in sorted(self.levels.items())],
+            "depths": [{"depth": depth, **_level_json(level)} for depth, level in enumerate(self.levels[:MAX_LEVELS])],
+            **({"deeper": _level_json(self.levels[MAX_LEVELS])} if self.max_depth >= MAX_LEVELS else {}),
         }
 
     def lines(self) -> Iterator[Text]:
@@ -143,7 +158,7 @@ class Summary:
             f" · {count(self.num_nodes, 'node')}",
         )
         yield Text(f"{count(self.leaf_depth.count, 'leaf', 'leaves')}, {self.reward.count:,} scored: {leaves}")
-        depth = f"depth {max(self.levels, default=0)}, of a leaf {number(self.leaf_depth.mean)} on average"
+        depth = f"depth {self.max_depth}, of a leaf {number(self.leaf_depth.mean)} on average"
         yield Text(f"mean reward {number(self.reward.mean)} · {depth}")
         yield Text(
             f"{number(self.children.mean)} children an inner node on average · {self.num_branching:,} of "
@@ -151,10 +166,11 @@ class Summary:
         )
         yield Text("")
         yield Text("depth     nodes    comparisons    differ   reward  advantage  |advantage|", style="dim")
-        for number_of, level in sorted(self.levels.items()):
+        for depth_of, level in enumerate(self.levels):
             means = [number(average.mean) for average in (level.reward, level.advantage, level.abs_advantage)]
+            name = f"{MAX_LEVELS}+" if depth_of == MAX_LEVELS else depth_of
             yield Text(
-                f"{number_of:>5}  {level.num_nodes:>8,}  {level.comparisons:>13,}  {level.decisive:>8,}  "
+                f"{name:>5}  {level.num_nodes:>8,}  {level.comparisons:>13,}  {level.decisive:>8,}  "
                 f"{means[0]:>7}  {means[1]:>9}  {means[2]:>11}"
             )
 
