@@ -58,7 +58,7 @@ $(VENV)/.extension: $(VENV)/.packages pyproject.toml Cargo.toml Cargo.lock $(wil
 # Renews the pinned requirements; they name no addresses.
 PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate
 pin:
-	$(PIN) requirements/cpu.in --override requirements/overrides.txt -o requirements/cpu.txt
+	$(PIN) requirements/cpu.in --override python/treegrpo_cli/samplers/vllm_cpu_overrides.txt -o requirements/cpu.txt
 	$(PIN) requirements/core.in -c requirements/cpu.txt -o requirements/core.txt
 	$(PIN) requirements/gpu.in -c requirements/core.txt -o requirements/gpu.txt
 

@@ -1,5 +1,8 @@
 """The wheel installs into an empty environment and works outside the repository, without torch or vLLM."""
 
+import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +17,19 @@ TREE = (
 )
 
 
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+"""Without the repository's own sources."""
+
+
 def run(*command: str | Path, cwd: Path) -> str:
     done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=280, check=False
+        [str(part) for part in command],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -52,10 +65,47 @@ print([node["advantage"] for node in trees[0].nodes])
     assert run(installed / "python", "-c", code, cwd=tmp_path) == "[0.0, 0.5, -0.5]\n"
 
 
+def test_plain_rows_become_scored_rows_without_torch_and_collate_says_that_it_needs_it(
+    installed: Path, tmp_path: Path
+) -> None:
+    code = """
+import treegrpo_cli as t
+rows = [{"prompt_ids": [1], "completion_ids": [2, end], "reward": end} for end in (0, 1)]
+rows = t.training_rows(t.score(t.from_chains(rows), "parent"))
+print([row["advantages"].tolist() for row in rows], list(t.estimators()))
+try: t.collate(rows)
+except t.UserError as error: print(error)
+"""
+    assert run(installed / "python", "-c", code, cwd=tmp_path).splitlines() == [
+        "[[0.0, 0.0, -0.5], [0.0, 0.0, 0.5]] ['grpo', 'tree-grpo', 'parent', 'sibling']",
+        "collate needs torch: pip install 'treegrpo[train]'",
+    ]
+
+
+def test_files_and_releases_that_the_wheel_advises_are_there(installed: Path, tmp_path: Path) -> None:
+    code = "from treegrpo_cli.samplers import why_no_vllm as why; print(why('cpu'))"
+    advice = run(installed / "python", "-c", code, cwd=tmp_path)
+    command = advice[advice.index("(") + 1 : advice.rindex(")")]
+    *install, release, override, file = shlex.split(command)
+    assert (install, override) == (["uv", "pip", "install"], "--override")
+    assert release in (ROOT / "requirements" / "cpu.in").read_text().splitlines()
+    assert "torch==" in Path(file).read_text()
+    assert ROOT not in Path(file).parents
+
+
+def test_extras_that_are_advised_are_the_wheels_own(installed: Path, tmp_path: Path) -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "python").rglob("*.py"))
+    advised = set(re.findall(r"pip install 'treegrpo\[(\w+)\]'", sources))
+    code = "from importlib.metadata import metadata; print(*metadata('treegrpo').get_all('Provides-Extra'))"
+    offered = set(run(installed / "python", "-c", code, cwd=tmp_path).split())
+    assert {"train", "vllm"} <= advised <= offered
+
+
 def test_a_command_that_needs_torch_says_what_to_install(installed: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [installed / "treegrpo", "train", "model.path=m", "data.train=d"],
         cwd=tmp_path,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=60,

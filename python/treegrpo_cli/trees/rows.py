@@ -73,8 +73,10 @@ def collate(rows: Sequence[TrainingRow], pad_id: int = 0) -> dict[str, torch.Ten
     `input_ids` int64, `pad_id` where there is no token · `attention_mask` int64, 1 on tokens · `loss_mask` bool ·
     `advantages` float32 · `logprobs` float32, missing where a row has none. Raises UserError without rows.
     """
-    import torch
-
+    try:
+        import torch
+    except ImportError:
+        raise UserError("collate needs torch: pip install 'treegrpo[train]'") from None
     if not rows:
         raise UserError("collate: no rows")
     names = ["input_ids", "loss_mask", "advantages"]
