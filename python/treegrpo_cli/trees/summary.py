@@ -93,7 +93,7 @@ class Summary:
         self.max_depth = max(self.max_depth, int(depth.max()))
         scored = reward[~np.isnan(reward)]
         self.reward.add(len(scored), scored.sum())
-        self.num_dead_prompts += not len(scored) or scored.max() - scored.min() <= FLAT
+        self.num_dead_prompts += bool(not len(scored) or scored.max() - scored.min() <= FLAT)
         self._add_shape(column_of(nodes, "status"), parent, depth)
         self._add_levels(depth, reward, np.where(own < 0, np.nan, numbers_of(nodes, "advantage")))
         self._add_comparisons(np.where(own == 0, 0, parent), value, depth)
