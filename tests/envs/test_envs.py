@@ -24,6 +24,7 @@ from treegrpo_cli.envs import (
     step_with_retries,
     tool_schema,
 )
+from treegrpo_cli.envs.answers import MAX_CONTENT_CHARS
 from treegrpo_cli.envs.calculator import calculate, make_tasks
 from treegrpo_cli.envs.tools import ToolEnvironment, ToolState
 from treegrpo_cli.errors import ToolError, UserError
@@ -425,6 +426,17 @@ def test_any_result_becomes_text(result: Any, text: str) -> None:
         return result
 
     assert contents(step(ToolEnvironment([give]), ToolState(), called("give"))[1]) == [text]
+
+
+def test_a_result_without_end_is_cut() -> None:
+    def give() -> str:
+        """Give it."""
+        return "x" * (MAX_CONTENT_CHARS + 1)
+
+    state, result = step(ToolEnvironment([give]), ToolState(), called("give"))
+    assert contents(result) == list(state.results) == ["x" * MAX_CONTENT_CHARS]
+    long = StepResult(({"role": "user", "content": "x" * (MAX_CONTENT_CHARS + 1)},))
+    assert contents(step(Scripted((0, long)), 0, ANSWER)[1]) == ["x" * MAX_CONTENT_CHARS]
 
 
 def test_a_result_that_holds_itself_is_a_failed_call() -> None:

@@ -183,6 +183,20 @@ def test_coroutines_share_one_loop_from_run_to_run() -> None:
     assert len(loops) == 1
 
 
+def test_a_forked_process_has_a_loop_of_its_own() -> None:
+    code = (
+        "import asyncio, os\n"
+        "from treegrpo_cli.user_code import call\n"
+        "async def answer():\n    return os.getpid()\n"
+        "assert asyncio.run(call(answer, timeout_s=20)) == os.getpid()\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    os._exit(asyncio.run(call(answer, timeout_s=20)) != os.getpid())\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+
+
 def test_a_task_that_user_code_leaves_behind_ends_no_other() -> None:
     async def exit_now() -> None:
         raise SystemExit(3)

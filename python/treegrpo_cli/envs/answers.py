@@ -19,6 +19,8 @@ from treegrpo_cli.user_code import clean
 Value = TypeVar("Value")
 
 MAX_COUNT = 2**31 - 1
+MAX_CONTENT_CHARS = 1 << 22
+"""What stands behind is cut: far more than any policy reads."""
 
 
 def state_and_messages(answer: Any) -> tuple[Any, list[Message]]:
@@ -53,7 +55,10 @@ def checked_result(result: StepResult) -> StepResult:
 def checked_messages(messages: Any, method: str) -> list[Message]:
     """Return messages whose content is clean text. Raises ToolError for anything else."""
     if isinstance(messages, (list, tuple)) and all(map(_is_message, messages)):
-        cleaned = [{k: clean(v) if isinstance(v, str) else v for k, v in message.items()} for message in messages]
+        cleaned = [
+            {k: clean(v[:MAX_CONTENT_CHARS]) if isinstance(v, str) else v for k, v in message.items()}
+            for message in messages
+        ]
         try:
             orjson.dumps(cleaned)
         except TypeError as error:

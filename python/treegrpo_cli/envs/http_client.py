@@ -7,6 +7,7 @@ step blocks the loop that asked. The environment's proxy settings are not used.
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import weakref
 
@@ -37,7 +38,7 @@ class HTTPClient:
         Raises:
             ToolError: nobody answers, or with an error, too much, or in an encoding that was not asked for.
         """
-        if self._open is None:
+        if self._open is None or self._open.pid != os.getpid():  # a fork has none of its parent's threads
             self._open = _Open(self._verify)
             weakref.finalize(self, self._open.end).atexit = False
         running = self._open.thread.start(lambda: self._post(body))
@@ -87,11 +88,11 @@ class _Open:
         self.thread = LoopThread()
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
         self.client = httpx.AsyncClient(verify=verify, timeout=None, trust_env=False, limits=limits)  # noqa: S113
-        self._ended = False
+        self.pid, self._ended = os.getpid(), False
 
     def end(self) -> None:
         """Close the client and end the thread; nobody waits for it."""
-        if not self._ended:
+        if not self._ended and self.pid == os.getpid():
             self._ended = True
             self.thread.start(self.client.aclose)
             self.thread.leave()

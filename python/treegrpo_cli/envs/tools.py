@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import orjson
 
+from treegrpo_cli.envs.answers import MAX_CONTENT_CHARS
 from treegrpo_cli.envs.instructions import allowed_actions, instructions_for, instructs, with_instructions
 from treegrpo_cli.envs.outside import is_outside
 from treegrpo_cli.envs.reports import error_text, report_raised
@@ -18,7 +19,7 @@ from treegrpo_cli.envs.tool_schema import ArgumentError, check_arguments, parame
 from treegrpo_cli.errors import UserCodeError, UserError
 from treegrpo_cli.tags import last_answer
 from treegrpo_cli.types import Action, Message, StepResult, Task, ToolCall
-from treegrpo_cli.user_code import call, load_dotted
+from treegrpo_cli.user_code import call, clean, load_dotted
 
 Function = Callable[..., Any]
 
@@ -145,9 +146,9 @@ def _function(tool: Any) -> Function:
 async def _text(result: Any) -> str:
     """Return the result as text, JSON where it is none; objects of the user's write themselves, as user code."""
     if isinstance(result, str):
-        return result
+        return clean(result[:MAX_CONTENT_CHARS])
     try:
         return orjson.dumps(result).decode()
     except TypeError:
         text: str = await call(json.dumps, result, default=str, ensure_ascii=False)
-        return text
+        return clean(text)

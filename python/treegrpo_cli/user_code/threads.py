@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -153,6 +154,15 @@ class Running:
 
 _lock = threading.Lock()
 _current: LoopThread | None = None
+
+
+def _forget() -> None:
+    """A forked process has none of its parent's threads."""
+    global _lock, _current
+    _lock, _current = threading.Lock(), None
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def in_loop_thread(make: Callable[[], Awaitable[Any]]) -> Running:
