@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 PRELOADED = (
+    "treegrpo_cli.__main__",
     "treegrpo_cli.cli.app",
     "treegrpo_cli.cli.commands",
     "treegrpo_cli.cli.inspect",
@@ -37,6 +38,8 @@ PRELOADED = (
     "transformers.models.auto.modeling_auto",
     "tests.runs",
 )
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Command:
@@ -145,9 +148,13 @@ def _poll(pid: int) -> int | None:
 
 
 def _fork(request: dict[str, Any]) -> int:
+    for name in ("out", "err"):
+        Path(request["output"], name).touch()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # until the command itself sees to signals
     pid = os.fork()
     if pid == 0:
         _become(request)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     return pid
 
 
@@ -160,13 +167,15 @@ def _become(request: dict[str, Any]) -> None:
         os.environ.update(request["env"])
         os.chdir(request["cwd"])
         for descriptor, source in ((0, os.devnull), (1, f"{request['output']}/out"), (2, f"{request['output']}/err")):
-            opened = os.open(source, os.O_RDWR | os.O_CREAT, 0o600)
+            opened = os.open(source, os.O_RDWR)
             os.dup2(opened, descriptor)
             os.close(opened)
         sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
         sys.argv = ["treegrpo", *request["arguments"]]
-        from treegrpo_cli.__main__ import main
+        from treegrpo_cli.__main__ import install, main
 
+        install()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         main()
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)

@@ -245,7 +245,7 @@ def _end_again_and_again(
             process.send_signal(signal.SIGKILL)
             return ended
         if "Traceback" in errors:
-            arena.found(f"{name}: after {kind}: a traceback: {errors.splitlines()[-1][:200]}")
+            arena.found(f"{name}: after {kind}: a traceback:\n{errors}")
         if process.returncode == 0:
             return ended
         allowed = {-SIGNALS[one] for one in kind.split(",") if one} | {

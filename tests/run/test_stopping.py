@@ -198,3 +198,39 @@ def test_two_signals_at_any_moment_leave_one_last_line_and_a_run_to_go_on_with(
     assert done.stderr.splitlines()[-1].startswith("treegrpo: stopped")
     assert all(orjson.loads(line) for line in metrics.read_bytes().splitlines(keepends=True) if line.endswith(b"\n"))
     assert checkpoints(tmp_path / "run")
+
+
+def test_a_signal_inside_a_destructor_ends_the_program_in_one_line() -> None:
+    code = (
+        "import treegrpo_cli.cli.app as app\n"
+        "class Slow:\n"
+        "    def __del__(self):\n"
+        "        print('ready', flush=True)\n"
+        "        while True: time.sleep(0.01)\n"
+        "def run():\n"
+        "    Slow()\n"
+        "app._run = run\n"
+        "app.main()\n"
+    )
+    process = program(code)
+    wait_ready(process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (143, "treegrpo: stopped\n")
+
+
+def test_a_signal_that_a_library_swallowed_stops_the_run_when_it_begins() -> None:
+    code = (
+        "from treegrpo_cli.run.stopping import StopRequest\n"
+        "from treegrpo_cli.errors import Stopped\n"
+        "with signals.react(signals.interrupt):\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        time.sleep(1)\n"
+        "    except BaseException: pass\n"
+        "    with StopRequest() as stop:\n"
+        "        try: stop.check()\n"
+        "        except Stopped as stopped: print(stopped.signal_number)\n"
+    )
+    output, errors = program(code).communicate(timeout=30)
+    assert (output, errors) == ("2\n", "")
