@@ -56,6 +56,7 @@ def refused(work: Any, message: str) -> None:
         ("environment.tool_timeout_s=1e300", r"environment\.tool_timeout_s: .*less than or equal"),
         (f"output_dir={'x' * 300}", r"output_dir: a longer name than folders can have"),
         (f"output_dir={'x/' * 3000}", r"output_dir: a longer name than folders can have"),
+        ("output_dir=/", r"output_dir: the root of all folders"),
         ('output_dir="a\\u0000"', r"output_dir: no folder has a NUL"),
         ("rollout=3", "rollout: "),
         ("x" * 4000, "expected section.key=value"),

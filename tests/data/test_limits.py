@@ -20,11 +20,13 @@ from treegrpo_cli.data.json_values import JsonError, parse_json
 from treegrpo_cli.data.lines import read_lines
 from treegrpo_cli.data.tasks import load_tasks, row_digest
 from treegrpo_cli.errors import FileError, UserError
+from treegrpo_cli.rollout.world import World
 from treegrpo_cli.run.preflight import check, train_questions
 from treegrpo_cli.trees.tree_file import read_trees
 from treegrpo_cli.types import Limits
 
 from tests.sample_trees import tree
+from tests.tiny import make_tiny_tokenizer
 
 ROW = {"question": "Capital of Peru?", "answer": "Lima"}
 
@@ -54,6 +56,13 @@ def test_runs_read_their_data_within_the_limits_of_their_settings(tmp_path: Path
     config = make_config(settings)
     with pytest.raises(UserError, match=r"limits\.max_rows = 2"):
         check(config, [train_questions(config)])
+
+
+def test_a_corpus_is_read_within_the_limits_of_the_settings(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus.jsonl", b'{"title": "a", "text": "b"}\n' * 3)
+    settings = {"environment": {"options": {"corpus": str(corpus)}}, "limits": {"max_lines": 2}}
+    refused(lambda: World(make_config(settings), make_tiny_tokenizer()), r"corpus.jsonl:\d: more lines than")
+    World(make_config(settings | {"limits": {"max_lines": 9}}), make_tiny_tokenizer())
 
 
 @pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.zst"])

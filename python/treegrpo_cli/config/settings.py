@@ -344,6 +344,8 @@ class Config(Section):
     @field_validator("output_dir")
     @classmethod
     def _a_folder_can_have_this_name(cls, name: str) -> str:
+        if not name.strip("/"):
+            raise ValueError("the root of all folders is no place for a run")
         if "\0" in name:
             raise ValueError("no folder has a NUL in its name")
         if any(len(part.encode()) > MAX_NAME_BYTES for part in name.split("/")) or len(name.encode()) > MAX_PATH_BYTES:

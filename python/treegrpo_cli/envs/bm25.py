@@ -16,6 +16,7 @@ import numpy as np
 from treegrpo_cli.data.json_lines import read_json_lines
 from treegrpo_cli.envs.retriever import Passage, read_passage
 from treegrpo_cli.errors import FileError
+from treegrpo_cli.types import Limits
 
 
 def words(text: str) -> list[str]:
@@ -36,14 +37,14 @@ class BM25Retriever:
         self._index.index([words(f"{title} {text}") for title, text in self._passages], show_progress=False)
 
     @classmethod
-    def from_file(cls, path: str | Path) -> BM25Retriever:
+    def from_file(cls, path: str | Path, limits: Limits | None = None) -> BM25Retriever:
         """Read JSON Lines of `contents` ("title\\ntext"), or of `title` and `text`.
 
         Raises:
             FileError: names file and line of what is no passage, or the file that holds none.
         """
         passages = []
-        for line, row in read_json_lines(path):
+        for line, row in read_json_lines(path, limits):
             try:
                 passages.append(read_passage(row))
             except ValueError as error:

@@ -16,6 +16,7 @@ from treegrpo_cli.envs.stateful import StatefulEnvironment
 from treegrpo_cli.envs.tool_schema import ArgumentError, check_arguments, parameters_of
 from treegrpo_cli.envs.tools import ToolEnvironment
 from treegrpo_cli.errors import UserError, nearest
+from treegrpo_cli.types import Limits
 from treegrpo_cli.user_code import load_dotted, user_code_error
 
 GYM_PREFIX = "gym:"
@@ -27,12 +28,13 @@ BUILTIN = {
 }
 
 
-def load_environment(config: EnvironmentConfig) -> Environment[Any]:
+def load_environment(config: EnvironmentConfig, limits: Limits | None = None) -> Environment[Any]:
     """Return the environment that `config` names, made with its options.
 
     A class is pure where its `step` takes (state, action), stateful where it takes (action) alone; one of
     gymnasium's, or `gym:ID`, is played by a `GymnasiumWorld`; a function, or a list of them, becomes the tools of
-    a `ToolEnvironment`. A constructor that has a parameter `dialect` is given the dialect.
+    a `ToolEnvironment`. A constructor that has a parameter `dialect` is given the dialect,
+    one that has `file_limits` the `limits` within which it reads files.
 
     Raises:
         UserError: names the dotted key and, for an option, the nearest valid one.
@@ -44,7 +46,7 @@ def load_environment(config: EnvironmentConfig) -> Environment[Any]:
     if _is_gymnasium(target):
         return _make(GymnasiumWorld, config, constructor=target)
     if inspect.isclass(target):
-        return _make(target, config)
+        return _make(target, config, **({"file_limits": limits} if "file_limits" in parameters_of(target) else {}))
     functions = [target] if callable(target) else target
     if not isinstance(functions, (list, tuple)) or not all(callable(f) and hasattr(f, "__name__") for f in functions):
         raise UserError(f"environment.name: {config.name} is neither a class nor a function (or list of functions)")

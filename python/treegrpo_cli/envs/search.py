@@ -7,6 +7,7 @@ from typing import Literal
 from treegrpo_cli.envs.retriever import Passage, Retriever
 from treegrpo_cli.envs.tools import ToolEnvironment
 from treegrpo_cli.errors import UserError
+from treegrpo_cli.types import Limits
 
 INLINE_INSTRUCTIONS = """\
 Answer the question below. Whenever you learn something new, first reason about it \
@@ -30,6 +31,7 @@ class SearchEnvironment(ToolEnvironment):
     Options: exactly one of `corpus` (a file; embedded BM25) and `retriever_url` (Search-R1's protocol over
     HTTP), `topk` passages a query (0 shows none: what does the policy know by itself?), `instructions` in
     place of the built-in ones, and `max_response_bytes` of the retriever, counted behind its compression.
+    `file_limits` are not among them: the corpus is read within `[limits]`.
     """
 
     def __init__(
@@ -40,10 +42,11 @@ class SearchEnvironment(ToolEnvironment):
         dialect: Literal["inline", "chat"] = "inline",
         instructions: str | None = None,
         max_response_bytes: int = 4 * 2**20,
+        file_limits: Limits | None = None,
     ) -> None:
         if topk < 0:
             raise UserError(f"environment.options.topk: must be 0 or more, got {topk}")
-        self._retriever = _retriever(corpus, retriever_url, max_response_bytes)
+        self._retriever = _retriever(corpus, retriever_url, max_response_bytes, file_limits)
         self._topk = topk
         super().__init__([self.search], dialect, instructions)
 
@@ -80,7 +83,9 @@ def show(passages: list[Passage]) -> str:
     return "\n".join(lines) or "No passage was found."
 
 
-def _retriever(corpus: str | None, retriever_url: str | None, max_response_bytes: int) -> Retriever:
+def _retriever(
+    corpus: str | None, retriever_url: str | None, max_response_bytes: int, file_limits: Limits | None
+) -> Retriever:
     if (corpus is None) == (retriever_url is None):
         raise UserError(
             "environment.options: give one of `corpus` (a file) and `retriever_url` to the search environment"
@@ -88,7 +93,7 @@ def _retriever(corpus: str | None, retriever_url: str | None, max_response_bytes
     if corpus is not None:
         from treegrpo_cli.envs.bm25 import BM25Retriever
 
-        return BM25Retriever.from_file(corpus)
+        return BM25Retriever.from_file(corpus, file_limits)
     from treegrpo_cli.envs.http_retriever import HTTPRetriever
 
     assert retriever_url is not None

@@ -16,7 +16,7 @@ class World:
 
     def __init__(self, config: Config, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self.environment = load_environment(config.environment)
+        self.environment = load_environment(config.environment, config.limits.resolved)
         self.dialect = make_dialect(config, tokenizer, self.environment.tools)
         self._check_timeout_s = config.environment.check_timeout_s
         self._checked = self._closed = False

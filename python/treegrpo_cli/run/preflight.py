@@ -169,7 +169,7 @@ def _open_world(config: Config, tokenizer: Any) -> World:
 
 def _open_environment(config: Config) -> None:
     """Find what is wrong with the environment where there is no tokenizer to open a world with."""
-    environment = load_environment(config.environment)
+    environment = load_environment(config.environment, config.limits.resolved)
 
     async def check_and_close() -> None:
         try:
