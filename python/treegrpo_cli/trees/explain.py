@@ -37,7 +37,7 @@ class Reach:
 def explain(group: Sequence[TreeRecord], place: int, node: int) -> Iterator[str]:
     """Yield lines that split the advantage of a node of `group[place]`, whose trees are all of one prompt, scored.
 
-    Raises UserError for a node that the tree does not have.
+    Raises UserError for a node that the tree does not have, and for a scoring that is not one of ours.
     """
     record = group[place]
     if not 0 <= node < len(record.nodes):
@@ -45,8 +45,10 @@ def explain(group: Sequence[TreeRecord], place: int, node: int) -> Iterator[str]
     scoring = record.scoring or {}
     first = sum(len(other.nodes) for other in group[:place])
     forest = to_forest(group)
-    scores = forest.score(scoring["estimator"], scoring["options"])
-    found = scores.explain(first + node)
+    try:
+        found = forest.score(scoring["estimator"], scoring["options"]).explain(first + node)
+    except ValueError as error:
+        raise record.error(f"scoring: {error}") from None
     yield from _head(record, node, scoring, found)
     yield from _terms(record, found, first)
     yield from _tokens(_reach(record, forest, first, node), found)
