@@ -2,8 +2,10 @@
 
 Python runs a signal's handler in the main thread, between two of its instructions: an engine's step or an update may
 keep it waiting for minutes. So a thread of its own waits for the second signal, and only `react` decides what the first
-one does. Until a reaction is set, a signal ends the program in one line. This is the first module that the program
-imports, and it imports what the interpreter has built in: a signal before `install` is Python's own traceback.
+one does. Where nothing reacts, a signal ends the program in one line: nothing is raised, which a library's `__del__` or
+`except` would swallow and carry on. What is written is written so that a kill does no harm. This is the first module
+that the program imports, and it imports what the interpreter has built in: a signal before `install` is Python's own
+traceback.
 """
 
 from __future__ import annotations
@@ -25,14 +27,6 @@ SIGNALS = (_signal.SIGINT, _signal.SIGTERM)
 
 PATIENCE_S = 2.0
 """A stop that takes longer says how to get out."""
-
-
-class Interrupted(BaseException):
-    """A signal came. Like KeyboardInterrupt it is no Exception, so that no library takes it for a failure."""
-
-    def __init__(self, signal_number: int) -> None:
-        self.signal_number = signal_number
-        super().__init__(signal_number)
 
 
 class _Watch:
@@ -57,17 +51,12 @@ def install() -> None:
     reader, writer = _pipe()
     _signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     _thread.start_new_thread(_wait_for_the_second, (reader,))
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_forget)
 
 
 def first_signal() -> int:
     """The number of the signal that came, 0 where none did."""
     return _watch.first
-
-
-def interrupt(number: int) -> None:
-    """The reaction that raises Interrupted wherever the main thread is."""
-    raise Interrupted(number)
 
 
 def leave(number: int, last_words: str) -> NoReturn:
@@ -165,8 +154,19 @@ def _pipe() -> tuple[int, int]:
     return reader, writer
 
 
+def _hold() -> None:
+    """A signal waits while we fork, or the child would take it for ours."""
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, SIGNALS)
+
+
+def _let_go() -> None:
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, SIGNALS)
+
+
 def _forget() -> None:
     """A forked child is not the program: it dies as any process does."""
-    _signal.set_wakeup_fd(-1)
-    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
-    _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+    if _in_main_thread():  # which the thread that forked is there
+        _signal.set_wakeup_fd(-1)
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+        _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+    _let_go()

@@ -72,7 +72,7 @@ def test_a_second_signal_ends_the_program_at_once_whatever_it_does(number: signa
 
 def test_a_second_signal_does_not_wait_for_the_main_thread() -> None:
     code = "import hashlib\nprint('ready', flush=True)\nhashlib.pbkdf2_hmac('sha256', b'x', b'y', 10**9)\n"
-    process = program(f"with signals.react(signals.interrupt):\n {code.replace(chr(10), chr(10) + ' ')}")
+    process = program(f"with signals.react(print):\n {code.replace(chr(10), chr(10) + ' ')}")
     wait_ready(process)
     for _ in range(2):
         time.sleep(0.2)
@@ -96,7 +96,7 @@ def test_a_forked_child_dies_as_any_process_and_its_signals_are_its_own() -> Non
     code = (
         "import multiprocessing\n"
         "child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,))\n"
-        "with signals.react(signals.interrupt):\n"
+        "with signals.react(print):\n"
         " child.start(); os.kill(child.pid, signal.SIGTERM); child.join()\n"
         "print(child.exitcode, signals.first_signal())\n"
     )
@@ -105,13 +105,32 @@ def test_a_forked_child_dies_as_any_process_and_its_signals_are_its_own() -> Non
 
 
 @NUMBERS
-def test_an_interrupted_command_is_one_line_also_where_a_library_swallows_it(number: signal.Signals) -> None:
+@pytest.mark.parametrize("swallow", ["except BaseException: pass", "finally: Group()"])
+def test_a_command_is_stopped_also_in_code_that_swallows_what_is_raised(number: signal.Signals, swallow: str) -> None:
     code = (
         "import treegrpo_cli.cli.app as cli\n"
-        "def swallow(*_, **__):\n"
-        f" try: os.kill(os.getpid(), {int(number)}); time.sleep(5)\n"
-        " except BaseException: raise ImportError('half imported') from None\n"
-        "cli.app = swallow\n"
+        "class Group:\n"
+        f" def __del__(self): os.kill(os.getpid(), {int(number)}); time.sleep(5)\n"
+        "def command(*_, **__):\n"
+        f" try: Group() or os.kill(os.getpid(), {int(number)}); time.sleep(5)\n"
+        f" {swallow}\n"
+        "cli.app = command\n"
+        "cli.main()\n"
+    )
+    process = program(code)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (128 + number, "treegrpo: stopped\n")
+
+
+@NUMBERS
+def test_what_a_stop_leaves_half_done_is_no_traceback(number: signal.Signals) -> None:
+    code = (
+        "import treegrpo_cli.cli.app as cli\n"
+        "def command(*_, **__):\n"
+        " with signals.react(lambda _: None):\n"
+        f"  os.kill(os.getpid(), {int(number)})\n"
+        "  raise RuntimeError('the engine was closed meanwhile')\n"
+        "cli.app = command\n"
         "cli.main()\n"
     )
     process = program(code)

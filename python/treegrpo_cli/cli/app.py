@@ -68,17 +68,14 @@ def main() -> None:
     sys.unraisablehook = _on_unraisable
     _mend_terminal()
     try:
-        with signals.react(signals.interrupt):
-            code = _run()
+        code = _run()
     except Stopped as stopped:
         _leave(stopped.hint or "stopped", stopped.signal_number)
-    except signals.Interrupted as interrupted:
-        _leave("stopped", interrupted.signal_number)
     except (KeyboardInterrupt, typer.Abort) as stop:
         if isinstance(stop.__cause__, EOFError):  # typer takes that for a closed prompt, and we ask nothing
             raise stop.__cause__ from None
         _leave("stopped", signal.SIGINT)
-    except BaseException:  # a library may make what it likes of an interruption
+    except BaseException:  # what a stop left half done
         if not signals.first_signal():
             raise
         _leave("stopped", signals.first_signal())
