@@ -165,8 +165,7 @@ def _let_go() -> None:
 
 def _forget() -> None:
     """A forked child is not the program: it dies as any process does."""
-    if _in_main_thread():  # which the thread that forked is there
-        _signal.set_wakeup_fd(-1)
-        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
-        _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+    _signal.set_wakeup_fd(-1)
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+    _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
     _let_go()

@@ -196,6 +196,18 @@ def test_an_output_that_was_deleted_while_it_was_written_is_not_reported_as_writ
         generate(make_config({**settings, "data": {**settings["data"], "limit": 1}}), output, QUIET)
 
 
+def test_what_a_stop_while_starting_leaves_is_not_in_the_way(settings: dict[str, Any], tmp_path: Path) -> None:
+    output, journal = tmp_path / "t.jsonl", tmp_path / "t.jsonl.journal"
+    output.touch()
+    journal.write_text("a tree")
+    with pytest.raises(FileError, match="exists; --resume"):
+        generate(make_config(settings), output, QUIET)
+    journal.write_text("")
+    generate(make_config({**settings, "data": {**settings["data"], "limit": 1}}), output, QUIET)
+    assert len(trees_in(output)) == 2
+    assert not journal.exists()
+
+
 def test_resume_with_other_settings_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
     output = tmp_path / "t.jsonl"
     generate(make_config({**settings, "data": {**settings["data"], "limit": 1}}), output, QUIET)

@@ -31,7 +31,7 @@ class Journal:
     """
 
     def __init__(self, tree_file: Path, *, resume: bool, limits: Limits | None = None) -> None:
-        self.path = tree_file.with_name(f"{tree_file.name}.journal")
+        self.path = self.path_of(tree_file)
         self.trees: dict[str, dict[int, TreeRecord]] = {}
         self.moved_aside: Path | None = None
         """Where `start` put lines that could not be read."""
@@ -40,6 +40,11 @@ class Journal:
         self._is_open = False
         if resume and self.path.exists():
             self._read(limits or Limits())
+
+    @staticmethod
+    def path_of(tree_file: Path) -> Path:
+        """Where the journal of a tree file is."""
+        return tree_file.with_name(f"{tree_file.name}.journal")
 
     def start(self) -> None:
         """Write what waits to the disk, whole, and what could not be read aside. Raises FileError."""

@@ -96,8 +96,12 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
 
 
 def check_free(output: Path, *, resume: bool) -> None:
-    """Raise FileError where `output` cannot be written, or exists and is not to be resumed."""
-    if resume:
+    """Raise FileError where `output` cannot be written, or exists and is not to be resumed.
+
+    What a rollout leaves that was stopped while it started, an empty file and an empty journal, is in nobody's way.
+    """
+    left = [path for path in (output, Journal.path_of(output)) if path.exists()]
+    if resume or all(path.is_file() and not path.stat().st_size for path in left):
         check_output(output)
     else:
         check_new(output, "--resume goes on with it, or give another --output")
