@@ -13,7 +13,7 @@ BELOW: dict[str, set[str]] = {
     "types": {"errors"},
     "tags": {"errors", "types"},
     "free_time": set(),
-    "user_code": {"free_time", "signals", "errors", "types"},
+    "user_code": {"free_time", "errors", "types"},
     "data": {"errors", "types"},
     "config": {"data", "errors", "types"},
     "models": {"config", "data", "errors", "types"},

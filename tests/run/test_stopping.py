@@ -236,20 +236,3 @@ def test_a_signal_inside_a_destructor_ends_the_program_in_one_line() -> None:
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (143, "treegrpo: stopped\n")
-
-
-def test_a_signal_that_a_library_swallowed_stops_the_run_when_it_begins() -> None:
-    code = (
-        "from treegrpo_cli.run.stopping import StopRequest\n"
-        "from treegrpo_cli.errors import Stopped\n"
-        "with signals.react(signals.interrupt):\n"
-        "    try:\n"
-        "        os.kill(os.getpid(), signal.SIGINT)\n"
-        "        time.sleep(1)\n"
-        "    except BaseException: pass\n"
-        "    with StopRequest() as stop:\n"
-        "        try: stop.check()\n"
-        "        except Stopped as stopped: print(stopped.signal_number)\n"
-    )
-    output, errors = program(code).communicate(timeout=30)
-    assert (output, errors) == ("2\n", "")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from treegrpo_cli.errors import UserError
-from treegrpo_cli.signals import Interrupted
 from treegrpo_cli.user_code import load_dotted, siblings
 
 
@@ -78,9 +77,3 @@ def test_a_neighbour_that_fails_is_the_users_mistake_with_its_traceback(tmp_path
         load_dotted(f"{folder / 'own.py'}:x", "key")
     assert f'  File "{folder / "near_bad.py"}", line 1, in <module>' in error.value.trace
     assert "near_bad" not in sys.modules
-
-
-def test_a_signal_while_a_file_is_imported_is_no_failure_of_the_file(tmp_path: Path) -> None:
-    (tmp_path / "slow.py").write_text("from treegrpo_cli.signals import Interrupted\nraise Interrupted(15)\n")
-    with pytest.raises(Interrupted):
-        load_dotted(f"{tmp_path / 'slow.py'}:anything", "reward.functions")

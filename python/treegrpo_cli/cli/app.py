@@ -65,7 +65,6 @@ class Format(StrEnum):
 def main() -> None:
     """Run the command line and exit: 0, 2 for a user's mistake, 128 + its number for a signal; our own bugs fly."""
     warnings.showwarning = _show_warning
-    sys.unraisablehook = _on_unraisable
     _mend_terminal()
     try:
         code = _run()
@@ -109,13 +108,6 @@ def _leave(message: str, signal_number: int) -> NoReturn:
     with suppress(OSError, ValueError):
         sys.stdout.flush()
     signals.leave(signal_number, _one_line(message))
-
-
-def _on_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
-    """A signal that came inside a destructor cannot be raised: the program ends there."""
-    if isinstance(unraisable.exc_value, signals.Interrupted):
-        _leave("stopped", unraisable.exc_value.signal_number)
-    sys.__unraisablehook__(unraisable)
 
 
 def _mend_terminal() -> None:

@@ -24,7 +24,7 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         self._reacting.enter_context(signals.react(self._on_signal))
-        self.signal_number = signals.first_signal()  # one that a library took for a failure of its own
+        self.signal_number = signals.first_signal()  # one that came to an earlier part of the program
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:

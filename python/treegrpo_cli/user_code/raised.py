@@ -7,7 +7,6 @@ from pathlib import Path
 from types import TracebackType
 
 from treegrpo_cli.errors import ToolError, UserCodeError, UserError
-from treegrpo_cli.signals import Interrupted
 
 OUR_FOLDER = str(Path(__file__).parents[1])
 MAX_REASON_CHARS = 500
@@ -15,12 +14,7 @@ MAX_TRACE_LINES = 400
 
 
 def user_code_error(error: BaseException) -> UserCodeError:
-    """Return the failure as data; frames of this package, which called the user's code, are no part of its trace.
-
-    A signal that came while user code ran is no failure of it: Interrupted is raised again.
-    """
-    if isinstance(error, Interrupted):
-        raise error
+    """Return the failure as data; frames of this package, which called the user's code, are no part of its trace."""
     try:
         return _read(error)
     except BaseException:  # a class may spoil whatever we ask of its errors
