@@ -1,8 +1,11 @@
 """Both samplers on one tiny model: the same tokens, log-probabilities that a plain forward pass confirms."""
 
 import asyncio
+import io
+import json
 import os
 import random
+import shutil
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -470,10 +473,25 @@ def test_the_users_environment_is_left_alone(monkeypatch: pytest.MonkeyPatch) ->
     assert (os.environ["VLLM_CONFIGURE_LOGGING"], os.environ["TORCHDYNAMO_DISABLE"]) == ("1", "1")
 
 
+def with_code(model_dir: Path, folder: Path) -> Path:
+    """Copy a model, and put code beside it that its files name; it leaves a mark when it runs."""
+    shutil.copytree(model_dir, folder)
+    (folder / "code.py").write_text(f"from pathlib import Path\nPath({str(folder / 'ran')!r}).touch()\n")
+    for name, key in (("config.json", "AutoConfig"), ("tokenizer_config.json", "AutoTokenizer")):
+        content = json.loads((folder / name).read_text())
+        auto_map = {key: "code.Own", "AutoModelForCausalLM": "code.Own"}
+        (folder / name).write_text(json.dumps(content | {"auto_map": auto_map}))
+    return folder
+
+
 def test_a_closed_engine_makes_room_for_another_in_the_same_process_also_where_numba_was_loaded(
-    engines: dict[str, Any], tiny_model_dir: Path, contexts: list[list[int]]
+    engines: dict[str, Any],
+    tiny_model_dir: Path,
+    contexts: list[list[int]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The last test that uses the module's engine: it closes it.
+    """The last test that uses the module's engine: it closes it. Code beside the second one's model is left alone.
 
     An engine that starts looks through all modules, and fails at llvmlite's wrapper of its library: that is kept out
     of sight.
@@ -488,7 +506,10 @@ def test_a_closed_engine_makes_room_for_another_in_the_same_process_also_where_n
     seed_everything()
     numbers = random_numbers()
     seed_everything()
-    second = start("auto", tiny_model_dir)
+    folder = with_code(tiny_model_dir, tmp_path / "model")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))
+    second = start("auto", folder)
+    assert not (folder / "ran").exists()
     assert random_numbers() == numbers  # its start leaves them alone
     assert second.name == "vllm"
     assert tokens(sample(second, items)) == expected
