@@ -2,6 +2,7 @@
 
 import json
 import random
+import tracemalloc
 import unicodedata
 from collections import Counter, defaultdict
 from itertools import combinations, groupby
@@ -117,6 +118,20 @@ def test_a_long_chain_is_folded_and_a_short_one_is_not() -> None:
     folded = chain(100_000)
     assert "⋮ 99,985 more turns, each without a sibling" in folded
     assert len(folded) == 3 + 8 + 1 + 8
+
+
+def test_a_chain_twice_as_long_takes_twice_the_memory() -> None:
+    def peak(length: int) -> int:
+        record = scored(nodes_of([None, *range(length)], [None] * length + [1.0]))
+        tracemalloc.start()
+        try:
+            drawn(record)
+            Summary().add_group([record])
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(40_000) < 2.5 * peak(20_000) < 2.5 * 20_000 * 200
 
 
 def test_a_tree_that_branches_at_every_turn_stays_within_its_columns() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from treegrpo_cli._core import Forest
 from treegrpo_cli.run.tree_metrics import learned_prompts, tree_metrics
@@ -47,6 +47,7 @@ def nodes_at(draw: st.DrawFn, place: int, parent: int | None, is_inner: bool) ->
     }
 
 
+@settings(deadline=None)
 @given(records(), st.sampled_from(["keep", "drop"]), st.sampled_from(["tree-grpo", "parent"]))
 def test_metrics_of_columns_are_those_of_records(trees: list[TreeRecord], dead_prompts: str, estimator: str) -> None:
     forest = to_forest(trees)
@@ -55,6 +56,7 @@ def test_metrics_of_columns_are_those_of_records(trees: list[TreeRecord], dead_p
     assert tree_metrics(forest, scores, learned_prompts(forest, dead_prompts)) == pytest.approx(expected)
 
 
+@settings(deadline=None)
 @given(records())
 def test_prompts_come_in_the_order_of_their_first_tree_and_dead_ones_are_dropped(trees: list[TreeRecord]) -> None:
     forest = to_forest(trees)

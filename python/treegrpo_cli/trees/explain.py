@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 from treegrpo_cli.trees.draw import count, number
@@ -73,17 +73,17 @@ def _terms(record: TreeRecord, found: Explanation, first: int) -> Iterator[str]:
         yield "the root is the prompt: nothing was chosen there" if root else "no scored leaf below: it is left out"
         return
     columns = zip(*(_column(found, name) for name in TERM_COLUMNS), strict=True)
-    rows = [dict(zip(TERM_COLUMNS, row, strict=True)) for row in columns]
-    parts = [(node, list(terms)) for node, terms in groupby(rows, key=lambda row: int(row["nodes"]))]
+    rows = (dict(zip(TERM_COLUMNS, row, strict=True)) for row in columns)
+    num_nodes = len(set(found["nodes"]))
     if found["leaf_level"]:
-        yield f"the mean of {count(len(parts), 'leaf', 'leaves')} at or below it:" if len(parts) > 1 else "its leaf's:"
-    for node, terms in parts[:SHOWN_LEAVES]:
-        total = sum(term["contribution"] for term in terms)
+        yield f"the mean of {count(num_nodes, 'leaf', 'leaves')} at or below it:" if num_nodes > 1 else "its leaf's:"
+    for node, of_node in islice(groupby(rows, key=lambda row: int(row["nodes"])), SHOWN_LEAVES):
+        terms = list(of_node)
         summands = " ".join(_summand(term) for term in terms if term["weight"])
-        yield f"  node {node - first}: {summands} = {_signed(total)}"
+        yield f"  node {node - first}: {summands} = {_signed(sum(term['contribution'] for term in terms))}"
         yield from (f"    {_term(term)}" for term in terms)
-    if len(parts) > SHOWN_LEAVES:
-        yield f"  … {len(parts) - SHOWN_LEAVES:,} more"
+    if num_nodes > SHOWN_LEAVES:
+        yield f"  … {num_nodes - SHOWN_LEAVES:,} more"
 
 
 TERM_COLUMNS = (
