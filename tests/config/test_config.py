@@ -152,3 +152,14 @@ def test_flags_stand_for_keys_and_win() -> None:
     )
     assert (config.model.path, config.data.train, config.output_dir) == ('b"\\', "d", "y")
     assert (config.reward.functions, config.report_to) == (["f1", "my.py:r"], [])
+
+
+@pytest.mark.parametrize("given", ["environment.stop=</act>", 'environment.stop=["</act>"]'])
+def test_one_stop_string_is_a_list_of_one(given: str) -> None:
+    assert load_config(None, [given]).environment.stop == ["</act>"]
+
+
+@pytest.mark.parametrize("given", ['environment.stop=[""]', "environment.stop=3", 'environment.tool_errors="hide"'])
+def test_what_the_environment_cannot_take_is_named(given: str) -> None:
+    with pytest.raises(UserError, match=given.partition("=")[0].replace(".", r"\.")):
+        load_config(None, [given])

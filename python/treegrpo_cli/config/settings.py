@@ -90,6 +90,11 @@ class EnvironmentConfig(Section):
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the environment, such as `corpus`, `retriever_url`, `topk` of `search`."""
 
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_string_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
 
 class RewardConfig(Section):
     """The outcome reward of a leaf: the weighted sum of these functions; None of one leaves the leaf unscored."""

@@ -73,9 +73,9 @@ async def step_with_retries(
             lambda: call(environment.step, state, action, timeout_s=config.tool_timeout_s), config
         )
     except UserCodeError as error:
-        report_raised("environment", error)
         if config.tool_errors == "close" or isinstance(error.__cause__, UserError):
             raise ToolError(error.reason, error.trace) from error
+        report_raised("environment", error)
         return state, _shown(action, error)
     return state_and_result(answer)
 
