@@ -15,6 +15,7 @@ from treegrpo_cli.config.files import dump_config, load_config, make_config
 from treegrpo_cli.data.lock import output_lock
 from treegrpo_cli.errors import FileError, Stopped, UserError
 from treegrpo_cli.run import session as session_module
+from treegrpo_cli.run.keeping import Keeper
 from treegrpo_cli.run.loop import draw_prompts, train
 from treegrpo_cli.run.progress import Reporter
 from treegrpo_cli.run.session import Session
@@ -159,7 +160,7 @@ def kill_behind_step(patch: pytest.MonkeyPatch, step: int) -> None:
             raise RuntimeError("the machine is gone")
 
     patch.setattr(Session, "finish_step", die)
-    patch.setattr(Session, "_keep_whole_steps", lambda *_: None)
+    patch.setattr(Keeper, "save_at_end", lambda *_: None)
 
 
 def test_a_killed_run_resumes_to_the_same_metrics_and_weights(

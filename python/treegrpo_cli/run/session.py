@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack, aclosing, closing
 from itertools import groupby
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from treegrpo_cli.config.secrets import without_passwords
-from treegrpo_cli.data.tasks import row_digest
-from treegrpo_cli.errors import Stopped
 from treegrpo_cli.rollout.collect import collect
 from treegrpo_cli.rollout.records import tree_record
 from treegrpo_cli.rollout.tree import Player, Prompt, Tree, open_sampler
@@ -22,13 +19,13 @@ from treegrpo_cli.run.directory import RunDirectory
 from treegrpo_cli.run.doubts import Doubts, Signs
 from treegrpo_cli.run.evaluate import evaluate, evaluation_config
 from treegrpo_cli.run.failures import FailureCount, FailureLog
+from treegrpo_cli.run.keeping import Keeper
 from treegrpo_cli.run.metrics import MetricsLog
 from treegrpo_cli.run.preflight import prepare, training_questions
-from treegrpo_cli.run.resuming import is_evaluated, put_aside
+from treegrpo_cli.run.resuming import is_evaluated
 from treegrpo_cli.run.samples import draw_samples, draw_table
 from treegrpo_cli.run.stopping import StopRequest
 from treegrpo_cli.run.tree_metrics import reward_metrics
-from treegrpo_cli.train.checkpoint import checkpoints, load_checkpoint, remove_old_checkpoints, save_checkpoint
 from treegrpo_cli.train.trainer import Trainer
 from treegrpo_cli.trees.scoring import with_scores
 from treegrpo_cli.trees.tree_file import TreeWriter
@@ -56,10 +53,9 @@ class Session:
                 reporter.warn(change)
             world = self._prepare()
             self.trainer = Trainer(config, reporter.say)
-            self.state: dict[str, Any] = {"num_tokens": 0, "rows": self._digest_of_rows()}
-            self._saved_step = 0
+            self.keeper = Keeper(config, self.directory, self.trainer, reporter, self.tasks)
             self.clock, self._failure_log = Clock(), FailureLog(reporter)
-            resumed_step = self._load_newest_checkpoint() if resume else None
+            resumed_step = self.keeper.load_newest() if resume else None
             self._open(stack, world, resumed_step)
             self._closing = stack.pop_all()
 
@@ -68,11 +64,6 @@ class Session:
         prepared = prepare(config, training_questions(config), config.report_to)
         self.tasks, self.eval_tasks = prepared.tasks["data.train"], prepared.tasks.get("data.eval", [])
         return prepared.world
-
-    def _digest_of_rows(self) -> str:
-        """What differs where a row that is trained on does."""
-        rows = "".join(row_digest(task.columns) for task in self.tasks)
-        return hashlib.sha256(rows.encode()).hexdigest()[:16]
 
     def _open(self, stack: ExitStack, world: World, resumed_step: int | None) -> None:
         config = self.config
@@ -83,7 +74,7 @@ class Session:
         self.player = Player(world, self.sampler, config)
         self._doubts = Doubts(self.reporter.warn, world.environment.tools)
         self.evaluator = Player(world, self.sampler, evaluation_config(config), greedy=True)
-        self._put_aside(-1 if resumed_step is None else resumed_step)
+        self.keeper.put_aside(-1 if resumed_step is None else resumed_step)
         log = MetricsLog(
             config.output_dir, config.report_to, without_passwords(config.model_dump(mode="json")), resumed_step
         )
@@ -106,29 +97,9 @@ class Session:
     ) -> None:
         try:
             if error is not None:
-                self._keep_whole_steps(error)
+                self.keeper.save_at_end(error)
         finally:
             self._closing.__exit__(kind, error, trace)
-
-    def _keep_whole_steps(self, error: BaseException) -> None:
-        """Save the last whole step where that can be done, whatever ended the run, and say how to go on."""
-        try:
-            if self.step > self._saved_step and self.trainer.is_whole:
-                self.save()
-        except Exception as failed:  # a full disk, a device that is gone: the error that ended the run goes before it
-            if isinstance(error, Stopped):
-                raise
-            self.reporter.warn(f"step {self.step} is not saved: {' '.join(str(failed).split())}")
-        if isinstance(error, Stopped):
-            error.hint = self._how_to_go_on()
-        elif self.directory.is_claimed:
-            self.reporter.warn(self._how_to_go_on())
-
-    def _how_to_go_on(self) -> str:
-        if self._saved_step:
-            return f"stopped after step {self._saved_step}; the same command with --resume goes on from there"
-        again = "the same command with --resume" if self.directory.is_claimed else "the same command"
-        return f"stopped before the first step was whole; {again} starts again"
 
     def grow(self, prompts: Sequence[Prompt]) -> list[Tree]:
         """Grow the trees of a step, in the order of `prompts`, whichever was finished first.
@@ -159,7 +130,7 @@ class Session:
         """Train on these prompts of a step's forest; what is behind it is a whole step, and can be saved."""
         with self.clock.of("update"):
             metrics = self.trainer.update(forest, scores, prompts)
-        self.state["num_tokens"] += forest.num_tokens
+        self.keeper.state["num_tokens"] += forest.num_tokens
         return metrics
 
     def send_weights(self) -> None:
@@ -170,15 +141,13 @@ class Session:
     def finish_step(self, trees: Sequence[Tree], scores: Scores, metrics: dict[str, float | str]) -> None:
         """Write metrics and trees of the step just trained; save and evaluate where that is due."""
         self.directory.claim()
-        train = self.config.train
         metrics |= self._run_metrics(trees, metrics)
         self.log.log(self.step, metrics)
         self._log_completions(trees, scores)
-        if train.save_trees:
+        if self.config.train.save_trees:
             self._write_trees(trees, scores)
         self._bar.advance(note=f"reward {metrics['reward']:.3f}")
-        if self.step == train.num_steps or (train.save_steps and self.step % train.save_steps == 0):
-            self.save()
+        self.keeper.save_if_due()
         self.evaluate_if_due()
         self.stop.check()
 
@@ -192,7 +161,7 @@ class Session:
             reward_metrics([worth for tree in trees for worth in tree.rewards.values()])
             | self._failures
             | {
-                "num_tokens": self.state["num_tokens"],
+                "num_tokens": self.keeper.state["num_tokens"],
                 "tree/num_tool_calls": float(sum(tree.num_tool_calls for tree in trees)),
                 "tree/num_failed_tool_calls": float(sum(tree.num_failed_tool_calls for tree in trees)),
                 "tokens_per_second/trained": trained / max(times["time/update"], 1e-9),
@@ -236,30 +205,3 @@ class Session:
         self.log.log(self.step, metrics)
         for name, mean in means.items():
             self.reporter.result(f"step {self.step}: {name} on held-out questions {mean}")
-
-    def save(self) -> None:
-        """Write a checkpoint of this step, and remove the oldest beyond `train.max_checkpoints`."""
-        self.directory.claim()
-        save_checkpoint(self.config.output_dir, self.trainer, self.state)
-        self._saved_step = self.step
-        remove_old_checkpoints(self.config.output_dir, self.config.train.max_checkpoints)
-
-    def _load_newest_checkpoint(self) -> int:
-        """Return the step to go on from; -1 where the run was stopped before its first checkpoint."""
-        found = checkpoints(self.config.output_dir)
-        if not found:
-            self.reporter.warn(f"{self.directory.path} has no checkpoint: the run starts again from its first step")
-            return -1
-        self.state = load_checkpoint(found[-1], self.trainer)
-        self._saved_step = self.step
-        rows = self._digest_of_rows()
-        if self.state.setdefault("rows", rows) != rows:
-            self.state["rows"] = rows
-            self.reporter.warn(f"the rows of data.train, {self.config.data.train}, are others than up to here")
-        self.reporter.say(f"resuming after step {self.step}")
-        return self.step
-
-    def _put_aside(self, step: int) -> None:
-        aside = put_aside(self.directory.path, step)
-        if aside is not None:
-            self.reporter.say(f"metrics and trees of later steps are kept in {aside}")
