@@ -208,6 +208,37 @@ def test_what_a_stop_while_starting_leaves_is_not_in_the_way(settings: dict[str,
     assert not journal.exists()
 
 
+@pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.zst"])
+def test_a_finished_file_with_a_flipped_byte_is_resumed_to_the_same_trees_and_the_damage_named(
+    settings: dict[str, Any],
+    whole: dict[tuple[str, int], bytes],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    from treegrpo_cli.rollout.tree import Tree
+
+    output = tmp_path / name
+    generate(make_config(settings), output, QUIET)
+    content = bytearray(output.read_bytes())
+    content[len(content) // 2] ^= 0x80
+    output.write_bytes(content)
+    grow, grown = Tree.grow, []
+
+    async def counted(self: Tree) -> Tree:
+        grown.append(self.prompt.prompt_id)
+        return await grow(self)
+
+    monkeypatch.setattr(Tree, "grow", counted)
+    generate(make_config(settings), output, QUIET, resume=True)
+    assert len(grown) <= 2
+    assert len(set(grown)) == 1
+    assert f"{output} was damaged" in capfd.readouterr().err
+    assert_same_trees(trees_in(output), whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name, f"{name}.damaged-1"]
+
+
 def test_resume_with_other_settings_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
     output = tmp_path / "t.jsonl"
     generate(make_config({**settings, "data": {**settings["data"], "limit": 1}}), output, QUIET)

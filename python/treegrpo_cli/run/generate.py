@@ -52,7 +52,7 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
         origin = Origin(config, tasks, output)
         done, mended = recover(output, journal, origin, config.rollout.num_trees, limits, stats)
         for line in mended:
-            reporter.say(line)
+            reporter.warn(line)
         writer = stack.enter_context(TreeWriter(output, append=resume))
         engine_log = output.with_name(f"{output.name}.engine.log")
         sampler = stack.enter_context(closing(open_sampler(config, engine_log, reporter.say)))
