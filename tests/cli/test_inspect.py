@@ -12,9 +12,10 @@ import pytest
 from rich.cells import cell_len
 from treegrpo_cli.cli.inspect import nested_json
 from treegrpo_cli.errors import UserError
-from treegrpo_cli.trees.draw import draw_tree, plain, shorten
+from treegrpo_cli.trees.draw import draw_tree
 from treegrpo_cli.trees.scoring import score
 from treegrpo_cli.trees.summary import Summary
+from treegrpo_cli.trees.texts import plain, shorten
 from treegrpo_cli.trees.tree_record import TreeRecord
 
 from tests.sample_trees import VECTOR_PARENTS, VECTOR_REWARDS, full_tree, nodes_of, tree, vector_trees

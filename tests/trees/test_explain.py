@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from treegrpo_cli import UserError, estimators, score
-from treegrpo_cli.trees.draw import number
 from treegrpo_cli.trees.explain import explain
+from treegrpo_cli.trees.texts import number
 from treegrpo_cli.trees.tree_record import TreeRecord
 
 from tests.sample_trees import nodes_of, vector_trees

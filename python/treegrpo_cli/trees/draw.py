@@ -8,8 +8,6 @@ All text comes from a model or a file: it is shown without control characters an
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +16,7 @@ from rich.text import Text
 
 from treegrpo_cli.trees.branches import Branches
 from treegrpo_cli.trees.format import Fields, sampled_mask, status_of
+from treegrpo_cli.trees.texts import count, number, plain, shorten, wrapped
 from treegrpo_cli.trees.tree_record import TreeRecord
 
 HEADERS = ("depth", "reward", "value", "advantage")
@@ -26,7 +25,6 @@ MIN_TEXT = 24
 FOLD_ABOVE = 40
 """A longer chain of turns without siblings is shown by its first and last ones."""
 FOLD_KEEP = 8
-ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,38 +57,6 @@ def draw_tree(record: TreeRecord, width: int, *, full: bool = False) -> Iterator
         yield _line(place.lead, mark + label, _numbers(node, is_inner), sizes, room, _style(node))
         rest = place.rest + ("│ " if is_inner else "  ")
         yield from _whole_texts(node, rest, width) if full else _notes(node, rest, width)
-
-
-def plain(text: str, limit: int = 2000) -> str:
-    """Text on one line without control characters; of a very long one the two ends only.
-
-    >>> plain("a\\x1b[31mb\\n\\tc\\u202ed")
-    'ab cd'
-    """
-    text = text if len(text) <= 2 * limit else f"{text[:limit]} … {text[-limit:]}"
-    text = " ".join(ESCAPES.sub("", text).split())
-    return "".join(c for c in text if not unicodedata.category(c).startswith("C"))
-
-
-def shorten(text: str, space: int, tail: float = 0.0) -> str:
-    """Cut `text` to `space` cells; `tail` is the share of them that goes to its end.
-
-    >>> shorten("<think>so</think><answer>Chad</answer>", 24, tail=0.75)
-    '<think…wer>Chad</answer>'
-    """
-    if cell_len(text) <= space:
-        return text
-    end = int(max(space - 1, 0) * tail)
-    head = set_cell_size(text, max(space - 1 - end, 0)).rstrip()
-    return f"{head}…{_last_cells(text, end)}"
-
-
-def _last_cells(text: str, space: int) -> str:
-    start, used = len(text), 0
-    while start and used + cell_len(text[start - 1]) <= space:
-        start -= 1
-        used += cell_len(text[start])
-    return text[start:]
 
 
 def _walk(branches: Branches, max_lead: int, full: bool) -> Iterator[Place | str]:
@@ -171,31 +137,6 @@ def _whole_texts(node: Fields, rest: str, width: int) -> Iterator[Text]:
             sign = "  "
 
 
-def wrapped(text: str, space: int) -> Iterator[str]:
-    """The text's lines, without control characters, each in pieces of at most `space` cells, cut at blanks.
-
-    >>> list(wrapped("one two three\\n  four", 8))
-    ['one two', 'three', '  four']
-    """
-    for line in ESCAPES.sub("", text).splitlines():
-        shown = "".join(c for c in line.expandtabs(4) if not unicodedata.category(c).startswith("C"))
-        start = 0
-        while start < len(shown) or start == 0:
-            end = _fitting(shown, start, space)
-            blank = shown.rfind(" ", start + 1, end + 1)
-            cut = end if end == len(shown) or blank < 0 or not shown[start:blank].strip() else blank
-            yield shown[start:cut].rstrip()
-            start = cut + (shown[cut : cut + 1] == " ") if cut else 1
-
-
-def _fitting(text: str, start: int, space: int) -> int:
-    """Behind the last character that fits into `space` cells from `start` on; one at least."""
-    end, used = start, 0
-    while end < len(text) and (used := used + cell_len(text[end])) <= space:
-        end += 1
-    return max(end, min(start + 1, len(text)))
-
-
 def _line(lead: str, label: str, cells: Sequence[str], sizes: Sequence[int], room: int, style: str) -> Text:
     left = set_cell_size(label, max(room - cell_len(lead), 0))
     right = "".join(GAP + cell.rjust(size) for cell, size in zip(cells, sizes, strict=True))
@@ -207,30 +148,6 @@ def _numbers(node: Fields, is_inner: bool) -> tuple[str, str, str, str]:
     reward = "" if is_inner else number(node["reward"])
     sign = "+" if advantage is not None and advantage > 0 else ""
     return str(node.get("depth", "")), reward, number(node.get("value")), sign + number(advantage)
-
-
-def number(value: float | None) -> str:
-    """Three decimals, or an exponent where they would hide the number; "·" where there is none.
-
-    >>> number(0.5), number(-0.0), number(1e-7), number(None)
-    ('0.500', '0.000', '1e-07', '·')
-    """
-    if value is None:
-        return "·"
-    if value == 0:
-        return "0.000"
-    if 5e-4 <= abs(value) < 1e5:
-        return f"{value:.3f}"
-    return f"{value:.0e}"
-
-
-def count(number_of: int, one: str, many: str = "") -> str:
-    """A count with its noun.
-
-    >>> count(1, "leaf", "leaves"), count(1200, "node")
-    ('1 leaf', '1,200 nodes')
-    """
-    return f"{number_of:,} {one if number_of == 1 else many or one + 's'}"
 
 
 def _style(node: Fields) -> str:

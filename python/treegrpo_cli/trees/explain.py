@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
-from treegrpo_cli.trees.draw import count, number
 from treegrpo_cli.trees.estimators import estimators
 from treegrpo_cli.trees.forest import to_forest
 from treegrpo_cli.trees.format import Fields
+from treegrpo_cli.trees.texts import count, number
 from treegrpo_cli.trees.tree_record import TreeRecord
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _summand(term: Mapping[str, Any]) -> str:
 
 
 def _term(term: Mapping[str, Any]) -> str:
-    group = f"{term['group']}: {term['group_size']:,} values, mean {number(term['group_mean'])}"
+    group = f"{term['group']}: {count(term['group_size'], 'value')}, mean {number(term['group_mean'])}"
     spread = f", std {number(term['group_std'])}" if term["group_std"] is not None else ""
     if term["case"] in CASES and term["measured"] == 0:
         return f"{term['term']}: 0, {CASES[term['case']]} ({group}{spread})"

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from treegrpo_cli.trees.branches import parents_of
 from treegrpo_cli.trees.column_checks import column_of
-from treegrpo_cli.trees.draw import count, number
 from treegrpo_cli.trees.forest import numbers_of
+from treegrpo_cli.trees.texts import count, number
 from treegrpo_cli.trees.tree_record import TreeRecord
 
 FLAT = 1e-8
