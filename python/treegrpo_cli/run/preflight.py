@@ -173,7 +173,7 @@ def _open_environment(config: Config) -> None:
 
     async def check_and_close() -> None:
         try:
-            await check_environment(environment)
+            await check_environment(environment, config.environment.check_timeout_s)
         finally:
             await close_environment(environment)
 
