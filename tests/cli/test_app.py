@@ -1,5 +1,6 @@
 """What the shell is told: help, exit codes, completion, warnings."""
 
+import logging
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from treegrpo_cli.cli import app
+from treegrpo_cli.cli.commands import prepare_libraries
 from treegrpo_cli.config import Config
 
 from tests.cli.test_cli_inspect import HEAVY, run, run_process
@@ -86,6 +88,13 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_warning_is_one_line_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     warnings.warn("first\nsecond \x1b[31m", stacklevel=1)
     assert capsys.readouterr().err == "treegrpo: warning: first second \\x1b[31m\n"
+
+
+def test_warnings_of_the_log_say_whose_they_are() -> None:
+    prepare_libraries()
+    assert logging.lastResort is not None
+    record = logging.LogRecord("treegrpo_cli.envs", logging.WARNING, "f.py", 1, "%d trees are left", (3,), None)
+    assert logging.lastResort.format(record) == "treegrpo: warning: 3 trees are left"
 
 
 def test_a_process_says_its_name_however_it_was_started() -> None:

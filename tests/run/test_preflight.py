@@ -11,6 +11,7 @@ import pytest
 import tomli_w
 from treegrpo_cli.config.files import make_config
 from treegrpo_cli.errors import Problems, UserError
+from treegrpo_cli.run.evaluate import evaluate_policy
 from treegrpo_cli.run.generate import generate
 from treegrpo_cli.run.loop import train
 from treegrpo_cli.run.preflight import prepare, train_questions, training_questions
@@ -87,6 +88,47 @@ def test_a_template_of_the_settings_takes_the_place_of_the_models(tiny_model_dir
     settings["model"] |= {"chat_template": str(tmp_path / "gone.jinja")}
     [line] = lines_of(settings)
     assert line.startswith("model.chat_template: ")
+
+
+CLOSING = (
+    UNCHECKED.replace('raise ConnectionError("nobody is there")', "pass")
+    + """
+    def close(self):
+        with open("CLOSED", "a") as file:
+            file.write("closed ")
+"""
+)
+
+
+@pytest.mark.parametrize("start", ["train", "generate", "evaluate"])
+def test_a_world_is_closed_once_where_the_engine_does_not_start(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    def engine(*_: Any, **__: Any) -> Any:
+        raise UserError("no engine today")
+
+    for module in ("session", "generate", "evaluate"):
+        monkeypatch.setattr(f"treegrpo_cli.run.{module}.open_sampler", engine)
+    (tmp_path / "world.py").write_text(CLOSING.replace("CLOSED", str(tmp_path / "closed")))
+    settings = small_run(tmp_path, tiny_model_dir)
+    config = make_config(settings | {"environment": {"name": f"{tmp_path / 'world.py'}:Down"}})
+    quiet = Reporter(quiet=True)
+    run_it = {
+        "train": lambda: train(config, quiet),
+        "generate": lambda: generate(config, tmp_path / "t.jsonl", quiet),
+        "evaluate": lambda: evaluate_policy(config, train_questions(config), quiet),
+    }
+    with pytest.raises(UserError, match="no engine today"):
+        run_it[start]()
+    assert (tmp_path / "closed").read_text() == "closed "
+
+
+def test_an_environment_is_asked_within_its_time_where_there_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import time\n" + UNCHECKED.replace("raise ConnectionError", "time.sleep(60) #"))
+    environment = {"name": f"{tmp_path / 'slow.py'}:Down", "check_timeout_s": 0.1}
+    model, slow = lines_of(small_run(tmp_path, tmp_path / "nothing") | {"environment": environment})
+    assert "no such directory" in model
+    assert "no answer within 0.1 s" in slow
 
 
 def test_an_environment_that_says_it_cannot_work_is_heard(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Collection, Sequence
 from functools import partial
@@ -168,10 +169,15 @@ def quoted(text: str) -> str:
 
 
 def prepare_libraries() -> None:
-    """Keep the libraries' own bars and notes off the progress. Raises UserError where they are not installed."""
+    """Keep the libraries' own bars and notes off the progress, and let warnings say whose they are.
+
+    Raises UserError where a library is not installed.
+    """
     if not all(find_spec(package) for package in ("torch", "transformers")):
         raise UserError("this command needs torch and transformers: pip install 'treegrpo[train]'")
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(logging.Formatter("treegrpo: warning: %(message)s"))

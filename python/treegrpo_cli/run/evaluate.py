@@ -81,6 +81,7 @@ def evaluate_policy(
     prepared = prepare(config, [questions], checks=[partial(check_free, output)])
     tasks = prepared.tasks[questions.key]
     with ExitStack() as stack:
+        stack.callback(prepared.close)
         if output is not None:
             stack.enter_context(output_lock(output))
         sampler = stack.enter_context(closing(open_sampler(config, Path(os.devnull), reporter.say)))

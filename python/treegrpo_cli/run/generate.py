@@ -46,6 +46,7 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
         limits = config.limits.resolved
         asked = train_questions(config)
         prepared = prepare(config, [asked])
+        stack.callback(prepared.close)
         tasks = prepared.tasks[asked.key]
         journal = Journal(output, resume=resume, limits=limits)
         stack.callback(_close, journal, output)

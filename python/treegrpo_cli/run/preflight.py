@@ -61,6 +61,10 @@ class Prepared:
     tasks: dict[str, list[Task]]
     world: World
 
+    def close(self) -> None:
+        """Close the world, where who played in it did not come to that."""
+        asyncio.run(self.world.close())
+
 
 def prepare(
     config: Config,
@@ -94,7 +98,7 @@ def check(
     checks: Sequence[Callable[[], object]] = (),
 ) -> None:
     """Find what is wrong, as `prepare` does, and leave nothing open. Raises Problems."""
-    asyncio.run(prepare(config, questions, loggers, checks).world.close())
+    prepare(config, questions, loggers, checks).close()
 
 
 @dataclass(slots=True)

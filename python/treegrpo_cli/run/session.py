@@ -51,7 +51,7 @@ class Session:
             stack.enter_context(self.directory)
             for change in self.directory.changes:
                 reporter.warn(change)
-            world = self._prepare()
+            world = self._prepare(stack)
             self.trainer = Trainer(config, reporter.say)
             self.keeper = Keeper(config, self.directory, self.trainer, reporter, self.tasks)
             self.clock, self._failure_log = Clock(), FailureLog(reporter)
@@ -59,9 +59,10 @@ class Session:
             self._open(stack, world, resumed_step)
             self._closing = stack.pop_all()
 
-    def _prepare(self) -> World:
+    def _prepare(self, stack: ExitStack) -> World:
         config = self.config
         prepared = prepare(config, training_questions(config), config.report_to)
+        stack.callback(prepared.close)
         self.tasks, self.eval_tasks = prepared.tasks["data.train"], prepared.tasks.get("data.eval", [])
         return prepared.world
 
