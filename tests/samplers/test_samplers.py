@@ -263,6 +263,7 @@ def test_a_cancelled_request_leaves_the_engine(sampler: Any, contexts: list[list
         patch.setattr(sampler, "drop", lambda request_id: (dropped.append(request_id), drop(request_id)))
         assert tokens(asyncio.run(cancel_one())) == expected
     assert len(dropped) == 1
+    drop(dropped[0])  # what has ended already is fine: a step beside the loop may end what was cancelled meanwhile
     if sampler.name == "vllm":
         assert not sampler.engine.has_unfinished_requests()
     else:

@@ -38,7 +38,7 @@ class SimulatedSampler(SteppedSampler):
     def drop(self, request_id: str) -> None:
         assert not self.stepping
         self.dropped.append(request_id)
-        del self.left[request_id]
+        self.left.pop(request_id, None)
 
     def step(self) -> list[tuple[str, Completion]]:
         self.stepping = True
@@ -201,6 +201,30 @@ def test_a_request_cancelled_beside_a_step_is_dropped_behind_it_and_one_that_cam
     assert sampler.left == {}
 
 
+def test_a_request_that_ends_in_the_step_in_which_it_was_cancelled_harms_nobody() -> None:
+    release = threading.Event()
+
+    def hold(number: int) -> None:
+        if number == 2:
+            assert release.wait(20)
+
+    async def both() -> None:
+        world = asyncio.create_task(waiting_for_the_world())
+        goes, stays = (asyncio.create_task(sampler.sample(*turn(tokens))) for tokens in (2, 4))
+        await step_beside(sampler)
+        goes.cancel()
+        await asyncio.gather(goes, return_exceptions=True)
+        release.set()
+        assert (await stays).token_ids == [7]
+        world.cancel()
+        await asyncio.gather(world, return_exceptions=True)
+
+    sampler = SimulatedSampler(long_first_step(hold))
+    asyncio.run(both())
+    assert sampler.dropped == ["1"]
+    assert sampler.num_steps == 4
+
+
 def test_a_loop_that_is_torn_down_beside_a_step_leaves_an_engine_for_the_next_one() -> None:
     def slow(_: int) -> None:
         time.sleep(0.05)
@@ -216,6 +240,29 @@ def test_a_loop_that_is_torn_down_beside_a_step_leaves_an_engine_for_the_next_on
     assert asyncio.run(sampler.sample(*turn(1))).token_ids == [7]
     sampler.update_weights([], 3)
     assert sampler.policy_version == 3
+
+
+def test_new_weights_wait_for_a_step_whose_requests_were_all_cancelled() -> None:
+    release = threading.Event()
+
+    def hold(_: int) -> None:
+        assert release.wait(20)
+
+    async def updated() -> None:
+        world = asyncio.create_task(waiting_for_the_world())
+        turns = [asyncio.create_task(sampler.sample(*turn(100))) for _ in range(2)]
+        await step_beside(sampler)
+        for each in (*turns, world):
+            each.cancel()
+        await asyncio.gather(*turns, world, return_exceptions=True)
+        assert sampler.stepping
+        threading.Timer(0.02, release.set).start()
+        sampler.update_weights([], 1)
+        assert sampler.left == {}
+        assert (await sampler.sample(*turn(2))).policy_version == 1
+
+    sampler = SimulatedSampler(long_first_step(hold))
+    asyncio.run(updated())
 
 
 def test_closing_waits_for_a_step_that_runs_beside_the_loop() -> None:

@@ -69,7 +69,7 @@ class SteppedSampler(ABC):
 
     @abstractmethod
     def drop(self, request_id: str) -> None:
-        """Forget a request that nobody waits for any more."""
+        """Forget a request that nobody waits for any more; it may have ended in the last step."""
 
     @abstractmethod
     def step(self) -> list[tuple[str, Completion]]:
@@ -123,6 +123,7 @@ class SteppedSampler(ABC):
         check_weights(self.weight_shapes(), items)
         if self._futures:
             raise RuntimeError(f"{len(self._futures)} requests are still running: update weights between rollouts")
+        self._join()
         self.load_weights(items)
         self.policy_version = policy_version
 
@@ -142,9 +143,7 @@ class SteppedSampler(ABC):
         if self._error is None:
             self._join()
             self._fail(EngineError(f"the {self.name} sampler is closed"))
-            self.free()
-            if self._thread is not None:
-                self._thread.end()
+            self._free()
 
     def _request(self, request_id: str, context: TokenIds, params: SamplingParams, seed: int) -> Request:
         room = self.max_model_len - len(context)
@@ -181,7 +180,7 @@ class SteppedSampler(ABC):
             failure = EngineError(f"the {self.name} engine died: {type(error).__name__}: {error}")
             failure.__cause__ = error
             self._fail(failure)
-            self.free()
+            self._free()
         finally:
             self._join()
 
@@ -238,6 +237,11 @@ class SteppedSampler(ABC):
             gone, self._gone = self._gone, []
             for request_id in gone:
                 self.drop(request_id)
+
+    def _free(self) -> None:
+        self.free()
+        if self._thread is not None:
+            self._thread.end()
 
     def _fail(self, error: EngineError) -> None:
         self._error = error

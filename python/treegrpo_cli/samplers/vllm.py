@@ -100,8 +100,10 @@ class VllmSampler(SteppedSampler):
         )
 
     def drop(self, request_id: str) -> None:
-        """Abort a request."""
-        self.engine.abort_request([self._engine_ids.pop(request_id)], internal=True)
+        """Abort a request, unless it has just ended."""
+        engine_id = self._engine_ids.pop(request_id, None)
+        if engine_id is not None:
+            self.engine.abort_request([engine_id], internal=True)
 
     def step(self) -> list[tuple[str, Completion]]:
         """Run one scheduler step; return what ended.
