@@ -46,9 +46,11 @@ class Bench:
 
 
 def trees(bench: Bench) -> Attack:
-    """Tree files, plain and compressed: read, scored, drawn, counted."""
+    """Tree files, plain and compressed: read, scored, drawn, explained, counted, and made rows of."""
     from treegrpo_cli.trees.draw import draw_tree
-    from treegrpo_cli.trees.scoring import score_group
+    from treegrpo_cli.trees.explain import explain
+    from treegrpo_cli.trees.rows import training_rows
+    from treegrpo_cli.trees.scoring import keep_or_score, score_group
     from treegrpo_cli.trees.summary import Summary
     from treegrpo_cli.trees.tree_file import read_groups
 
@@ -67,12 +69,16 @@ def trees(bench: Bench) -> Attack:
         summary = Summary()
         try:
             for group in read_groups(path):
-                scored = score_group(group, draws.choice(estimators), {})
+                keep = draws.random() < 0.5
+                scored = keep_or_score(group) if keep else score_group(group, draws.choice(estimators), {})
                 summary.add_group(scored)
                 for tree in scored:
                     tree.to_json()
-                    for line in draw_tree(tree, 80):
+                    for line in draw_tree(tree, 80, full=draws.random() < 0.5):
                         line.plain.encode("utf-8")
+                node = draws.randrange(len(scored[-1].nodes))
+                "\n".join(explain(scored, len(scored) - 1, node)).encode("utf-8")
+                training_rows(scored)
         finally:
             path.unlink()
         list(summary.lines())

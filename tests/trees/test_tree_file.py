@@ -143,6 +143,9 @@ BAD_TREES: dict[str, tuple[Fields, str]] = {
         changed(tree(), 1, token_ids=[1], sampled=[[0, 1]], logprobs=[-1e300]),
         "node 1.*logprobs",
     ),
+    "a policy_version beyond 32 bits": (changed(tree(), 1, policy_version=2**32), "node 1.*policy_version"),
+    "a negative depth": (changed(tree(), 1, depth=-1), "node 1.*depth"),
+    "more leaves than can be": (changed(tree(), 1, num_leaves=2**63), "node 1.*num_leaves"),
     "scoring a string": (tree(scoring="grpo"), "scoring"),
     "scoring without nodes' advantages": (
         tree(scoring={"estimator": "grpo", "options": {}}),

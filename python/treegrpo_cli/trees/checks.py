@@ -9,6 +9,7 @@ from typing import Any
 from treegrpo_cli.errors import UserError, nearest
 from treegrpo_cli.trees.column_checks import are_plainly_valid
 from treegrpo_cli.trees.format import (
+    COUNTS,
     MAX_F32,
     MAX_U32,
     NAMES,
@@ -110,8 +111,10 @@ def _check_outcome(node: Fields, where: str, is_inner: bool) -> None:
 
 
 def _check_tokens(node: Fields, where: str) -> None:
-    if not 0 <= (node.get("policy_version") or 0) <= MAX_U32:
-        raise UserError(f"{where}: policy_version is {node['policy_version']}, expected 0 or more")
+    for name in COUNTS:
+        if not 0 <= (given := node.get(name) or 0) <= MAX_U32:
+            expected = "0 or more" if given < 0 else f"at most {MAX_U32}"
+            raise UserError(f"{where}: {name} is {shown(given)}, expected {expected}")
     token_ids = node.get("token_ids") or []
     if token_ids and (set(map(type, token_ids)) != {int} or not 0 <= min(token_ids) <= max(token_ids) <= MAX_U32):
         raise UserError(f"{where}: token_ids are integers from 0 to {MAX_U32}")

@@ -14,14 +14,14 @@ from math import isfinite
 from operator import itemgetter, lt
 from typing import Any
 
-from treegrpo_cli.trees.format import NODE_TYPES, STATUS_CODES, UNREWARDED, Fields
+from treegrpo_cli.trees.format import COUNTS, NODE_TYPES, STATUS_CODES, UNREWARDED, Fields
 
 Column = Sequence[Any]
 
 NONE = type(None)
 TYPES = {name: frozenset((NONE, *types)) for name, types in (NODE_TYPES | {"reward": (int, float)}).items()}
 SCORED = ("depth", "num_leaves", "value", "advantage")
-TOKEN_FIELDS = {"token_ids", "sampled", "logprobs", "policy_version"}
+TOKEN_FIELDS = {"token_ids", "sampled", "logprobs"}
 STATUSES = {None, *STATUS_CODES}
 
 
@@ -53,6 +53,7 @@ def _fit(nodes: Sequence[Fields], scored: bool) -> bool:
         and _has_type(rewards, TYPES["reward"])
         and _are_outcomes(rewards, set(parents[1:]), columns)
         and _are_tokens(len(nodes), columns)
+        and all(_are_unsigned(list(filter(None, columns[name]))) for name in COUNTS if name in columns)
         and not (scored and (None in columns["depth"] or None in columns["num_leaves"]))
     )
 
@@ -105,7 +106,6 @@ def _are_tokens(num_nodes: int, columns: Mapping[str, Column]) -> bool:
         and all(map(_is_complete, logprobs, num_sampled))
         and _are_token_ids(_flat(token_ids))
         and _are_logprobs(_flat(logprobs))
-        and _are_unsigned(list(filter(None, columns.get("policy_version", ()))))
     )
 
 

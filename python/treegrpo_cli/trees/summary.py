@@ -78,6 +78,7 @@ class Summary:
     children: Average = field(default_factory=Average)
     levels: list[Level] = field(default_factory=list)
 
+    @np.errstate(over="ignore", invalid="ignore")
     def add_group(self, group: Sequence[TreeRecord]) -> None:
         """Count one prompt's scored trees."""
         nodes = list(chain.from_iterable(record.nodes for record in group))
