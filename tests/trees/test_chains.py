@@ -143,6 +143,11 @@ def test_no_rows_are_no_trees() -> None:
         ({"status": "don"}, "did you mean 'done'"),
         ({"status": "open"}, "status is 'open'"),
         ({"status": "error"}, "a reward beside status 'error'"),
+        ({"reward": 10**400}, "finite"),
+        ({"input_ids": [10**400, 2, 5, 8]}, "input_ids is a list"),
+        ({"extra": [1]}, "extra is a list of 1"),
+        ({"task": "?"}, "task is '?'"),
+        ({"status": ["done"]}, "status is a list"),
         ({"parent": 1}, "parent is a field of the tree"),
         ({"input_ids": [3, 2, 5, 8]}, "is not that of row 0"),
     ],
@@ -152,6 +157,12 @@ def test_a_row_that_cannot_be_taken_is_named(change: Row, complaint: str) -> Non
     with pytest.raises(UserError, match=r"row 1: ") as refused:
         from_chains([good, search([5], [], [8], 0.0) | change])
     assert complaint in str(refused.value)
+
+
+def test_a_row_is_a_dict() -> None:
+    rows: Any = [search([5], [], [8], 1.0), [1, 2]]
+    with pytest.raises(UserError, match="row 1 is a list of 2, expected a dict"):
+        from_chains(rows)
 
 
 def test_a_row_needs_tokens_and_says_whether_it_has_a_reward() -> None:

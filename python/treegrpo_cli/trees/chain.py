@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,8 @@ class Chain:
 
 def read_chain(row: int, fields: Mapping[str, Any]) -> Chain:
     """Take a row as `from_chains` describes it. Raises UserError that names the row."""
+    if not isinstance(fields, Mapping):
+        raise UserError(f"row {row} is {shown(fields)}, expected a dict")
     try:
         token_ids, sampled, logprobs = _tokens(fields)
         return Chain(
@@ -113,7 +116,7 @@ def _logprobs(fields: Mapping[str, Any], sampled: NDArray[np.bool_], num_prompt:
 def _array(value: ArrayLike, name: str) -> NDArray[np.float64]:
     try:
         column = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{name} is {shown(value)}, expected a list of numbers") from None
     if column.ndim != 1:
         raise UserError(f"{name} has {column.ndim} dimensions, expected 1: a row is one rollout")
@@ -147,12 +150,15 @@ def _reward(fields: Mapping[str, Any]) -> float:
     given = json_types(fields["reward"])
     if given is None:
         return float("nan")
-    if type(given) not in (int, float, bool) or not abs(given) <= np.finfo(np.float64).max:
+    if type(given) not in (int, float, bool) or not abs(given) <= sys.float_info.max:
         raise UserError(f"reward is {shown(given)}, expected a finite number")
     return float(given)
 
 
 def _extra(fields: Mapping[str, Any]) -> Fields:
+    for name in ("extra", "task"):
+        if not isinstance(fields.get(name) or {}, Mapping):
+            raise UserError(f"{name} is {shown(fields[name])}, expected a dict")
     extra = {name: value for name, value in fields.items() if name not in ROW_FIELDS} | (fields.get("extra") or {})
     if taken := sorted(TREES_OWN & extra.keys()):
         raise UserError(f"{taken[0]} is a field of the tree, not of a row")
