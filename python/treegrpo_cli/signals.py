@@ -36,6 +36,8 @@ class _Watch:
     first = 0
     reaction: Reaction | None = None
     is_leaving = False
+    stderr = 2
+    """Standard error as it was: while an engine starts, its own log stands in its place."""
 
 
 _watch = _Watch()
@@ -49,6 +51,7 @@ def install() -> None:
     for number in SIGNALS:
         _signal.signal(number, _on_signal)
     reader, writer = _pipe()
+    _watch.stderr = _copy(2)
     _signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     _thread.start_new_thread(_wait_for_the_second, (reader,))
     os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_forget)
@@ -135,23 +138,31 @@ def _comes(reader: int) -> bool:
 
 
 def _say(text: str) -> None:
-    shown_cursor = b"\r\x1b[K\x1b[?25h" if os.isatty(2) else b""  # a progress bar hides it
+    shown_cursor = b"\r\x1b[K\x1b[?25h" if os.isatty(_watch.stderr) else b""  # a progress bar hides it
     try:
-        os.write(2, shown_cursor + f"treegrpo: {text}\n".encode())
+        os.write(_watch.stderr, shown_cursor + f"treegrpo: {text}\n".encode())
     except OSError:
         return
 
 
 def _pipe() -> tuple[int, int]:
     """A pipe whose writer never waits, beside the standard streams even where those are closed."""
-    import fcntl
-
     ends = os.pipe()
-    reader, writer = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends)
+    reader, writer = map(_copy, ends)
     for end in ends:
         os.close(end)
     os.set_blocking(writer, False)
     return reader, writer
+
+
+def _copy(descriptor: int) -> int:
+    """The same file under a number that no standard stream has; the same number where it is closed."""
+    import fcntl
+
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    except OSError:
+        return descriptor
 
 
 def _hold() -> None:
@@ -166,6 +177,9 @@ def _let_go() -> None:
 def _forget() -> None:
     """A forked child is not the program: it dies as any process does."""
     _signal.set_wakeup_fd(-1)
+    if _watch.stderr != 2:
+        os.close(_watch.stderr)
+        _watch.stderr = 2
     _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
     _let_go()

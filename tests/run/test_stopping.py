@@ -50,6 +50,26 @@ def test_a_signal_to_which_nothing_reacts_ends_the_program_in_one_line(number: s
     assert (process.returncode, errors) == (128 + number, "treegrpo: stopped\n")
 
 
+def test_the_last_line_reaches_standard_error_also_while_an_engine_has_its_log_there(tmp_path: Path) -> None:
+    code = f"os.dup2(os.open({str(tmp_path / 'log')!r}, os.O_CREAT | os.O_WRONLY), 2)\n"
+    process = program(code + "print('ready', flush=True)\nwhile True: time.sleep(1)\n")
+    wait_ready(process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, "treegrpo: stopped\n")
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_not_keep_a_program_from_being_stopped(closed: str) -> None:
+    code = (
+        "import os, time; from treegrpo_cli.signals import install; install(); os.kill(os.getpid(), 2); time.sleep(9)"
+    )
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code], timeout=60, check=False
+    )
+    assert done.returncode == 130
+
+
 BUSY = """
 with signals.react(lambda number: print('noted', flush=True)):
     print('ready', flush=True)
