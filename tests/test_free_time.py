@@ -90,3 +90,14 @@ def test_nested_stretches_are_counted_once_and_short_ones_not_at_all() -> None:
     with busy():
         pass
     assert blocked_s() == pytest.approx(before, abs=1e-4)
+
+
+def test_who_is_not_urgent_is_waited_for_by_nobody() -> None:
+    async def ask() -> None:
+        async with free_timeout(5, urgent=False):
+            assert num_waiting() == 0
+            async with free_timeout(5):
+                assert num_waiting() == 1
+        assert num_waiting() == 0
+
+    asyncio.run(ask())

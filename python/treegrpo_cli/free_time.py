@@ -48,13 +48,15 @@ def free_seconds() -> float:
 
 
 def num_waiting() -> int:
-    """How many coroutines of this thread's event loop wait for the world in a `free_timeout`."""
+    """How many coroutines of this thread's event loop wait for the world in an urgent `free_timeout`."""
     return _clock.num_waiting
 
 
 @asynccontextmanager
-async def free_timeout(seconds: float) -> AsyncIterator[asyncio.Timeout]:
+async def free_timeout(seconds: float, *, urgent: bool = True) -> AsyncIterator[asyncio.Timeout]:
     """Cancel the body and raise TimeoutError after so many seconds in which the event loop was free.
+
+    What nothing else goes on from, a reward say, is not `urgent`: it does not count in `num_waiting`.
 
     A loop that something blocked without saying so wakes late: what became ready meanwhile gets, once, as
     long again as it was late. The limit's `expired()` tells its own TimeoutError from the body's.
@@ -69,7 +71,7 @@ async def free_timeout(seconds: float) -> AsyncIterator[asyncio.Timeout]:
     'too late'
     """
     loop = asyncio.get_running_loop()
-    _clock.num_waiting += 1
+    _clock.num_waiting += urgent
     try:
         async with asyncio.timeout(None) as limit:
             timer = _Timer(loop, seconds, limit)
@@ -78,7 +80,7 @@ async def free_timeout(seconds: float) -> AsyncIterator[asyncio.Timeout]:
             finally:
                 timer.stop()
     finally:
-        _clock.num_waiting -= 1
+        _clock.num_waiting -= urgent
 
 
 class _Timer:

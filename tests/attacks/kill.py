@@ -136,9 +136,7 @@ class Training:
 
     def arguments(self, name: str, *, resume: bool) -> list[str]:
         resume = resume and (self.arena.folder / name / "config.toml").exists()  # else there is no run yet
-        # batches that do not depend on who answers first: others round otherwise, and exact is exact
-        exact = "rollout.schedule=lock-step"
-        return ["train", "c.toml", exact, "--output-dir", name, *(["--resume"] if resume else [])]
+        return ["train", "c.toml", "--output-dir", name, *(["--resume"] if resume else [])]
 
     def kept(self, name: str) -> dict[Any, Any]:
         steps = sorted(int(path.name.rpartition("-")[2]) for path in (self.arena.folder / name).glob("checkpoint-*"))

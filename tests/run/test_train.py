@@ -48,15 +48,10 @@ def run(settings: dict[str, Any], *, resume: bool = False) -> None:
     train(make_config(settings), QUIET, resume=resume)
 
 
-def exact_run(folder: Path, model: Path, **changes: dict[str, Any]) -> dict[str, Any]:
-    """A run whose batches, and so the last bits of what they give, do not depend on who answers first."""
-    return small_run(folder, model, rollout={"schedule": "lock-step"}, **changes)
-
-
 @pytest.fixture(scope="module")
 def whole(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A run of four steps that nothing interrupted."""
-    settings = exact_run(tmp_path_factory.mktemp("whole"), tiny_model_dir)
+    settings = small_run(tmp_path_factory.mktemp("whole"), tiny_model_dir)
     run(settings)
     return settings
 
@@ -171,7 +166,7 @@ def kill_behind_step(patch: pytest.MonkeyPatch, step: int) -> None:
 def test_a_killed_run_resumes_to_the_same_metrics_and_weights(
     whole: dict[str, Any], tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = exact_run(tmp_path, tiny_model_dir)
+    settings = small_run(tmp_path, tiny_model_dir)
     with monkeypatch.context() as patch:
         kill_behind_step(patch, 3)
         with pytest.raises(RuntimeError, match="the machine is gone"):
@@ -198,7 +193,7 @@ def test_a_killed_run_of_adapters_with_dropout_resumes_exactly_whatever_its_engi
     runs = []
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
-        runs.append(exact_run(tmp_path / name, tiny_model_dir))
+        runs.append(small_run(tmp_path / name, tiny_model_dir))
         runs[-1]["model"] |= {"lora_rank": 4, "lora_dropout": 0.3}
     run(runs[0])
     with monkeypatch.context() as patch:
@@ -217,7 +212,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over_says_so_and_keeps_
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    settings = exact_run(tmp_path, tiny_model_dir)
+    settings = small_run(tmp_path, tiny_model_dir)
     with monkeypatch.context() as patch:
         kill_behind_step(patch, 1)
         with pytest.raises(RuntimeError, match="the machine is gone"):
@@ -281,7 +276,7 @@ def test_a_default_run_saves_on_its_way() -> None:
 def test_a_signal_leaves_a_checkpoint_and_resume_goes_on_from_it(
     whole: dict[str, Any], tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    settings = exact_run(tmp_path, tiny_model_dir, train={"save_steps": 0})
+    settings = small_run(tmp_path, tiny_model_dir, train={"save_steps": 0})
     grow, signalled = Session.grow, []
 
     def interrupted(self: Session, prompts: Any) -> Any:
@@ -303,7 +298,7 @@ def test_a_signal_leaves_a_checkpoint_and_resume_goes_on_from_it(
 def test_an_evaluation_that_was_stopped_is_logged_once(
     whole: dict[str, Any], tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = exact_run(tmp_path, tiny_model_dir)
+    settings = small_run(tmp_path, tiny_model_dir)
     evaluate = session_module.evaluate
 
     def interrupted(*arguments: Any) -> Any:
@@ -474,3 +469,29 @@ def test_a_second_training_in_a_folder_is_one_line(tmp_path: Path) -> None:
         2,
         f"treegrpo: run: is being written by another run, process {os.getpid()}\n",
     )
+
+
+def test_a_slow_reward_changes_no_batch_and_so_not_one_bit_of_what_is_sampled(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import random, time\n"
+        "from tests.runs import count_vowels\n"
+        "def slow(prompts, completions, **columns):\n"
+        "    time.sleep(random.random() / 20)\n"
+        "    return count_vowels(prompts, completions)\n"
+    )
+    runs = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        runs.append(
+            small_run(
+                tmp_path / name,
+                tiny_model_dir,
+                reward={"functions": [f"{tmp_path / 'slow.py'}:slow"]},
+                train={"num_steps": 2, "eval_steps": 0},
+            )
+        )
+        run(runs[-1])
+    assert metrics_of(runs[0]) == metrics_of(runs[1])
+    assert weights_of(runs[0]) == weights_of(runs[1])

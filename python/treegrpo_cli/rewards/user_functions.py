@@ -161,7 +161,7 @@ async def _call(reward: TRLReward | VerlReward, offered: dict[str, Any]) -> Any:
         raise _Failed(problem)
     arguments = _accepted(reward.function, offered)
     try:
-        return await call(functools.partial(reward.function, **arguments), timeout_s=reward.timeout_s)
+        return await call(functools.partial(reward.function, **arguments), timeout_s=reward.timeout_s, urgent=False)
     except NoAnswerError as error:
         raise _Failed(f"reward {reward.name}: {error.reason} (reward.timeout_s)") from error
     except UserCodeError as error:

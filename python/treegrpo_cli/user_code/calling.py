@@ -16,12 +16,15 @@ from treegrpo_cli.user_code.threads import in_loop_thread, in_thread
 OUR_PACKAGE = __name__.partition(".")[0]
 
 
-async def call(function: Callable[..., Any], /, *args: Any, timeout_s: float | None = None, **kwargs: Any) -> Any:
+async def call(
+    function: Callable[..., Any], /, *args: Any, timeout_s: float | None = None, urgent: bool = True, **kwargs: Any
+) -> Any:
     """Call a function, plain or `async`, where it can neither block the event loop nor end the program.
 
     Plain ones run in a daemon thread, coroutines in an event loop of their own (see `threads`); functions of this
     package run here as they are, and their errors are our own. `timeout_s` counts seconds in which this loop was
-    free; a function that itself takes a `timeout_s` is given as a `functools.partial`.
+    free, and where nothing else goes on from the answer the call is not `urgent`; a function that itself takes a
+    parameter of these names is given as a `functools.partial`.
 
     >>> asyncio.run(call(divmod, 7, 2))
     (3, 1)
@@ -34,7 +37,7 @@ async def call(function: Callable[..., Any], /, *args: Any, timeout_s: float | N
     if timeout_s is None:
         return await _run(function, work)
     try:
-        async with free_timeout(timeout_s) as limit:
+        async with free_timeout(timeout_s, urgent=urgent) as limit:
             return await _run(function, work)
     except TimeoutError:
         if not limit.expired():
