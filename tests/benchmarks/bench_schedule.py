@@ -24,9 +24,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from treegrpo_cli.config import Config
 from treegrpo_cli.config.files import make_config
 from treegrpo_cli.rollout.collect import collect
+from treegrpo_cli.rollout.player import Player, open_sampler
 from treegrpo_cli.rollout.records import tree_record
 from treegrpo_cli.rollout.timings import Timings
-from treegrpo_cli.rollout.tree import Player, Prompt, Tree, open_sampler
+from treegrpo_cli.rollout.tree import Prompt, Tree
 from treegrpo_cli.rollout.world import World
 from treegrpo_cli.types import Action, Message, StepResult, Task
 

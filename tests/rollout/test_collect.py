@@ -11,7 +11,8 @@ from treegrpo_cli.config.files import make_config
 from treegrpo_cli.errors import ToolError
 from treegrpo_cli.rollout import collect as module
 from treegrpo_cli.rollout.collect import Grown, collect
-from treegrpo_cli.rollout.tree import Player, Prompt, Tree
+from treegrpo_cli.rollout.player import Player
+from treegrpo_cli.rollout.tree import Prompt, Tree
 from treegrpo_cli.rollout.world import World
 from treegrpo_cli.types import Action, Message, NodeStatus, StepResult, Task
 

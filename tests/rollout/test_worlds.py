@@ -8,8 +8,9 @@ import pytest
 from treegrpo_cli.config.files import make_config
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.rollout.collect import collect
+from treegrpo_cli.rollout.player import Player
 from treegrpo_cli.rollout.records import tree_record
-from treegrpo_cli.rollout.tree import Player, Prompt, Tree
+from treegrpo_cli.rollout.tree import Prompt, Tree
 from treegrpo_cli.rollout.world import World
 from treegrpo_cli.trees.stats import RolloutStats
 from treegrpo_cli.types import Task

@@ -365,7 +365,8 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tiny_model_dir: Path, tmp_pat
 
 
 def test_a_tool_that_hangs_closes_its_branch_and_the_program_ends(tmp_path: Path) -> None:
-    from treegrpo_cli.rollout.tree import Player, Prompt, Tree
+    from treegrpo_cli.rollout.player import Player
+    from treegrpo_cli.rollout.tree import Prompt, Tree
     from treegrpo_cli.rollout.world import World
     from treegrpo_cli.types import NodeStatus, Task
 

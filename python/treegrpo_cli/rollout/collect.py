@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from treegrpo_cli.rollout.failures import Failure, PromptError
-from treegrpo_cli.rollout.tree import Player, Prompt, Tree
+from treegrpo_cli.rollout.player import Player
+from treegrpo_cli.rollout.tree import Prompt, Tree
 
 logger = logging.getLogger(__name__)
 

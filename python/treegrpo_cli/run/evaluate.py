@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, aclosing, closing
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,9 @@ from treegrpo_cli.config import Config
 from treegrpo_cli.data.lock import output_lock
 from treegrpo_cli.data.outputs import check_new
 from treegrpo_cli.rollout.collect import Grown, collect
+from treegrpo_cli.rollout.player import Player, open_sampler
 from treegrpo_cli.rollout.records import tree_record
-from treegrpo_cli.rollout.tree import Player, Prompt, open_sampler
+from treegrpo_cli.rollout.tree import Prompt
 from treegrpo_cli.run.evaluation import Evaluation
 from treegrpo_cli.run.failures import FailureLog
 from treegrpo_cli.run.preflight import Questions, prepare
@@ -54,7 +56,7 @@ async def evaluate(
     """Play the `rollout.num_trees` chains of each task; what fails is counted and left out."""
     num_samples = player.config.rollout.num_trees
     evaluation = Evaluation(player.rewards.names, num_samples)
-    prompts = (Prompt(number, f"{number:08d}", task) for number, task in enumerate(tasks))
+    prompts = starmap(Prompt.numbered, enumerate(tasks))
     total, count = 0.0, 0
     async with aclosing(collect(player, prompts, num_samples)) as groups:
         async for grown in groups:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, aclosing, closing
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,9 @@ from treegrpo_cli.data.outputs import check_new, check_output
 from treegrpo_cli.errors import Stopped
 from treegrpo_cli.rollout.collect import collect
 from treegrpo_cli.rollout.journal import Journal
+from treegrpo_cli.rollout.player import Player, open_sampler
 from treegrpo_cli.rollout.records import tree_record
-from treegrpo_cli.rollout.tree import Player, Prompt, open_sampler
+from treegrpo_cli.rollout.tree import Prompt
 from treegrpo_cli.run.doubts import Doubts, Signs
 from treegrpo_cli.run.failures import FailureCount, FailureLog
 from treegrpo_cli.run.origin import Origin
@@ -24,7 +26,6 @@ from treegrpo_cli.run.stopping import StopRequest
 from treegrpo_cli.trees.scoring import score_group
 from treegrpo_cli.trees.stats import RolloutStats
 from treegrpo_cli.trees.tree_file import TreeWriter
-from treegrpo_cli.types import Task
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
@@ -62,7 +63,7 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
         runner, stop = stack.enter_context(asyncio.Runner()), stack.enter_context(StopRequest())
         stack.callback(lambda: runner.run(player.world.close()))
         bar = stack.enter_context(reporter.bar("rolling out", len(tasks), done=len(done)))
-        prompts = (prompt for prompt in number_tasks(tasks) if prompt.prompt_id not in done)
+        prompts = (prompt for prompt in starmap(Prompt.numbered, enumerate(tasks)) if prompt.prompt_id not in done)
 
         async def work() -> None:
             waiting = {(prompt_id, tree_id) for prompt_id, trees in journal.trees.items() for tree_id in trees}
@@ -129,11 +130,6 @@ class Watch:
         """Say what all trees have in common; raise FailedRunError where too much failed of the whole."""
         self._doubts.look(self._signs)
         self._failures.check("the rollout")
-
-
-def number_tasks(tasks: list[Task]) -> Iterator[Prompt]:
-    """One prompt a row, keyed and named by its place in the data."""
-    return (Prompt(number, f"{number:08d}", task) for number, task in enumerate(tasks))
 
 
 def _close(journal: Journal, output: Path) -> None:

@@ -50,7 +50,7 @@ def draw_prompts(tasks: Sequence[Task], config: Config, step: int) -> Iterator[P
     for number in range(first, first + config.train.prompts_per_step):
         epoch, place = divmod(number, len(tasks))
         row = epoch_order(len(tasks), config.seed, epoch)[place] if config.data.shuffle else place
-        yield Prompt(number, f"{number:08d}", tasks[row])
+        yield Prompt.numbered(number, tasks[row])
 
 
 @lru_cache(maxsize=2)

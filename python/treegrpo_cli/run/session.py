@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Self
 
 from treegrpo_cli.config.secrets import without_passwords
 from treegrpo_cli.rollout.collect import collect
+from treegrpo_cli.rollout.player import Player, open_sampler
 from treegrpo_cli.rollout.records import tree_record
-from treegrpo_cli.rollout.tree import Player, Prompt, Tree, open_sampler
+from treegrpo_cli.rollout.tree import Prompt, Tree
 from treegrpo_cli.rollout.world import World
 from treegrpo_cli.run.clock import Clock, peak_memory, rollout_metrics
 from treegrpo_cli.run.directory import RunDirectory

@@ -1,0 +1,86 @@
+"""Policy + world -> a player: what every tree of a run shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from treegrpo_cli.errors import UserError
+from treegrpo_cli.rewards import load_rewards
+from treegrpo_cli.rollout.schedule import make_schedule
+from treegrpo_cli.rollout.timings import Stopwatch, Timings
+from treegrpo_cli.samplers import make_sampler
+from treegrpo_cli.types import Completion, SamplingParams
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from treegrpo_cli.config import Config
+    from treegrpo_cli.rollout.world import World
+    from treegrpo_cli.samplers.base import Sampler
+
+
+class Player:
+    """A policy in a world: what every tree shares. A run has two in one world, to train and to evaluate."""
+
+    def __init__(self, world: World, sampler: Sampler, config: Config, *, greedy: bool = False) -> None:
+        self.world, self.sampler, self.config = world, sampler, config
+        self.environment, self.dialect, self.tokenizer = world.environment, world.dialect, world.tokenizer
+        self.schedule = make_schedule(config.rollout.schedule)
+        self.tools, self.rewarding = Stopwatch(), Stopwatch()
+        self.rewards = load_rewards(config.reward)
+        self.max_context_tokens = min(config.rollout.max_context_tokens or sampler.max_model_len, sampler.max_model_len)
+        if self.max_context_tokens < 2:
+            raise UserError(f"rollout.max_context_tokens: {self.max_context_tokens} leaves no tokens for a turn")
+        self.params = SamplingParams(
+            max_tokens=config.rollout.max_turn_tokens,
+            temperature=config.rollout.temperature,
+            top_p=config.rollout.top_p,
+            top_k=config.rollout.top_k,
+            stop=tuple(self.dialect.stop),
+            greedy=greedy,
+        )
+
+    async def act(self, context: np.ndarray, seed: int) -> Completion:
+        """Sample one turn behind `context`, no longer than the context limit leaves room for."""
+        room = self.max_context_tokens - len(context)
+        return await self.sampler.sample(
+            context, replace(self.params, max_tokens=min(self.params.max_tokens, room)), seed
+        )
+
+    def take_timings(self) -> Timings:
+        """Return where the seconds since the last call went; the sampler's are of all that it sampled."""
+        engine = self.sampler.take_counts()
+        timings = Timings(
+            engine_s=engine.step_s,
+            num_engine_steps=engine.num_steps,
+            generated_tokens=engine.generated_tokens,
+            tool_s=self.tools.sum_s,
+            tool_wait_s=self.tools.any_s,
+            num_tool_calls=self.tools.count,
+            reward_s=self.rewarding.sum_s,
+        )
+        self.tools.reset()
+        self.rewarding.reset()
+        return timings
+
+
+def open_sampler(config: Config, log_path: Path | None, say: Callable[[str], None]) -> Sampler:
+    """Start the engine that the config asks for, with room for the longest context that its limits allow.
+
+    `say` is told before one starts that takes a while.
+    """
+    settings = config.rollout
+    turns = settings.max_turns * (settings.max_turn_tokens + settings.max_observation_tokens)
+    return make_sampler(
+        config.sampler,
+        config.model.path,
+        dtype=config.model.dtype,
+        device=config.model.device,
+        max_model_len=settings.max_context_tokens or settings.max_prompt_tokens + turns,
+        seed=config.seed,
+        log_path=log_path,
+        say=say,
+    )
