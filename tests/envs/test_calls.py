@@ -22,7 +22,7 @@ from treegrpo_cli.envs import (
 from treegrpo_cli.errors import ToolError, UserError
 from treegrpo_cli.types import Action, StepResult, Task
 
-from tests.envs.playing import ANSWER, GOOD, Odd, Scripted, called, config, reset, step, write_module
+from tests.envs.playing import ANSWER, GOOD, Odd, Scripted, called, config, contents, reset, step, write_module
 
 
 class LostError(Exception):
@@ -198,6 +198,28 @@ def test_an_odd_answer_closes_the_branch_and_says_what_is_wrong(returned: Any, m
         step(Scripted(returned), 0, ANSWER)
     assert message in str(failed.value)
     assert len(str(failed.value)) < 400
+
+
+class OddText(str):
+    """Cutting it ends the program."""
+
+    def __getitem__(self, key: Any) -> str:
+        raise SystemExit(4)
+
+
+def test_what_an_answer_raises_when_it_is_looked_at_is_a_failure_of_the_world() -> None:
+    answer = (1, StepResult(({"role": "tool", "content": OddText("x")},)))
+    with pytest.raises(ToolError, match="SystemExit: 4"):
+        step(Scripted(answer), 0, ANSWER, tool_errors="close")
+    state, result = step(Scripted(answer), 0, ANSWER)
+    assert (state, contents(result)) == (0, ["Error: SystemExit: 4"])
+
+    class Returning(Scripted):
+        def reset(self, task: Task) -> Any:
+            return 0, [{"role": "user", "content": OddText("x")}]
+
+    with pytest.raises(ToolError, match="SystemExit: 4"):
+        reset(Returning())
 
 
 def test_an_answer_of_numpy_numbers_and_surrogates_becomes_plain() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import re
 import sys
 import threading
 from pathlib import Path
@@ -55,6 +56,21 @@ def test_a_stateful_world_is_made_pure_in_its_path(tmp_path: Path, body: str, me
     assert [contents(result) for _, result in both] == [["13"], ["15"]]
     assert contents(step(environment, again, Action("bb"))[1]) == ["13"]
     assert environment.fork_method == method
+
+
+@pytest.mark.parametrize(
+    ("copying", "message"),
+    [
+        ("def fork(self): return None", "fork() must be a copy of a Own, got a NoneType"),
+        ("def fork(self): return self", "fork() must be a copy of a Own, got the world itself"),
+        ("def __deepcopy__(self, memo): return self", "its deep copy must be a copy of a Own, got the world itself"),
+    ],
+)
+def test_a_copy_that_is_none_closes_the_branch(tmp_path: Path, copying: str, message: str) -> None:
+    environment = load_environment(config(write_module(tmp_path, f"{COUNTER}\n    {copying}\n")))
+    start, _ = reset(environment)
+    with pytest.raises(ToolError, match=re.escape(message)):
+        step(environment, start, Action("a"))
 
 
 def test_a_world_that_is_replayed_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -199,6 +199,21 @@ def reward(prompts, completions):
     assert score(one, functions=[write_reward(tmp_path, body)]) == [1.0]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "def reward(completions, answer): [a.append('x') for a in answer]; return [0.0]",
+        "def reward(solution_str, ground_truth, extra_info): ground_truth.append('x'); return 0.0",
+        "def reward(solution_str, ground_truth, extra_info): extra_info['more'].append('x'); return 0.0",
+    ],
+)
+def test_what_a_reward_does_to_its_arguments_changes_no_row(tmp_path: Path, body: str) -> None:
+    columns: dict[str, Any] = {"answer": ["Lima"], "extra_info": {"more": ["y"]}}
+    one = rollout(("abc", ""), truth=columns["answer"], columns=columns)
+    assert score(one, functions=[write_reward(tmp_path, body)]) == [0.0]
+    assert columns == {"answer": ["Lima"], "extra_info": {"more": ["y"]}}
+
+
 @pytest.mark.parametrize("returned", ["0.5", "{'score': 0.5, 'acc': 1}"])
 @pytest.mark.parametrize("prefix", ["", "async "])
 def test_a_verl_reward_gets_what_verl_gives(tmp_path: Path, returned: str, prefix: str) -> None:
@@ -230,6 +245,18 @@ def test_a_verl_reward_gets_what_verl_gives(tmp_path: Path, returned: str, prefi
         ("def reward(completions): raise ValueError('\\ud800')", r"raised ValueError: \?"),
         ("def reward(completions, hop): return [1]", "needs 'hop'; did you mean 'hops'"),
         ("def reward(solution_str): return {'acc': 1}", "the dict it returned has no `score`"),
+        (
+            "class Odd(list):\n def __len__(self): raise SystemExit(7)\ndef reward(completions): return Odd([1])",
+            "what it returned raised SystemExit: 7",
+        ),
+        (
+            "class Odd(dict):\n def __contains__(self, k): raise SystemExit(7)\ndef reward(solution_str): return Odd()",
+            "what it returned raised SystemExit: 7",
+        ),
+        (
+            "class Odd:\n @property\n def __class__(self): raise SystemExit(9)\ndef reward(completions): return Odd()",
+            "raised SystemExit: 9",
+        ),
         ("def reward(solution_str): return float('nan')", "must give finite numbers or None, got nan"),
         (
             "class Odd:\n def __float__(self): return 1 / 0\n def __repr__(self): return 1 / 0\n"

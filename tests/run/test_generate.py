@@ -416,3 +416,20 @@ def test_sigterm_before_the_run_has_begun_is_one_line(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (143, "treegrpo: stopped\n")
+
+
+def moving_reward(completions: list[str], **_: Any) -> list[float]:
+    """A reward that leaves the folder that the program was started in."""
+    os.chdir("/")
+    return [float(len(completion)) for completion in completions]
+
+
+def test_user_code_that_changes_the_working_directory_moves_no_output(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    functions = {"functions": ["tests.run.test_generate:moving_reward"]}
+    generate(make_config({**settings, "reward": functions}), Path("trees.jsonl"), QUIET)
+    assert Path.cwd() == Path("/")
+    assert len(trees_in(tmp_path / "trees.jsonl")) == 12
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["trees.jsonl"]

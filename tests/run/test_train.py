@@ -495,3 +495,20 @@ def test_a_slow_reward_changes_no_batch_and_so_not_one_bit_of_what_is_sampled(
         run(runs[-1])
     assert metrics_of(runs[0]) == metrics_of(runs[1])
     assert weights_of(runs[0]) == weights_of(runs[1])
+
+
+def moving_reward(completions: list[str], **_: Any) -> list[float]:
+    """A reward that leaves the folder that the program was started in."""
+    os.chdir("/")
+    return [float(len(completion)) for completion in completions]
+
+
+def test_user_code_that_changes_the_working_directory_moves_no_run(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    functions = {"functions": ["tests.run.test_train:moving_reward"]}
+    run({**small_run(tmp_path, tiny_model_dir, reward=functions), "output_dir": "here"})
+    assert Path.cwd() == Path("/")
+    assert [path.name for path in checkpoints(tmp_path / "here")] == ["checkpoint-2", "checkpoint-4"]
+    assert len(list((tmp_path / "here" / "trees").iterdir())) == 4

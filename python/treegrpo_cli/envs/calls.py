@@ -20,7 +20,7 @@ from treegrpo_cli.envs.outside import is_outside
 from treegrpo_cli.envs.reports import error_text, report_raised
 from treegrpo_cli.errors import NoAnswerError, ToolError, UserCodeError, UserError
 from treegrpo_cli.types import Action, Message, StepResult, Task
-from treegrpo_cli.user_code import call
+from treegrpo_cli.user_code import call, looking_at_answers
 
 CHECK_TIMEOUT_S = 60.0
 CLOSE_TIMEOUT_S = 10.0
@@ -53,9 +53,10 @@ async def reset_with_retries(
     """
     try:
         answer = await _with_retries(lambda: call(environment.reset, task, timeout_s=config.tool_timeout_s), config)
+        with looking_at_answers():
+            return state_and_messages(answer)
     except UserCodeError as error:
         raise ToolError(error.reason, error.trace) from error
-    return state_and_messages(answer)
 
 
 async def step_with_retries(
@@ -72,12 +73,13 @@ async def step_with_retries(
         answer = await _with_retries(
             lambda: call(environment.step, state, action, timeout_s=config.tool_timeout_s), config
         )
+        with looking_at_answers():
+            return state_and_result(answer)
     except UserCodeError as error:
         if config.tool_errors == "close" or isinstance(error.__cause__, UserError):
             raise ToolError(error.reason, error.trace) from error
         report_raised("environment", error)
         return state, _shown(action, error)
-    return state_and_result(answer)
 
 
 async def close_environment(environment: Environment[Any], timeout_s: float = CLOSE_TIMEOUT_S) -> None:

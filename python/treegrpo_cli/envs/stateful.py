@@ -15,7 +15,7 @@ from typing import Any
 from treegrpo_cli.envs.answers import checked_messages, checked_result
 from treegrpo_cli.errors import ToolError, UserCodeError
 from treegrpo_cli.types import Action, Message, StepResult, Task
-from treegrpo_cli.user_code import call, run_apart
+from treegrpo_cli.user_code import call, looking_at_answers, run_apart
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,9 @@ class StatefulEnvironment:
         """Return a new world behind its reset, and the prompt's messages."""
         world = await call(self._make)
         async with _closed_on_failure(world):
-            return Snapshot(world, task), checked_messages(await call(world.reset, task), "reset")
+            messages = await call(world.reset, task)
+            with looking_at_answers():
+                return Snapshot(world, task), checked_messages(messages, "reset")
 
     async def step(self, state: Snapshot, action: Action) -> tuple[Snapshot, StepResult]:
         """Step a copy of the world; `state` stays as it was."""
@@ -74,10 +76,10 @@ class StatefulEnvironment:
 
     async def _copy(self, state: Snapshot) -> Any:
         if self.fork_method == "fork":
-            return await call(state.world.fork)
+            return _other(await call(state.world.fork), state.world, "fork()")
         if self.fork_method == "deepcopy":
             try:
-                return await call(copy.deepcopy, state.world)
+                return _other(await call(copy.deepcopy, state.world), state.world, "its deep copy")
             except UserCodeError as error:  # locks, sockets, generators: what cannot be copied says so in many ways
                 self._replay_from_now_on(state.world, error)
         return await self._replay(state)
@@ -108,7 +110,17 @@ async def _step(world: Any, action: Action) -> StepResult:
     result = await call(world.step, action)
     if not isinstance(result, StepResult):
         raise ToolError(f"environment: step must return a StepResult, got a {type(result).__name__}")
-    return checked_result(result)
+    with looking_at_answers():
+        return checked_result(result)
+
+
+def _other(copied: Any, world: Any, what: str) -> Any:
+    """Return the copy of a world. Raises ToolError where it is none: two branches would step one world."""
+    with looking_at_answers():
+        if copied is world or not callable(getattr(copied, "step", None)):
+            got = "the world itself" if copied is world else f"a {type(copied).__name__}"
+            raise ToolError(f"environment: {what} must be a copy of a {type(world).__name__}, got {got}")
+    return copied
 
 
 @asynccontextmanager

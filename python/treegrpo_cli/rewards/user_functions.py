@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from treegrpo_cli.errors import NoAnswerError, UserCodeError, UserError, nearest
 from treegrpo_cli.rewards.base import Reward, RewardFailure, RewardFunction
 from treegrpo_cli.types import Rollout, Task
-from treegrpo_cli.user_code import call, one_line
+from treegrpo_cli.user_code import call, looking_at_answers, one_line
 
 
 def adapt(name: str, function: Callable[..., Any], timeout_s: float) -> RewardFunction:
@@ -55,9 +56,11 @@ class TRLReward:
         """Call the function and check what it gives: a wrong value costs its own rollout, a wrong shape all."""
         try:
             answer = await _call(self, _trl_arguments(rollouts))
-            return [_checked(self.name, value) for value in self._values(answer, len(rollouts))]
+            with _looking_at_answer(self.name):
+                values = list(self._values(answer, len(rollouts)))
         except _Failed as failed:
             return [failed.failure for _ in rollouts]
+        return [_checked(self.name, value) for value in values]
 
     def problem(self, tasks: Sequence[Task]) -> str | None:
         """Say which parameter no row has a column for, if any."""
@@ -99,21 +102,31 @@ class VerlReward:
     async def _reward_one(self, rollout: Rollout) -> Reward:
         try:
             answer = await _call(self, _verl_arguments(rollout))
+            with _looking_at_answer(self.name):
+                if isinstance(answer, Mapping):
+                    if "score" not in answer:
+                        raise _Failed(f"reward {self.name}: the dict it returned has no `score`")
+                    answer = answer["score"]
         except _Failed as failed:
             return failed.failure
-        if isinstance(answer, Mapping):
-            if "score" not in answer:
-                return RewardFailure(f"reward {self.name}: the dict it returned has no `score`")
-            answer = answer["score"]
         return _checked(self.name, answer)
+
+
+@contextmanager
+def _looking_at_answer(name: str) -> Iterator[None]:
+    try:
+        with looking_at_answers(_Failed):
+            yield
+    except UserCodeError as error:
+        raise _Failed(f"reward {name}: what it returned raised {error.reason}", error.trace) from error
 
 
 def _trl_arguments(rollouts: Sequence[Rollout]) -> dict[str, list[Any]]:
     names = dict.fromkeys(name for rollout in rollouts for name in rollout.task.columns)
-    columns = {name: [rollout.task.columns.get(name) for rollout in rollouts] for name in names}
+    columns = {name: [_own(rollout.task.columns.get(name)) for rollout in rollouts] for name in names}
     if all(rollout.task.messages is not None for rollout in rollouts):
-        prompts: list[Any] = [list(rollout.prompt_messages) for rollout in rollouts]
-        completions: list[Any] = [list(rollout.messages) for rollout in rollouts]
+        prompts: list[Any] = [_own(list(rollout.prompt_messages)) for rollout in rollouts]
+        completions: list[Any] = [_own(list(rollout.messages)) for rollout in rollouts]
     else:
         prompts = [rollout.prompt for rollout in rollouts]
         completions = [rollout.completion for rollout in rollouts]
@@ -121,12 +134,25 @@ def _trl_arguments(rollouts: Sequence[Rollout]) -> dict[str, list[Any]]:
     return {**world, **columns, "prompts": prompts, "completions": completions}
 
 
+def _own(value: Any) -> Any:
+    """Lists and dicts of the function's own: what it does to them must reach neither other rollouts nor the tree file.
+
+    >>> row = {"answer": ["Paris"]}
+    >>> _own(row)["answer"].append("Paname")
+    >>> row
+    {'answer': ['Paris']}
+    """
+    if isinstance(value, Mapping):
+        return {key: _own(part) for key, part in value.items()}
+    return [_own(part) for part in value] if isinstance(value, list) else value
+
+
 def _verl_arguments(rollout: Rollout) -> dict[str, Any]:
     return {
         "data_source": rollout.task.data_source,
         "solution_str": rollout.completion,
-        "ground_truth": rollout.task.ground_truth,
-        "extra_info": rollout.task.columns.get("extra_info") or {},
+        "ground_truth": _own(rollout.task.ground_truth),
+        "extra_info": _own(rollout.task.columns.get("extra_info") or {}),
         "state": rollout.state,
         "rollout": rollout,
         "states": [rollout.state],

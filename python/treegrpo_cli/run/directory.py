@@ -33,7 +33,7 @@ class RunDirectory:
     """
 
     def __init__(self, config: Config, *, resume: bool, named: Collection[str] = ()) -> None:
-        self.path, self._config = Path(config.output_dir), config
+        self.path, self._config = Path(config.output_dir).absolute(), config
         self._resume, self._named = resume, named
         self.changes: list[str] = []
         self.is_claimed = False

@@ -80,6 +80,7 @@ def evaluate_policy(
 
     Raises Problems for what is found before the engine starts.
     """
+    output = output and output.absolute()
     prepared = prepare(config, [questions], checks=[partial(check_free, output)])
     tasks = prepared.tasks[questions.key]
     with ExitStack() as stack:

@@ -40,6 +40,7 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
     it holds trees of other settings or rows.
     """
     check_output(output)
+    named, output = output, output.absolute()  # a tool or a reward may change the working directory
     stats = RolloutStats()
     with ExitStack() as stack:
         stack.enter_context(output_lock(output))
@@ -92,7 +93,7 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
             stop.run(runner, work())
             watch.finish()
         except Stopped as stopped:
-            stopped.hint = f"stopped; the same command with --resume goes on with {output}"
+            stopped.hint = f"stopped; the same command with --resume goes on with {named}"
             raise
     return stats
 

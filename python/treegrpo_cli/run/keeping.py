@@ -32,7 +32,7 @@ class Keeper:
 
     def load_newest(self) -> int:
         """Return the step to go on from; -1 where the run was ended before its first checkpoint."""
-        found = checkpoints(self.config.output_dir)
+        found = checkpoints(self.directory.path)
         if not found:
             self.reporter.warn(f"{self.directory.path} has no checkpoint: the run starts again from its first step")
             return -1
@@ -59,9 +59,9 @@ class Keeper:
     def save(self) -> None:
         """Write a checkpoint of this step, and remove the oldest beyond `train.max_checkpoints`."""
         self.directory.claim()
-        save_checkpoint(self.config.output_dir, self.trainer, self.state)
+        save_checkpoint(self.directory.path, self.trainer, self.state)
         self._saved_step = self.trainer.step
-        remove_old_checkpoints(self.config.output_dir, self.config.train.max_checkpoints)
+        remove_old_checkpoints(self.directory.path, self.config.train.max_checkpoints)
 
     def save_at_end(self, error: BaseException) -> None:
         """Save the last whole step where that can be done, whatever ended the run, and say how to go on."""

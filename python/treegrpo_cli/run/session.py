@@ -78,7 +78,7 @@ class Session:
         self.evaluator = Player(world, self.sampler, evaluation_config(config), greedy=True)
         self.keeper.put_aside(-1 if resumed_step is None else resumed_step)
         log = MetricsLog(
-            config.output_dir, config.report_to, without_passwords(config.model_dump(mode="json")), resumed_step
+            self.directory.path, config.report_to, without_passwords(config.model_dump(mode="json")), resumed_step
         )
         self.log = stack.enter_context(closing(log))
         self.runner = stack.enter_context(asyncio.Runner())

@@ -59,8 +59,13 @@ async def _run(function: Callable[..., Any], work: Callable[[], Any]) -> Any:
         return await result if inspect.isawaitable(result) else result
     if inspect.iscoroutinefunction(function):
         return await _in_loop_thread(work)
-    result = await asyncio.wrap_future(in_thread(work))
-    return await _in_loop_thread(lambda: result) if inspect.isawaitable(result) else result
+    result, is_awaitable = await asyncio.wrap_future(in_thread(lambda: _with_kind(work())))
+    return await _in_loop_thread(lambda: result) if is_awaitable else result
+
+
+def _with_kind(result: Any) -> tuple[Any, bool]:
+    """Asking an object of the user's what it is may be user code too."""
+    return result, inspect.isawaitable(result)
 
 
 def _is_ours(function: Callable[..., Any]) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -19,6 +21,26 @@ def user_code_error(error: BaseException) -> UserCodeError:
         return _read(error)
     except BaseException:  # a class may spoil whatever we ask of its errors
         return UserCodeError(f"{one_line(type(error).__name__)}: (it cannot be read)")
+
+
+@contextmanager
+def looking_at_answers(*ours: type[Exception]) -> Iterator[None]:
+    """Turn what people's own objects raise while they are looked at into a `UserCodeError`.
+
+    What we say of them ourselves, and `ours`, flies.
+
+    >>> with looking_at_answers():
+    ...     int("seven")
+    Traceback (most recent call last):
+    treegrpo_cli.errors.UserCodeError: ValueError: invalid literal for int() with base 10: 'seven'
+    """
+    flying: tuple[type[Exception], ...] = (ToolError, UserError, UserCodeError, *ours)
+    try:
+        yield
+    except flying:
+        raise
+    except BaseException as error:  # a list of theirs may raise SystemExit when it is asked for its length
+        raise user_code_error(error) from error
 
 
 def _read(error: BaseException) -> UserCodeError:
