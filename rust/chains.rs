@@ -105,7 +105,7 @@ impl Chains<'_> {
     }
 }
 
-/// The rows of one prompt, path-compressed: edges are stretches of the rows that brought them.
+/// The rows of one prompt, path-compressed: edges are pieces of the rows that brought them.
 struct Trunk<'a> {
     chains: Chains<'a>,
     logprob_tolerance: f32,

@@ -80,11 +80,11 @@ impl Normaliser {
             Scale::Bernoulli => (mean * (1.0 - mean)).sqrt(),
             Scale::Constant(constant) => constant,
         };
-        let stretch = match self.center {
+        let factor = match self.center {
             Center::Mean => 1.0,
             Center::LeaveOneOut => count / (count - 1.0),
         };
-        Ok(Measure { case: Case::Compared, baseline: mean, stretch, scale })
+        Ok(Measure { case: Case::Compared, baseline: mean, factor, scale })
     }
 }
 
@@ -109,21 +109,21 @@ impl Case {
     }
 }
 
-/// stretch · (x − baseline) / scale.
+/// factor · (x − baseline) / scale.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Measure {
     pub case: Case,
     pub baseline: f64,
-    pub stretch: f64,
+    pub factor: f64,
     pub scale: f64,
 }
 
 impl Measure {
-    const RAW: Self = Self { case: Case::Single, baseline: 0.0, stretch: 1.0, scale: 1.0 };
+    const RAW: Self = Self { case: Case::Single, baseline: 0.0, factor: 1.0, scale: 1.0 };
 
     /// Every value becomes exactly 0.
     pub fn zero(case: Case) -> Self {
-        Self { case, baseline: 0.0, stretch: 0.0, scale: 1.0 }
+        Self { case, baseline: 0.0, factor: 0.0, scale: 1.0 }
     }
 
     /// Refuses what overflowed: a mean or a spread that is not finite would make every advantage 0.
@@ -136,7 +136,7 @@ impl Measure {
 
     /// The value as it is measured.
     pub fn of(&self, x: f64) -> f64 {
-        if self.stretch == 0.0 { 0.0 } else { self.stretch * (x - self.baseline) / self.scale }
+        if self.factor == 0.0 { 0.0 } else { self.factor * (x - self.baseline) / self.scale }
     }
 }
 
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn leave_one_out_and_constants_stretch() {
+    fn leave_one_out_and_constants_multiply() {
         let plain = Normaliser { scale: Scale::None, ..STD };
         let loo = Normaliser { center: Center::LeaveOneOut, ..plain };
         assert_eq!(normalised(&[0.0, 0.0, 3.0], loo), Ok(vec![-1.5, -1.5, 3.0]));

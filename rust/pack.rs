@@ -46,8 +46,8 @@ pub(crate) struct Credit {
     pub weight: f64,
 }
 
-/// Where the tokens of a node stand in the trie: the spans from the last passage's `spans_end` to this one's.
-struct Passage {
+/// Where the tokens of a node stand in the trie: the spans from the last one's `spans_end` to this one's.
+struct Placed {
     node: u32,
     row: u32,
     spans_end: usize,
@@ -61,9 +61,9 @@ impl Layout {
     }
 
     /// Adds a node's turn: a token sampled at a start has nothing in front that predicts it, and is not trained.
-    fn push_turn(&mut self, forest: &Forest, passage: &Passage, spans: &[Span], order: &Order) {
+    fn push_turn(&mut self, forest: &Forest, placed: &Placed, spans: &[Span], order: &Order) {
         let first_target = self.num_targets();
-        let mut token = forest.token_range(passage.node as usize).start;
+        let mut token = forest.token_range(placed.node as usize).start;
         let mut end = 0;
         for &span in spans {
             let index = order.index(span);
@@ -74,8 +74,8 @@ impl Layout {
         }
         let targets = first_target..self.num_targets();
         if !targets.is_empty() {
-            self.weighted_tokens += passage.credit.weight * targets.len() as f64;
-            self.turns.push(Turn { targets, last_token: end - 1, row: passage.row, credit: passage.credit });
+            self.weighted_tokens += placed.credit.weight * targets.len() as f64;
+            self.turns.push(Turn { targets, last_token: end - 1, row: placed.row, credit: placed.credit });
         }
     }
 
@@ -106,7 +106,7 @@ pub fn pack(
     let path_tokens: usize = leaves.iter().map(|&(_, length)| length).sum();
     let num_tokens = if shared { path_tokens.min(forest.num_tokens()) } else { path_tokens };
     row_id(num_tokens, "tokens in a layout")?;
-    let mut paths = Paths { trie: Trie::with_capacity(num_tokens), spans: vec![], passages: vec![] };
+    let mut paths = Paths { trie: Trie::with_capacity(num_tokens), spans: vec![], placed: vec![] };
     if shared {
         paths.add_nodes(forest, scores, prefix_weight, &chosen);
     } else {
@@ -117,9 +117,9 @@ pub fn pack(
     let (turns, target_token, target_logprob) = (vec![], vec![], vec![]);
     let mut layout = Layout { tree, path_tokens, weighted_tokens: 0.0, shared, turns, target_token, target_logprob };
     let mut spans_start = 0;
-    for passage in &paths.passages {
-        layout.push_turn(forest, passage, &paths.spans[spans_start..passage.spans_end], &order);
-        spans_start = passage.spans_end;
+    for placed in &paths.placed {
+        layout.push_turn(forest, placed, &paths.spans[spans_start..placed.spans_end], &order);
+        spans_start = placed.spans_end;
     }
     Ok(layout)
 }
@@ -163,7 +163,7 @@ pub(crate) fn leaf_paths(forest: &Forest, chosen: &[bool]) -> Vec<(u32, usize)> 
 struct Paths {
     trie: Trie,
     spans: Vec<Span>,
-    passages: Vec<Passage>,
+    placed: Vec<Placed>,
 }
 
 impl Paths {
@@ -180,7 +180,7 @@ impl Paths {
             places[node] = self.trie.add(above, &forest.token_ids[forest.token_range(node)], &mut self.spans);
             let share = num_leaves.powf(prefix_weight - 1.0);
             let (gain, penalty, weight) = (share * gains[node], share * penalties[node], share * num_leaves);
-            self.pass(node as u32, 0, Credit { gain, penalty, weight });
+            self.place(node as u32, 0, Credit { gain, penalty, weight });
         }
     }
 
@@ -199,14 +199,14 @@ impl Paths {
             for Part { node, advantage, weight } in row(forest, scores, prefix_weight, leaf)? {
                 at = self.trie.append(at, &forest.token_ids[forest.token_range(node as usize)], &mut self.spans);
                 let (gain, penalty) = (weight * advantage.max(0.0), weight * advantage.min(0.0));
-                self.pass(node, number, Credit { gain, penalty, weight });
+                self.place(node, number, Credit { gain, penalty, weight });
             }
         }
         Ok(())
     }
 
-    fn pass(&mut self, node: u32, row: u32, credit: Credit) {
-        self.passages.push(Passage { node, row, spans_end: self.spans.len(), credit });
+    fn place(&mut self, node: u32, row: u32, credit: Credit) {
+        self.placed.push(Placed { node, row, spans_end: self.spans.len(), credit });
     }
 }
 

@@ -1,4 +1,4 @@
-//! Stretches of tokens in depth-first order -> columns over tokens, runs and edges.
+//! Tokens in depth-first order -> columns over tokens, runs and edges.
 
 use crate::forest::NO_PARENT;
 
@@ -58,7 +58,7 @@ impl TokenTree {
         self.edge_start[edge] as usize..self.edge_start[edge + 1] as usize
     }
 
-    /// Appends a stretch whose tokens all have this `subtree_end`, below the last token whose subtree is still open.
+    /// Appends tokens that all have this `subtree_end`, below the last token whose subtree is still open.
     pub fn push(&mut self, token_ids: &[u32], subtree_end: u32) {
         if token_ids.is_empty() {
             return;
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stretch_continues_what_is_open() {
+    fn tokens_continue_what_is_open() {
         let tree = forked();
         assert_eq!(tree.token_ids, [1, 2, 3, 4, 5, 6]);
         assert_eq!(tree.positions, [0, 1, 2, 2, 3, 0]);

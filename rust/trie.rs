@@ -7,30 +7,30 @@ use crate::token_tree::TokenTree;
 
 /// Sequences that begin with the same tokens share them. Tokens are numbered in the order in which they are made.
 ///
-/// A stretch is a chain of tokens with consecutive numbers; it never splits: a sequence that leaves it in the middle
-/// hangs its own stretch there. So a stretch is compared and copied as one slice, and numbers stay valid.
+/// A run is a chain of tokens with consecutive numbers; it never splits: a sequence that leaves it in the middle
+/// hangs its own run there. So a run is compared and copied as one slice, and numbers stay valid.
 #[derive(Debug, Clone)]
 pub struct Trie {
     token_ids: Vec<u32>,
     /// The first is empty: what every start hangs below.
-    stretches: Vec<Stretch>,
-    /// (number behind the token above, first token) -> the stretch that hangs there.
+    runs: Vec<Run>,
+    /// (number behind the token above, first token) -> the run that hangs there.
     branches: HashMap<(u32, u32), u32>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Stretch {
+struct Run {
     start: u32,
     end: u32,
-    /// The stretch that this one hangs on, and behind which of its tokens.
+    /// The run that this one hangs on, and behind which of its tokens.
     above: u32,
     after: u32,
 }
 
-/// A token of a trie, or the place above all starts: its stretch, and the number behind it.
+/// A token of a trie, or the place above all starts: its run, and the number behind it.
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
-    stretch: u32,
+    run: u32,
     next: u32,
 }
 
@@ -42,17 +42,17 @@ impl Place {
 }
 
 /// Above all starts.
-pub const TOP: Place = Place { stretch: 0, next: 0 };
+pub const TOP: Place = Place { run: 0, next: 0 };
 
-/// Consecutive tokens of one stretch.
+/// Consecutive tokens of one run.
 #[derive(Debug, Clone, Copy)]
 pub struct Span {
-    stretch: u32,
+    run: u32,
     start: u32,
     pub num_tokens: u32,
 }
 
-/// Where each stretch of a trie begins in depth-first order.
+/// Where each run of a trie begins in depth-first order.
 #[derive(Debug, Clone)]
 pub struct Order {
     /// Depth-first index minus number; wraps.
@@ -62,34 +62,34 @@ pub struct Order {
 impl Order {
     /// Depth-first index of a span's first token.
     pub fn index(&self, span: Span) -> u32 {
-        span.start.wrapping_add(self.shift[span.stretch as usize])
+        span.start.wrapping_add(self.shift[span.run as usize])
     }
 }
 
 impl Trie {
     /// An empty trie with room for `num_tokens`.
     pub fn with_capacity(num_tokens: usize) -> Self {
-        let top = Stretch { start: 0, end: 0, above: 0, after: 0 };
-        Self { token_ids: Vec::with_capacity(num_tokens), stretches: vec![top], branches: HashMap::new() }
+        let top = Run { start: 0, end: 0, above: 0, after: 0 };
+        Self { token_ids: Vec::with_capacity(num_tokens), runs: vec![top], branches: HashMap::new() }
     }
 
     /// Puts tokens below a place, on tokens that are there already as far as they are equal; adds where they stand.
     pub fn add(&mut self, mut at: Place, mut token_ids: &[u32], spans: &mut Vec<Span>) -> Place {
         loop {
-            let ahead = &self.token_ids[at.next as usize..self.stretches[at.stretch as usize].end as usize];
+            let ahead = &self.token_ids[at.next as usize..self.runs[at.run as usize].end as usize];
             let equal = common_prefix(ahead, token_ids) as u32;
             if equal > 0 {
-                spans.push(Span { stretch: at.stretch, start: at.next, num_tokens: equal });
+                spans.push(Span { run: at.run, start: at.next, num_tokens: equal });
                 at.next += equal;
                 token_ids = &token_ids[equal as usize..];
             }
             let Some(&first) = token_ids.first() else { return at };
             match self.branches.get(&(at.next, first)) {
-                Some(&stretch) => at = Place { stretch, next: self.stretches[stretch as usize].start },
+                Some(&run) => at = Place { run, next: self.runs[run as usize].start },
                 None => {
                     let end = self.append(at, token_ids, spans);
-                    if end.stretch != at.stretch {
-                        self.branches.insert((at.next, first), end.stretch);
+                    if end.run != at.run {
+                        self.branches.insert((at.next, first), end.run);
                     }
                     return end;
                 }
@@ -105,32 +105,32 @@ impl Trie {
         let start = self.token_ids.len() as u32;
         let end = start + token_ids.len() as u32;
         self.token_ids.extend_from_slice(token_ids);
-        let mut stretch = at.stretch;
-        if stretch != TOP.stretch && at.next == start {
-            self.stretches[stretch as usize].end = end;
+        let mut run = at.run;
+        if run != TOP.run && at.next == start {
+            self.runs[run as usize].end = end;
         } else {
-            stretch = self.stretches.len() as u32;
-            self.stretches.push(Stretch { start, end, above: at.stretch, after: at.next });
+            run = self.runs.len() as u32;
+            self.runs.push(Run { start, end, above: at.run, after: at.next });
         }
-        spans.push(Span { stretch, start, num_tokens: end - start });
-        Place { stretch, next: end }
+        spans.push(Span { run, start, num_tokens: end - start });
+        Place { run, next: end }
     }
 
     /// Lays the tokens out depth first, the children of a token in the order in which they were made.
     ///
-    /// Children of a stretch's later tokens come before those of its earlier ones, and its own next token is older than
-    /// whatever hangs beside it: each stretch is one piece of the order.
+    /// Children of a run's later tokens come before those of its earlier ones, and its own next token is older than
+    /// whatever hangs beside it: each run is one piece of the order.
     pub fn flatten(&self) -> (TokenTree, Order) {
         let size = self.subtree_tokens();
         let branches = self.sorted_branches();
         let mut tree = TokenTree::with_capacity(self.token_ids.len());
-        let mut shift = vec![0; self.stretches.len()];
-        let mut waiting = vec![TOP.stretch];
+        let mut shift = vec![0; self.runs.len()];
+        let mut waiting = vec![TOP.run];
         while let Some(number) = waiting.pop() {
-            let stretch = self.stretches[number as usize];
-            shift[number as usize] = tree.num_tokens().wrapping_sub(stretch.start);
+            let run = self.runs[number as usize];
+            shift[number as usize] = tree.num_tokens().wrapping_sub(run.start);
             let mut end = tree.num_tokens() + size[number as usize];
-            let mut start = stretch.start;
+            let mut start = run.start;
             let first = branches.partition_point(|&(above, ..)| above < number);
             for &(_, after, Reverse(child)) in branches[first..].iter().take_while(|&&(above, ..)| above == number) {
                 tree.push(&self.token_ids[start as usize..after as usize], end);
@@ -138,23 +138,23 @@ impl Trie {
                 start = after;
                 waiting.push(child);
             }
-            tree.push(&self.token_ids[start as usize..stretch.end as usize], end);
+            tree.push(&self.token_ids[start as usize..run.end as usize], end);
         }
         (tree, Order { shift })
     }
 
-    /// Tokens of each stretch and of all below it: a stretch is older than what hangs on it.
+    /// Tokens of each run and of all below it: a run is older than what hangs on it.
     fn subtree_tokens(&self) -> Vec<u32> {
-        let mut size: Vec<u32> = self.stretches.iter().map(|stretch| stretch.end - stretch.start).collect();
-        for (number, stretch) in self.stretches.iter().enumerate().skip(1).rev() {
-            size[stretch.above as usize] += size[number];
+        let mut size: Vec<u32> = self.runs.iter().map(|run| run.end - run.start).collect();
+        for (number, run) in self.runs.iter().enumerate().skip(1).rev() {
+            size[run.above as usize] += size[number];
         }
         size
     }
 
-    /// (stretch, number behind the token, child): what is put on a stack in this order comes off as it shall be visited.
+    /// (run, number behind the token, child): what is put on a stack in this order comes off as it shall be visited.
     fn sorted_branches(&self) -> Vec<(u32, u32, Reverse<u32>)> {
-        let numbered = self.stretches.iter().zip(0..).skip(1);
+        let numbered = self.runs.iter().zip(0..).skip(1);
         let mut branches: Vec<_> = numbered.map(|(s, number)| (s.above, s.after, Reverse(number))).collect();
         branches.sort_unstable();
         branches
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_leaves_a_stretch_in_its_middle() {
+    fn a_sequence_leaves_a_run_in_its_middle() {
         let (tree, last) = flat(&[&[1, 2, 3, 4], &[1, 2, 5], &[1, 2, 5, 6], &[1, 2, 3, 7]]);
         assert_eq!(tree.token_ids, [1, 2, 3, 4, 7, 5, 6]);
         assert_eq!(tree.parent_token, [NO_PARENT, 0, 1, 2, 2, 1, 5]);

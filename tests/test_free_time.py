@@ -76,7 +76,7 @@ def test_cancelling_from_outside_is_no_timeout() -> None:
     asyncio.run(cancelled())
 
 
-def test_nested_stretches_are_counted_once_and_short_ones_not_at_all() -> None:
+def test_nested_busy_bodies_are_counted_once_and_short_ones_not_at_all() -> None:
     def blocked_s() -> float:
         return time.monotonic() - free_seconds()
 

@@ -92,7 +92,7 @@ class LeafColumns(TypedDict):
 class Explanation(TypedDict):
     """How a node came by its advantage: its own figures, then columns with an entry a term, [P].
 
-    measured = stretch * (raw - baseline) / scale, contribution = weight * measured. The contributions of each of
+    measured = factor * (raw - baseline) / scale, contribution = weight * measured. The contributions of each of
     `nodes` add up to its advantage. Under a leaf-level estimator `nodes` are the scored leaves at or below the node,
     which shows the mean of their advantages; else the node itself. Empty on a root, whose advantage is 0, and where no
     scored leaf is below.
@@ -114,7 +114,7 @@ class Explanation(TypedDict):
     """`compared`; `flat`: the group's values are equal; `single`: there is one."""
     raw: list[float]
     baseline: list[float]
-    stretch: list[float]
+    factor: list[float]
     """k / (k - 1) under `center=loo`; 0 where the group says nothing."""
     scale: list[float]
     measured: list[float]

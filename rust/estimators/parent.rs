@@ -74,7 +74,7 @@ impl Spread {
     /// Siblings have one parent, whose value is the baseline.
     fn measure(self, values: &[f64], baseline: f64) -> Measure {
         if !self.divides {
-            return Measure { case: Case::Compared, baseline, stretch: 1.0, scale: 1.0 };
+            return Measure { case: Case::Compared, baseline, factor: 1.0, scale: 1.0 };
         }
         if values.len() < 2 {
             return Measure::zero(Case::Single);
@@ -83,6 +83,6 @@ impl Spread {
             return Measure::zero(Case::Flat);
         }
         let scale = std_of(values, mean_of(values), self.ddof) + self.eps;
-        Measure { case: Case::Compared, baseline, stretch: 1.0, scale }
+        Measure { case: Case::Compared, baseline, factor: 1.0, scale }
     }
 }

@@ -84,7 +84,7 @@ fn explanation_dict<'py>(py: Python<'py>, node: u32, told: &Explanation) -> PyRe
     dict.set_item("case", column(told, |part| part.measure.case.name()))?;
     dict.set_item("raw", column(told, |part| part.raw))?;
     dict.set_item("baseline", column(told, |part| part.measure.baseline))?;
-    dict.set_item("stretch", column(told, |part| part.measure.stretch))?;
+    dict.set_item("factor", column(told, |part| part.measure.factor))?;
     dict.set_item("scale", column(told, |part| part.measure.scale))?;
     dict.set_item("measured", column(told, |part| part.measured))?;
     dict.set_item("weight", column(told, |part| part.term.weight))?;

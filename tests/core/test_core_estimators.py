@@ -207,7 +207,7 @@ def test_parent_advantages_of_children_cancel(forest: list[Tree]) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(forest=trees())
-def test_leave_one_out_among_siblings_stretches_the_parent_difference(forest: list[Tree]) -> None:
+def test_leave_one_out_among_siblings_magnifies_the_parent_difference(forest: list[Tree]) -> None:
     sibling = by_node(forest, "sibling", center="loo", value="child-mean", roots="tree")
     parent = by_node(forest, "parent", value="child-mean", roots="tree")
     for _, children in scored_nodes(forest):

@@ -59,8 +59,8 @@ def test_a_term_is_what_its_own_figures_make_of_the_raw_value(
     for row in range(len(nodes)):
         told = scores.explain(row)
         for part in range(len(told["nodes"])):
-            stretch, scale = told["stretch"][part], told["scale"][part]
-            measured = stretch * (told["raw"][part] - told["baseline"][part]) / scale if stretch else 0.0
+            factor, scale = told["factor"][part], told["scale"][part]
+            measured = factor * (told["raw"][part] - told["baseline"][part]) / scale if factor else 0.0
             assert told["measured"][part] == measured
             assert told["contribution"][part] == told["weight"][part] * measured
             assert told["case"][part] in ("compared", "flat", "single")

@@ -137,9 +137,7 @@ def test_runs_and_segments_are_as_few_as_can_be(forest: list[Tree], options: dic
 
 @EXAMPLES
 @given(forest=FORESTS, options=SETTINGS, max_tokens=MAX_TOKENS)
-def test_an_edge_is_a_maximal_stretch_without_a_branch(
-    forest: list[Tree], options: dict[str, Any], max_tokens: int
-) -> None:
+def test_an_edge_is_maximal_without_a_branch(forest: list[Tree], options: dict[str, Any], max_tokens: int) -> None:
     for micro in packed(forest, **options).micro_batches(max_tokens):
         parent, edges = or_none(micro.parent_token), spans(micro.edge_start)
         num_children = Counter(parent)

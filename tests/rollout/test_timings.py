@@ -23,7 +23,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_overlapping_stretches_add_up_and_are_also_counted_once(clock: Clock) -> None:
+def test_overlapping_calls_add_up_and_are_also_counted_once(clock: Clock) -> None:
     watch = Stopwatch()
     with ExitStack() as first, ExitStack() as second:
         first.enter_context(watch.running())  # from 0 to 3

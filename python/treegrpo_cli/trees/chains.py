@@ -127,6 +127,6 @@ def _node(columns: Mapping[str, Any], node: int, first: int, chain: Chain | None
 
 
 def _spans(mask: NDArray[np.bool_]) -> list[list[int]]:
-    """The [start, end) pairs of a mask's true stretches."""
+    """The [start, end) pairs of what is True in a mask."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(np.int8)))
     return edges.reshape(-1, 2).tolist()

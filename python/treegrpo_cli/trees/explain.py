@@ -96,7 +96,7 @@ TERM_COLUMNS = (
     "case",
     "raw",
     "baseline",
-    "stretch",
+    "factor",
     "scale",
     "measured",
     "weight",
@@ -118,9 +118,9 @@ def _term(term: Mapping[str, Any]) -> str:
     spread = f", std {number(term['group_std'])}" if term["group_std"] is not None else ""
     if term["case"] in CASES and term["measured"] == 0:
         return f"{term['term']}: 0, {CASES[term['case']]} ({group}{spread})"
-    stretch = f"{number(term['stretch'])} · " if term["stretch"] != 1 else ""
+    factor = f"{number(term['factor'])} · " if term["factor"] != 1 else ""
     scale = f" / {number(term['scale'])}" if term["scale"] != 1 else ""
-    formula = f"{stretch}({number(term['raw'])} - {number(term['baseline'])}){scale}"
+    formula = f"{factor}({number(term['raw'])} - {number(term['baseline'])}){scale}"
     return f"{term['term']}: {formula} = {_signed(term['measured'])} ({group}{spread})"
 
 
