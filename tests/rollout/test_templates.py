@@ -1,7 +1,9 @@
 """A chat template that does not end, fills memory, or fails in any other way is one line."""
 
+import resource
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +56,30 @@ def test_a_template_that_fills_memory_is_stopped(monkeypatch: pytest.MonkeyPatch
     assert stopped()
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not say how much is used")
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages[0].content * 10**10 }}",
+        "{{ messages[0].content | center(10**10) }}",
+        "{{ '%10000000000d' % 1 }}",
+        "{{ [0] * 10**10 }}",
+    ],
+)
+def test_one_instruction_that_asks_for_much_memory_gets_none(template: str) -> None:
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(UserError, match="takes more than 1024 MiB of memory"):
+        write(template)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+@pytest.mark.parametrize("template", ["{{ 9 ** (9 ** 9) }}", "{{ 2 ** 4000 * 2 ** 4000 }}"])
+def test_a_number_that_would_take_for_ever_is_not_computed(template: str) -> None:
+    with pytest.raises(UserError, match="numbers of this size are not for templates"):
+        write(template)
+    assert write("{{ '=' * 3 }}{{ 6 * 7 }}{{ 2 ** 10 }}{{ 2 ** -1 }}") == "===4210240.5"
+
+
 def test_the_peak_of_memory_is_counted_in_bytes() -> None:
     assert 20 << 20 < templates._peak_bytes() < 1 << 40
 
@@ -89,5 +115,5 @@ def test_the_limit_is_a_setting_of_both_dialects(kind: Any) -> None:
     tokenizer = make_tiny_tokenizer()
     tokenizer.chat_template = LOOPS
     with pytest.raises(UserError, match=r"does not end within 0\.1 s"):
-        make_dialect(config, tokenizer, []).prompt_ids(HI)
+        make_dialect(config, tokenizer, [])
     assert stopped()

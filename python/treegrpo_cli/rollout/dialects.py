@@ -86,6 +86,9 @@ class InlineDialect:
         self._break_structure = _breaker([*_structural_tokens(tokenizer), *tags])
         self._max_tokens = max_observation_tokens
         self._encode_observation([_message("tool", "")])
+        self.prompt_ids(
+            [_message("user", "question")]
+        )  # a template that cannot be used is found before the engine starts
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Tokenise by the chat template, or as plain text where the model has none."""
