@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 LAST_TRACE_LINES = 6
-MAX_LINE = 500
-"""Characters of a line that is said to a person."""
+MAX_LINE, MAX_SAID = 500, 300
+"""Characters of a line that is said to a person, and of what somebody else's exception says in it."""
 
 
 def bounded(line: str, limit: int = MAX_LINE) -> str:
@@ -21,6 +21,16 @@ def bounded(line: str, limit: int = MAX_LINE) -> str:
     'a lon…ine'
     """
     return line if len(line) <= limit else f"{line[: limit // 2 + 1]}…{line[len(line) - (limit + 1) // 2 + 2 :]}"
+
+
+def said(error: BaseException) -> str:
+    """Return what an exception says, on one line of bounded length; its type where it says nothing.
+
+    >>> said(FileNotFoundError(2, "No such file or directory", "x")), said(ValueError("two\\n lines")), said(KeyError())
+    ('No such file or directory', 'two lines', 'KeyError')
+    """
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return bounded(" ".join(words.split()), MAX_SAID) or type(error).__name__
 
 
 class UserError(ValueError):

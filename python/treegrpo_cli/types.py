@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MAX_REWARD = 1e150
 """Squares of larger ones do not fit a float64."""
 
+FLAT = 1e-8
+"""Rewards and values closer than this are equal, as in the core's normaliser."""
+
 Message = dict[str, Any]
 """A chat message: `role` and `content`, with `tool_calls` or `name` where they apply."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from treegrpo_cli.data.chunks import read_chunks
-from treegrpo_cli.errors import FileError
+from treegrpo_cli.errors import FileError, said
 from treegrpo_cli.types import Limits
 
 LIMITS = Limits(max_file_bytes=2**18)
@@ -36,7 +36,7 @@ def read_document(path: Path) -> dict[str, Any]:
     except FileError:
         raise
     except (ValueError, yaml.YAMLError) as error:  # tomllib's own, and a number of thousands of digits
-        raise FileError(path, f"not {kind}: {' '.join(str(error).split())}") from None
+        raise FileError(path, f"not {kind}: {said(error)}") from None
     if not isinstance(tree, dict):
         raise FileError(path, f"expected a table of settings, got {type(tree).__name__}")
     return tree

@@ -12,6 +12,18 @@ MAX_DEPTH, MAX_VALUES = 32, 100_000
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
 
 
+def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Tables in tables -> one table of dotted keys.
+
+    >>> flat({"seed": 1, "rollout": {"num_trees": 2}})
+    {'seed': 1, 'rollout.num_trees': 2}
+    """
+    keys: dict[str, Any] = {}
+    for key, value in table.items():
+        keys |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return keys
+
+
 def check_values(tree: dict[Any, Any]) -> None:
     """Raise UserError, naming the dotted key, for a value that no file of settings can hold."""
     for number, (key, value) in enumerate(_walk(tree)):

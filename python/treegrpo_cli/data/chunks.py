@@ -15,7 +15,7 @@ from typing import cast
 
 import zstandard
 
-from treegrpo_cli.errors import FileError
+from treegrpo_cli.errors import FileError, said
 from treegrpo_cli.types import Limits
 
 CHUNK_BYTES = 2**18
@@ -50,7 +50,7 @@ def read_chunks(path: str | Path, limits: Limits) -> Iterator[bytes]:
         except EOFError as error:
             raise ContentError(path, str(error)) from None
         except OSError as error:
-            raise FileError(path, error.strerror or str(error)) from None
+            raise FileError(path, said(error)) from None
 
 
 def _raw_chunks(path: str | Path, size: int, limits: Limits) -> Generator[bytes, None, None]:

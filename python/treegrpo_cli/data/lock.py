@@ -48,6 +48,12 @@ def same_file(descriptor: int, path: str | Path) -> bool:
         return False
 
 
+def check_same_file(descriptor: int, path: str | Path) -> None:
+    """Raise FileError where an output that is being written has lost its name."""
+    if not same_file(descriptor, path):
+        raise FileError(path, "was deleted or replaced while it was written")
+
+
 def _acquire(lock_file: Path, path: str | Path) -> int:
     """Return the locked descriptor of a file that still has its name: its last holder may just have removed it."""
     while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from treegrpo_cli.errors import FileError
+from treegrpo_cli.errors import FileError, said
 
 MAX_NAME_BYTES = 200
 """File systems allow 255; the journal and others beside a file have names that are longer than its own."""
@@ -29,7 +29,7 @@ def check_output(path: Path) -> None:
         if path.exists() and not path.is_file():
             raise FileError(path, "is not a regular file")
     except OSError as error:
-        raise FileError(path, error.strerror or str(error)) from None
+        raise FileError(path, said(error)) from None
 
 
 def check_new(path: Path, remedy: str) -> None:

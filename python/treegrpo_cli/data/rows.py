@@ -9,7 +9,7 @@ from typing import Any
 from treegrpo_cli.data.chunks import read_chunks
 from treegrpo_cli.data.json_lines import read_json_lines
 from treegrpo_cli.data.json_values import JsonError, parse_json
-from treegrpo_cli.errors import FileError, UserError
+from treegrpo_cli.errors import FileError, UserError, said
 from treegrpo_cli.types import Limits
 
 Row = Mapping[str, Any]
@@ -42,7 +42,7 @@ def _is_file(path: Path) -> bool:
     try:
         return path.exists() and not path.is_dir()
     except OSError as error:
-        raise FileError(path, error.strerror or str(error)) from None
+        raise FileError(path, said(error)) from None
 
 
 def _read_json(path: Path, limits: Limits) -> Iterator[tuple[int, Row]]:
@@ -93,11 +93,11 @@ def _read_parquet(path: Path, limits: Limits) -> Iterator[tuple[int, Row]]:
                     [row] = batch.slice(place, 1).to_pylist()
                     yield number, row
     except (OSError, pyarrow.ArrowException) as error:
-        raise FileError(path, f"cannot read it as Parquet: {' '.join(str(error).split())}") from error
+        raise FileError(path, f"cannot read it as Parquet: {said(error)}") from error
     except (ValueError, OverflowError, RecursionError) as error:  # bad UTF-8, a date that Python does not have
         if isinstance(error, UserError):
             raise
-        raise FileError(path, f"cannot read it as Parquet: {' '.join(str(error).split())}", number) from error
+        raise FileError(path, f"cannot read it as Parquet: {said(error)}", number) from error
 
 
 def _read_dataset(source: str, split: str) -> Iterator[Row]:
@@ -116,8 +116,6 @@ def _read_dataset(source: str, split: str) -> Iterator[Row]:
         while (row := next(rows, None)) is not None:
             yield row
     except Exception as error:  # the network, the Hub and every file format beneath fail in their own ways
-        raise UserError(f"cannot load dataset {source!r}, split {split!r}: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(
+            f"cannot load dataset {source!r}, split {split!r}: {type(error).__name__}: {said(error)}"
+        ) from error

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import zstandard
 
 from treegrpo_cli.data.chunks import CHUNK_BYTES, COMPRESSED_CHUNK_BYTES
-from treegrpo_cli.errors import FileError
+from treegrpo_cli.errors import FileError, said
 from treegrpo_cli.types import Limits
 
 MAGIC = bytes.fromhex("28b52ffd")
@@ -45,7 +45,7 @@ def find_lines(path: Path, limits: Limits) -> Iterator[Found]:
         with open(path, "rb") as file:
             yield from (_in_frames if path.suffix == ".zst" else _in_text)(file, limits.max_line_bytes)
     except OSError as error:
-        raise FileError(path, error.strerror or str(error)) from None
+        raise FileError(path, said(error)) from None
 
 
 def move_aside(path: Path, places: Iterable[tuple[int, int]]) -> Path | None:
@@ -65,7 +65,7 @@ def move_aside(path: Path, places: Iterable[tuple[int, int]]) -> Path | None:
             damaged.flush()
             os.fsync(damaged.fileno())
     except OSError as error:
-        raise FileError(aside, error.strerror or str(error)) from None
+        raise FileError(aside, said(error)) from None
     return aside
 
 

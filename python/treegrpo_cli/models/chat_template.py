@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from treegrpo_cli.errors import UserError
+from treegrpo_cli.errors import UserError, said
 
 MAX_TEMPLATE_BYTES = 1 << 20
 
@@ -26,8 +26,7 @@ def read_chat_template(setting: str) -> str:
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UserError(f"model.chat_template: cannot read {setting!r}: {reason}") from error
+        raise UserError(f"model.chat_template: cannot read {setting!r}: {said(error)}") from error
     if len(content) > MAX_TEMPLATE_BYTES:
         raise UserError(f"model.chat_template: {setting!r} is longer than {MAX_TEMPLATE_BYTES} bytes")
     if not _is_template(text):

@@ -10,11 +10,11 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from treegrpo_cli.data.lock import same_file
+from treegrpo_cli.data.lock import check_same_file
 from treegrpo_cli.data.salvage import find_lines, move_aside
 from treegrpo_cli.data.syncer import Syncer
 from treegrpo_cli.data.whole_file import write_whole
-from treegrpo_cli.errors import FileError, UserError
+from treegrpo_cli.errors import FileError, UserError, said
 from treegrpo_cli.trees.tree_file import TreeRecord
 from treegrpo_cli.types import Limits
 
@@ -59,9 +59,8 @@ class Journal:
             self._file.flush()
             self._syncer.changed()
         except OSError as error:
-            raise FileError(self.path, error.strerror or str(error)) from None
-        if not same_file(self._file.fileno(), self.path):
-            raise FileError(self.path, "was deleted or replaced while it was written")
+            raise FileError(self.path, said(error)) from None
+        check_same_file(self._file.fileno(), self.path)
 
     def group(self, prompt_id: str) -> list[TreeRecord]:
         """The trees of a prompt, by tree_id."""
@@ -114,5 +113,5 @@ class Journal:
             write_whole(self.path, b"".join(record.to_json() + b"\n" for record in waiting))
             self._file = open(self.path, "ab")  # noqa: SIM115 - closed by `close`
         except OSError as error:
-            raise FileError(self.path, error.strerror or str(error)) from None
+            raise FileError(self.path, said(error)) from None
         self._syncer, self._is_open, self._num_stale = Syncer(self._file.fileno()), True, 0

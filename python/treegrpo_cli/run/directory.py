@@ -20,7 +20,7 @@ from treegrpo_cli.config import Config
 from treegrpo_cli.config.files import dump_config, load_config
 from treegrpo_cli.data.lock import output_lock
 from treegrpo_cli.data.whole_file import write_whole
-from treegrpo_cli.errors import FileError
+from treegrpo_cli.errors import FileError, said
 from treegrpo_cli.run.resuming import check_changes
 
 
@@ -54,7 +54,7 @@ class RunDirectory:
         try:
             (self.path / "trees").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise FileError(self.path, error.strerror or str(error)) from None
+            raise FileError(self.path, said(error)) from None
         with ExitStack() as stack:
             stack.enter_context(output_lock(self.path))
             if self._resume:
@@ -80,7 +80,7 @@ class RunDirectory:
         try:
             write_whole(self.path / "config.toml", dump_config(self._config).encode())
         except OSError as error:
-            raise FileError(self.path / "config.toml", error.strerror or str(error)) from None
+            raise FileError(self.path / "config.toml", said(error)) from None
         self.is_claimed = True
 
     def trees(self, step: int) -> Path:

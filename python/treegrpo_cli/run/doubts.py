@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from treegrpo_cli.rollout.tree import Tree
+from treegrpo_cli.types import FLAT
 
 NUM_STEPS = 3
 """So many steps in a row are no accident."""
-FLAT = 1e-8
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from treegrpo_cli.data.tasks import row_digest
-from treegrpo_cli.errors import Stopped
+from treegrpo_cli.errors import Stopped, said
 from treegrpo_cli.run.resuming import put_aside
 from treegrpo_cli.train.checkpoint import checkpoints, load_checkpoint, remove_old_checkpoints, save_checkpoint
 
@@ -72,7 +72,7 @@ class Keeper:
         except Exception as failed:  # a full disk, a device that is gone: the error that ended the run goes before it
             if isinstance(error, Stopped):
                 raise
-            self.reporter.warn(f"step {step} is not saved: {' '.join(str(failed).split())}")
+            self.reporter.warn(f"step {step} is not saved: {said(failed)}")
         if isinstance(error, Stopped):
             error.hint = self._how_to_go_on()
         elif self.directory.is_claimed or self._saved_step:

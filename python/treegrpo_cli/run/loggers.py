@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeAlias
 import orjson
 
 from treegrpo_cli.data.whole_file import write_whole
-from treegrpo_cli.errors import FileError, UserError
+from treegrpo_cli.errors import FileError, UserError, said
 from treegrpo_cli.run.samples import Sample, table_of
 
 Metrics: TypeAlias = Mapping[str, float | str]
@@ -63,7 +63,7 @@ def make_logger(name: str, output_dir: Path, config: Mapping[str, Any], resumed_
     except UserError:
         raise
     except Exception as error:  # whatever a logger of other people fails with is theirs: say it in a line
-        raise UserError(f"report_to: {name} does not start: {_one_line(error)}") from error
+        raise UserError(f"report_to: {name} does not start: {type(error).__name__}: {said(error)}") from error
 
 
 def import_logger(name: str) -> ModuleType:
@@ -142,7 +142,7 @@ class RunLogger:
             write()
         except Exception as error:  # a server that is down must not end a run
             if not self._has_failed:
-                warnings.warn(f"{self._name} takes no metrics: {_one_line(error)}", stacklevel=2)
+                warnings.warn(f"{self._name} takes no metrics: {type(error).__name__}: {said(error)}", stacklevel=2)
             self._has_failed = True
 
 
@@ -162,7 +162,7 @@ class RunNames:
         try:
             write_whole(self._path, orjson.dumps({**self._all(), self._logger: names}, option=orjson.OPT_INDENT_2))
         except OSError as error:
-            raise FileError(self._path, error.strerror or str(error)) from None
+            raise FileError(self._path, said(error)) from None
 
     def _all(self) -> dict[str, Any]:
         with suppress(OSError, orjson.JSONDecodeError):
@@ -187,7 +187,3 @@ def _markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         return f"| {' | '.join(texts)} |"
 
     return "\n".join([line(columns), line(["---"] * len(columns)), *map(line, rows)])
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -35,7 +35,7 @@ from typing import Any
 
 import orjson
 
-from treegrpo_cli.errors import FileError
+from treegrpo_cli.errors import FileError, said
 from treegrpo_cli.run.loggers import Metrics, make_logger
 from treegrpo_cli.run.samples import Sample
 
@@ -59,7 +59,7 @@ class MetricsLog:
         try:
             self._file = open(self.path, "ab")  # noqa: SIM115  open as long as the run
         except OSError as error:
-            raise FileError(self.path, error.strerror or str(error)) from None
+            raise FileError(self.path, said(error)) from None
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Append a step's metrics, flushed. A value that is not finite becomes null."""
@@ -67,7 +67,7 @@ class MetricsLog:
             self._file.write(orjson.dumps({"step": step, **metrics}, option=orjson.OPT_APPEND_NEWLINE))
             self._file.flush()
         except OSError as error:
-            raise FileError(self.path, error.strerror or str(error)) from None
+            raise FileError(self.path, said(error)) from None
         for logger in self._loggers:
             logger.log(step, metrics)
 

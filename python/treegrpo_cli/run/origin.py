@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treegrpo_cli.config import Config
+from treegrpo_cli.config.values import flat
 from treegrpo_cli.data.tasks import row_digest
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.rollout.records import config_digest, relevant_settings
@@ -63,15 +64,3 @@ class Origin:
         lines = [f"{key} was {before.get(key)!r:.60} and is {now.get(key)!r:.60}" for key in changed[:MAX_NAMED]]
         more = [f"{len(changed) - MAX_NAMED} more"] if len(changed) > MAX_NAMED else []
         return f": {', '.join([*lines, *more])}" if changed else ""
-
-
-def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Tables in tables -> one table of dotted keys.
-
-    >>> flat({"seed": 1, "rollout": {"num_trees": 2}})
-    {'seed': 1, 'rollout.num_trees': 2}
-    """
-    keys: dict[str, Any] = {}
-    for key, value in table.items():
-        keys |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return keys

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from treegrpo_cli.data.salvage import MAGIC, Found, find_lines, move_aside
-from treegrpo_cli.errors import FileError, UserError
+from treegrpo_cli.errors import FileError, UserError, said
 from treegrpo_cli.rollout.journal import Journal
 from treegrpo_cli.run.origin import Origin
 from treegrpo_cli.trees.format import SCHEMA
@@ -136,7 +136,7 @@ def _rewrite(output: Path, num_trees: int, limits: Limits) -> None:
                 writer.write_group(records)
         partial.replace(output)
     except OSError as error:
-        raise FileError(output, error.strerror or str(error)) from None
+        raise FileError(output, said(error)) from None
 
 
 def _sync(output: Path) -> None:

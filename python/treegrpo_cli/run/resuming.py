@@ -7,7 +7,6 @@ folder, and the resumed run writes its own.
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ import orjson
 
 from treegrpo_cli.config import Config, LimitsConfig
 from treegrpo_cli.config.secrets import without_passwords
-from treegrpo_cli.errors import FileError, UserError
+from treegrpo_cli.config.values import flat
+from treegrpo_cli.errors import FileError, UserError, said
+from treegrpo_cli.trees.sources import step_of
 
 CANNOT_CHANGE_THE_RESULT = frozenset(
     {
@@ -54,7 +55,7 @@ CANNOT_CHANGE_THE_RESULT = frozenset(
 
 def differences(before: Config, after: Config) -> list[tuple[str, Any, Any]]:
     """(dotted key, value before, value after) of every setting that differs."""
-    old, new = _flat(before.model_dump()), _flat(after.model_dump())
+    old, new = flat(before.model_dump()), flat(after.model_dump())
     changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
     return [(key, without_passwords(old.get(key)), without_passwords(new.get(key))) for key in changed]
 
@@ -85,7 +86,7 @@ def put_aside(folder: Path, step: int) -> Path | None:
     try:
         metrics = folder / "metrics.jsonl"
         kept, cut = _cut_behind(metrics.read_bytes(), step) if metrics.is_file() else (b"", b"")
-        trees = [path for path in folder.glob("trees/step-*") if _step_of_trees(path) > step]
+        trees = [path for path in folder.glob("trees/step-*") if (found := step_of(path)) is not None and found > step]
         if not cut and not trees:
             return None
         aside = _new_folder(folder)
@@ -98,7 +99,7 @@ def put_aside(folder: Path, step: int) -> Path | None:
         with open(metrics, "ab") as file:
             file.truncate(len(kept))
     except OSError as error:
-        raise FileError(error.filename or folder, error.strerror or str(error)) from None
+        raise FileError(error.filename or folder, said(error)) from None
     return aside
 
 
@@ -109,7 +110,7 @@ def is_evaluated(folder: Path, step: int) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise FileError(folder / "metrics.jsonl", error.strerror or str(error)) from None
+        raise FileError(folder / "metrics.jsonl", said(error)) from None
     records = [orjson.loads(line) for line in lines]
     return any(record["step"] == step and any(name.startswith("eval/") for name in record) for record in records)
 
@@ -119,13 +120,6 @@ def _is_free(key: str, config: Config) -> bool:
     if key == "train.num_steps":
         return config.optimizer.schedule == "constant" and not config.optimizer.warmup_ratio
     return key in CANNOT_CHANGE_THE_RESULT or key.startswith("limits.")
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _cut_behind(content: bytes, step: int) -> tuple[bytes, bytes]:
@@ -143,11 +137,6 @@ def _step_of_line(line: bytes) -> float:
         return float(orjson.loads(line)["step"])
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return float("inf")
-
-
-def _step_of_trees(path: Path) -> int:
-    number = re.fullmatch(r"step-(\d+)\.jsonl\.zst", path.name)
-    return int(number[1]) if number else -1
 
 
 def _new_folder(folder: Path) -> Path:

@@ -9,13 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treegrpo_cli.rewards import LeafReward
-from treegrpo_cli.types import NodeStatus
+from treegrpo_cli.types import FLAT, NodeStatus
 
 if TYPE_CHECKING:
     from treegrpo_cli._core import Forest, Scores
-
-FLAT = 1e-8
-"""Rewards closer than this are equal, as in the core's normaliser."""
 
 
 class RewardGroups:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from treegrpo_cli.errors import UserError
+from treegrpo_cli.errors import UserError, said
 from treegrpo_cli.models.pretrained import check_weights, read_model_config, shape_of_causal_lm
 from treegrpo_cli.samplers.stepping import Request, SteppedSampler
 from treegrpo_cli.samplers.text import context_limit, end_token_ids, turn_text
@@ -46,7 +46,6 @@ UNREADABLE_MODULE = "llvmlite.binding.ffi"
 """numba's library; the CPU engine looks through all modules when it starts, and fails at a wrapper in this one."""
 SHORT_SEQUENCE_TOKENS = 1024
 MAX_DEFAULT_KV_BYTES = 4 << 30
-MAX_REASON_CHARS = 300
 
 
 class VllmSampler(SteppedSampler):
@@ -196,8 +195,7 @@ def start_engine(log_path: Path | None, device: str, **settings: Any) -> Any:
             return LLMEngine.from_engine_args(EngineArgs(**settings))
         except Exception as error:  # an engine fails in as many ways as it has parts
             told = "" if log_path in (None, Path(os.devnull)) else f"; its log is {log_path}"
-            reason = " ".join(str(error).split())[:MAX_REASON_CHARS]
-            raise UserError(f"vLLM does not start: {type(error).__name__}: {reason}{told}") from error
+            raise UserError(f"vLLM does not start: {type(error).__name__}: {said(error)}{told}") from error
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from treegrpo_cli.errors import FileError
+from treegrpo_cli.errors import FileError, said
 from treegrpo_cli.models.pretrained import load_tokenizer
 from treegrpo_cli.train.checkpoint_folders import (
     STATE_JSON,
@@ -104,8 +104,7 @@ def save_checkpoint(output_dir: str | Path, trainer: Trainer, state: dict[str, A
         put_in_place(path)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-        raise FileError(path, f"{reason}; earlier checkpoints are whole") from None
+        raise FileError(path, f"{said(error)}; earlier checkpoints are whole") from None
     return path
 
 

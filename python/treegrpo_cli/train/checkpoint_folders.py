@@ -16,7 +16,7 @@ import re
 import shutil
 from pathlib import Path
 
-from treegrpo_cli.errors import FileError
+from treegrpo_cli.errors import FileError, said
 
 STATE_JSON = "training_state.json"
 """What every checkpoint holds."""
@@ -72,7 +72,7 @@ def remove_old_checkpoints(output_dir: str | Path, keep: int) -> None:
         try:
             _remove(path)
         except OSError as error:
-            raise FileError(path, f"cannot be removed: {error.strerror or error}") from None
+            raise FileError(path, f"cannot be removed: {said(error)}") from None
 
 
 def sync(path: Path) -> None:

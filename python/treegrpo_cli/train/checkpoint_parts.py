@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from treegrpo_cli.errors import FileError, UserError
+from treegrpo_cli.errors import FileError, UserError, said
 from treegrpo_cli.train.checkpoint_folders import NAME, STATE_JSON
 from treegrpo_cli.train.policy import load_model
 from treegrpo_cli.train.self_check import Disagreement
@@ -101,7 +101,7 @@ def _read_json(file: Path) -> dict[str, Any]:
             raise _refused(file, f"it has more than {MAX_STATE_BYTES:,} bytes")
         saved = orjson.loads(file.read_bytes())
     except OSError as error:
-        raise _refused(file, error.strerror or str(error)) from None
+        raise _refused(file, said(error)) from None
     except orjson.JSONDecodeError as error:
         raise _refused(file, f"not JSON: {error}") from None
     if not isinstance(saved, dict):
@@ -131,7 +131,7 @@ def _read_tensors(file: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 tensors[name] = stored.get_tensor(name)
                 _check_tensor(file, name, tensors[name], wanted)
     except (OSError, SafetensorError) as error:
-        raise _refused(file, " ".join(str(error).split())) from None
+        raise _refused(file, said(error)) from None
     return tensors
 
 

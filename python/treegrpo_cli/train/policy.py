@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
 from treegrpo_cli.config import Config, ModelConfig
-from treegrpo_cli.errors import UserError
+from treegrpo_cli.errors import UserError, said
 from treegrpo_cli.models.devices import choose_device
 from treegrpo_cli.models.pretrained import load_causal_lm, read_model_config
 from treegrpo_cli.train import head as heads
@@ -207,7 +207,7 @@ def _add_lora(model: Any, settings: ModelConfig) -> Any:
     try:
         network = get_peft_model(model, lora)
     except ValueError as error:
-        raise UserError(f"model.lora_target_modules: {' '.join(str(error).split())}") from None
+        raise UserError(f"model.lora_target_modules: {said(error)}") from None
     adapted = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
     if not all(hasattr(module.get_base_layer(), "weight") for module in adapted):
         raise UserError("model.lora_target_modules: fused experts cannot be adapted, name linear modules")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from treegrpo_cli.errors import said
 from treegrpo_cli.train.paths import AttentionPath, reference_path
 from treegrpo_cli.types import TrainBatch
 
@@ -44,7 +45,7 @@ def check(
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # a kernel that does not know the model's shapes fails in its own way
-        return Disagreement(None, " ".join(str(error).split())[:200] or type(error).__name__)
+        return Disagreement(None, said(error))
     theirs = _computed(policy, batch, reference_path(), objective, is_local)
     difference = max(_relative(one, other) for one, other in zip(ours, theirs, strict=True))
     if difference <= TOLERANCE[policy.dtype]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from treegrpo_cli.errors import FileError, UserError
+from treegrpo_cli.errors import FileError, UserError, said
 
 STEP = re.compile(r"step-(\d+)\.jsonl(?:\.zst)?")
 
@@ -31,18 +31,19 @@ def _files_of(given: str, step: int | None) -> list[str]:
     try:
         files = [file for file in folder.iterdir() if file.name.endswith((".jsonl", ".jsonl.zst"))]
     except OSError as error:
-        raise FileError(folder, error.strerror or str(error)) from None
-    files = sorted(files, key=lambda file: (_step_of(file) is None, _step_of(file) or 0, file.name))
+        raise FileError(folder, said(error)) from None
+    files = sorted(files, key=lambda file: (step_of(file) is None, step_of(file) or 0, file.name))
     if not files:
         raise FileError(folder, "holds no tree files, .jsonl or .jsonl.zst")
-    chosen = files if step is None else [file for file in files if _step_of(file) == step]
+    chosen = files if step is None else [file for file in files if step_of(file) == step]
     if not chosen:
-        steps = [number for file in files if (number := _step_of(file)) is not None]
+        steps = [number for file in files if (number := step_of(file)) is not None]
         there = f"; there are {min(steps)} to {max(steps)}" if steps else ""
         raise FileError(folder, f"no trees of step {step}{there}")
     return [str(file) for file in chosen]
 
 
-def _step_of(path: Path) -> int | None:
+def step_of(path: Path) -> int | None:
+    """The step of a run whose trees a file of this name holds; None of another name."""
     found = STEP.fullmatch(path.name)
     return int(found[1]) if found else None

@@ -17,9 +17,7 @@ from treegrpo_cli.trees.column_checks import column_of
 from treegrpo_cli.trees.forest import numbers_of
 from treegrpo_cli.trees.texts import count, number
 from treegrpo_cli.trees.tree_record import TreeRecord
-
-FLAT = 1e-8
-"""Values closer than this are equal, as in the core's normaliser."""
+from treegrpo_cli.types import FLAT
 
 MAX_LEVELS = 200
 """Depths that are told one by one; what is deeper is one level."""

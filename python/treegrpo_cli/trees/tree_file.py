@@ -16,9 +16,9 @@ from typing import Self
 import zstandard
 
 from treegrpo_cli.data.lines import read_lines
-from treegrpo_cli.data.lock import same_file
+from treegrpo_cli.data.lock import check_same_file
 from treegrpo_cli.data.syncer import Syncer
-from treegrpo_cli.errors import FileError, UserError
+from treegrpo_cli.errors import FileError, UserError, said
 from treegrpo_cli.trees.tree_record import TreeRecord
 from treegrpo_cli.types import Limits
 
@@ -82,12 +82,12 @@ class TreeWriter:
         try:
             self._file = open(self.path, "ab" if append else "wb", buffering=0)  # noqa: SIM115 - closed by `close`
         except OSError as error:
-            raise FileError(self.path, error.strerror or str(error)) from None
+            raise FileError(self.path, said(error)) from None
         self._syncer = Syncer(self._file.fileno())
 
     def write_group(self, group: Iterable[TreeRecord]) -> None:
         """Append a prompt's trees."""
-        self._check_place()
+        check_same_file(self._file.fileno(), self.path)
         data = self._pack(b"".join(record.to_json() + b"\n" for record in group))
         start = self._file.tell()
         try:
@@ -98,29 +98,25 @@ class TreeWriter:
         except OSError as error:
             with suppress(OSError):  # what cannot be cut off stays as a half line, which readers name
                 self._file.truncate(start)
-            raise FileError(self.path, error.strerror or str(error)) from None
+            raise FileError(self.path, said(error)) from None
 
     def sync(self) -> None:
         """Return when all that was written is on the disk."""
         try:
             self._syncer.sync()
         except OSError as error:
-            raise FileError(self.path, error.strerror or str(error)) from None
+            raise FileError(self.path, said(error)) from None
 
     def close(self) -> None:
         """Bring all to the disk and close the file."""
         try:
-            self._check_place()
+            check_same_file(self._file.fileno(), self.path)
         finally:
             self._file.close()
             try:
                 self._syncer.close()
             except OSError as error:
-                raise FileError(self.path, error.strerror or str(error)) from None
-
-    def _check_place(self) -> None:
-        if not same_file(self._file.fileno(), self.path):
-            raise FileError(self.path, "was deleted or replaced while it was written")
+                raise FileError(self.path, said(error)) from None
 
     def __enter__(self) -> Self:
         return self
