@@ -27,7 +27,9 @@ from typing import Any
 PRELOADED = (
     "treegrpo_cli.__main__",
     "treegrpo_cli.cli.app",
-    "treegrpo_cli.cli.commands",
+    "treegrpo_cli.cli.rollout",
+    "treegrpo_cli.cli.train",
+    "treegrpo_cli.cli.settings",
     "treegrpo_cli.cli.inspect",
     "treegrpo_cli.run.generate",
     "treegrpo_cli.run.loop",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from treegrpo_cli.cli import app
-from treegrpo_cli.cli.commands import prepare_libraries
+from treegrpo_cli.cli.libraries import prepare_libraries
 from treegrpo_cli.config import Config
 
 from tests.cli.test_cli_inspect import HEAVY, run, run_process
@@ -106,7 +106,7 @@ def test_a_file_that_ends_too_soon_is_an_error_and_no_ctrl_c(monkeypatch: pytest
     def broken(*_: object, **__: object) -> None:
         raise EOFError("marshal data too short")
 
-    monkeypatch.setattr("treegrpo_cli.cli.commands.read_settings", broken)
+    monkeypatch.setattr("treegrpo_cli.cli.settings.read_settings", broken)
     monkeypatch.setattr(sys, "argv", ["treegrpo", "train"])
     with pytest.raises(EOFError, match="marshal data too short"):
         app.main()

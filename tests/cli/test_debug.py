@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from treegrpo_cli.cli import commands
+from treegrpo_cli.cli import settings
 from treegrpo_cli.errors import LAST_TRACE_LINES
 from treegrpo_cli.user_code import load_dotted
 
@@ -17,7 +17,7 @@ def broken_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = "def f0():\n    1 / 0\n" + "".join(f"def f{i + 1}():\n    f{i}()\n" for i in range(DEPTH))
     (tmp_path / "own.py").write_text(f"{lines}f{DEPTH}()\n")
     path = f"{tmp_path / 'own.py'}:anything"
-    monkeypatch.setattr(commands, "read_settings", lambda *_, **__: load_dotted(path, "environment.name"))
+    monkeypatch.setattr(settings, "read_settings", lambda *_, **__: load_dotted(path, "environment.name"))
 
 
 def test_the_last_lines_of_a_traceback_stand_before_the_line_that_says_what_is_wrong() -> None:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from treegrpo_cli.cli.commands import read_settings
+from treegrpo_cli.cli.settings import read_settings
 
 from tests.sample_trees import tree, write_lines
 

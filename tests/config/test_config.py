@@ -140,7 +140,7 @@ def test_the_example_for_qwen_has_the_settings_of_the_paper() -> None:
 
 
 def test_flags_stand_for_keys_and_win() -> None:
-    from treegrpo_cli.cli.commands import read_settings
+    from treegrpo_cli.cli.settings import read_settings
 
     config = read_settings(
         ["model.path=a", "report_to=tensorboard", "output_dir=x"],

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from treegrpo_cli.cli import app
+from treegrpo_cli.cli.commands.arguments import print_settings
 from treegrpo_cli.config import Config
 from treegrpo_cli.config.files import dump_config, load_config, make_config
 from treegrpo_cli.config.secrets import without_passwords
@@ -32,7 +32,7 @@ def test_users_and_passwords_of_addresses_are_hidden(text: object, shown: object
 
 
 def test_printed_settings_trees_and_differences_hide_it(capsys: pytest.CaptureFixture[str]) -> None:
-    app._print_settings(config("s3cret"))
+    print_settings(config("s3cret"))
     shown = [
         capsys.readouterr().out,
         relevant_settings(config("s3cret")),

@@ -407,8 +407,8 @@ def test_greedy_with_resume_is_refused(tmp_path: Path) -> None:
 
 def test_sigterm_before_the_run_has_begun_is_one_line(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys, treegrpo_cli.__main__ as cli, treegrpo_cli.cli.commands as commands\n"
-        "commands.read_settings = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "import os, signal, sys, treegrpo_cli.__main__ as cli, treegrpo_cli.cli.settings as settings\n"
+        "settings.read_settings = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)\n"
         "sys.argv = ['treegrpo', 'train']\n"
         "cli.main()\n"
     )

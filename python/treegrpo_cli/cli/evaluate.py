@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from treegrpo_cli.cli.commands import prepare_libraries, quoted
+from treegrpo_cli.cli.libraries import prepare_libraries
+from treegrpo_cli.cli.settings import quoted
 from treegrpo_cli.config import Config
 from treegrpo_cli.config.files import load_config
 from treegrpo_cli.errors import FailedRunError, FileError, UserError

@@ -1,0 +1,79 @@
+"""`treegrpo inspect-tree`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from treegrpo_cli.errors import UserError
+
+
+class Format(StrEnum):
+    """How `inspect-tree` shows trees."""
+
+    TREE = "tree"
+    JSON = "json"
+
+
+def inspect_tree(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE", help="Tree files, .jsonl or .jsonl.zst, or a run's directory; - is standard input."
+        ),
+    ],
+    step: Annotated[int | None, typer.Option(help="Show the trees of this step of a run only.")] = None,
+    output_format: Annotated[
+        Format | None,
+        typer.Option("--format", help="Drawn, or scored lines.  [default: tree]", show_default=False),
+    ] = None,
+    nested: Annotated[bool, typer.Option("--nested", help="JSON with children inside their parents.")] = False,
+    summary: Annotated[bool, typer.Option("--summary", help="Counts and the signal at each depth.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Draw whole turns and observations.")] = False,
+    explain: Annotated[
+        int | None,
+        typer.Option(
+            metavar="NODE", help="Split the advantage of a node, by the id that --full shows, into its terms."
+        ),
+    ] = None,
+    estimator: Annotated[
+        str | None,
+        typer.Option(
+            help="Score anew; see treegrpo estimators.  [default: the file's scoring, else tree-grpo]",
+            show_default=False,
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the estimator: name=value. May be given again.")
+    ] = None,
+    prompt_id: Annotated[str | None, typer.Option(help="Show the trees of this prompt only.")] = None,
+    tree_id: Annotated[int | None, typer.Option(help="Show trees of this number only.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Show this many trees, then stop.")] = None,
+) -> None:
+    """Draw trees with rewards, values and advantages, or dump them, scored, as JSON."""
+    from treegrpo_cli.cli.inspect import inspect
+
+    inspect(
+        files,
+        step=step,
+        estimator=estimator,
+        options=_pairs(option or []),
+        prompt_id=prompt_id,
+        tree_id=tree_id,
+        limit=limit,
+        output_format=(output_format or (Format.JSON if nested else Format.TREE)).value,
+        nested=nested,
+        summary=summary,
+        full=full,
+        node=explain,
+    )
+
+
+def _pairs(given: list[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given]
+    for name, equals, _ in pairs:
+        if not name or not equals:
+            raise UserError(f"--option {name!r}: expected name=value")
+    return {name: value for name, _, value in pairs}

@@ -1,0 +1,51 @@
+"""`treegrpo train`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from treegrpo_cli.cli.commands.arguments import Data, DryRun, Model, Quiet, Reward, Settings, print_settings
+
+
+def train(
+    settings: Settings = None,
+    output_dir: Annotated[str | None, typer.Option(help="The same as output_dir=...", show_default=False)] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the output directory, or in a folder given as RUN.")
+    ] = False,
+    report_to: Annotated[
+        list[str] | None,
+        typer.Option(help="tensorboard, wandb, trackio or none, beside metrics.jsonl; may be given again."),
+    ] = None,
+    log_completions: Annotated[
+        bool,
+        typer.Option("--log-completions", help="Show a few completions a step; train.log_completions says how many."),
+    ] = False,
+    model: Model = None,
+    data: Data = None,
+    reward: Reward = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train: rollouts, rewards, advantages, policy update, new weights to the engine, again."""
+    from treegrpo_cli.cli.settings import Flags, read_resumed_settings, read_settings
+    from treegrpo_cli.cli.train import check_train, run_train
+
+    flags = Flags(
+        model=model,
+        data=data,
+        reward=reward,
+        output_dir=output_dir,
+        report_to=report_to,
+        log_completions=log_completions,
+    )
+    config, named = (
+        read_resumed_settings(settings or [], **flags) if resume else (read_settings(settings or [], **flags), set())
+    )
+    if dry_run:
+        check_train(config, resume=resume)
+        print_settings(config)
+    else:
+        run_train(config, resume=resume, named=named, quiet=quiet)
