@@ -79,12 +79,20 @@ def test_links_and_paths_of_the_readme_exist() -> None:
 
 
 def test_settings_that_the_readme_names_exist() -> None:
+    from treegrpo_cli import estimators
     from treegrpo_cli.config import Config
 
     sections = Config().model_dump()
-    named = re.findall(
-        r"`(model|data|environment|reward|rollout|sampler|advantage|loss|optimizer|train)\.(\w+)", README
-    )
+    sections["advantage"] |= {option: ... for known in estimators().values() for option in known["options"]}
+    named = re.findall(rf"`({'|'.join(name for name in sections if isinstance(sections[name], dict))})\.(\w+)", README)
+    assert len(named) > 20
+    assert [f"{section}.{key}" for section, key in named if key not in sections[section]] == []
+
+
+def test_metrics_that_the_readme_names_exist() -> None:
+    from treegrpo_cli.run import metrics
+
+    [paragraph] = re.findall(r"\*\*Metrics\*\*(.*?)\n\n", README, flags=re.DOTALL)
+    named = [name for name in re.findall(r"`([\w/]+(?:/…)?)`", paragraph) if name != "eval/…"]
     assert len(named) > 8
-    unknown = [f"{section}.{key}" for section, key in named if key not in sections[section]]
-    assert [name for name in unknown if name not in ("rollout.py", "trainer.py")] == []
+    assert [name for name in named if name.removesuffix("…") not in str(metrics.__doc__)] == []

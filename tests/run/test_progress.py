@@ -76,6 +76,17 @@ def test_quiet_says_nothing_but_results(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr() == ("0.5\n", "")
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_path_with_a_colon_is_printed_as_it_is(capsys: pytest.CaptureFixture[str], quiet: bool) -> None:
+    reporter = Reporter(quiet=quiet)
+    reporter.warn("reward own.py:boom: raised [ValueError]")
+    reporter.say("own.py:fire:")
+    reporter.result("own.py:smile:")
+    said = "" if quiet else "own.py:fire:\n"
+    out, err = capsys.readouterr()
+    assert (out, err) == ("own.py:smile:\n", f"treegrpo: warning: reward own.py:boom: raised [ValueError]\n{said}")
+
+
 def test_a_terminal_shows_a_bar_inside_a_bar_and_the_time_left(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     reporter, shown = Reporter(), io.StringIO()
     monkeypatch.setattr(reporter, "_err", Console(file=shown, force_terminal=True, width=120, color_system=None))

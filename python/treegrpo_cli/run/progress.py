@@ -99,7 +99,7 @@ class Reporter:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._out, self._err = Console(), Console(stderr=True, quiet=quiet)
+        self._out, self._err = Console(emoji=False), Console(stderr=True, quiet=quiet, emoji=False)
         self._progress: Progress | None = None
         """What the terminal shows now."""
 
@@ -113,7 +113,7 @@ class Reporter:
 
     def warn(self, text: str) -> None:
         """Print a line that nobody should miss, under --quiet too."""
-        loud = Console(stderr=True) if self.quiet else self._err
+        loud = Console(stderr=True, emoji=False) if self.quiet else self._err
         loud.print(f"treegrpo: warning: {text}", markup=False, highlight=False, soft_wrap=True)
 
     def result(self, text: str) -> None:
