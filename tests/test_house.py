@@ -1,4 +1,4 @@
-"""Imports point down: a room uses the rooms below it and never one above or beside it."""
+"""Imports point down: a room uses rooms below it and never one above or beside it."""
 
 import ast
 from pathlib import Path
@@ -10,24 +10,25 @@ PACKAGE = Path(__file__).parents[1] / "python" / "treegrpo_cli"
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "signals": set(),
-    "types": {"errors"},
-    "tags": {"errors", "types"},
+    "types": set(),
+    "tags": set(),
     "free_time": set(),
-    "user_code": {"free_time", "errors", "types"},
-    "data": {"errors", "types"},
-    "config": {"data", "errors", "types"},
-    "models": {"config", "data", "errors", "types"},
-    "trees": {"config", "data", "errors", "types"},
-    "samplers": {"free_time", "models", "config", "errors", "types"},
-    "envs": {"free_time", "data", "tags", "user_code", "config", "errors", "types"},
-    "rewards": {"free_time", "tags", "user_code", "config", "errors", "types"},
+    "user_code": {"free_time", "errors"},
+    "data": {"types", "errors"},
+    "config": {"data", "types", "errors"},
+    "models": {"errors"},
+    "trees": {"data", "types", "errors"},
+    "samplers": {"models", "config", "free_time", "types", "errors"},
+    "envs": {"config", "data", "user_code", "tags", "types", "errors"},
+    "rewards": {"config", "user_code", "tags", "types", "errors"},
+    "rollout": {"rewards", "envs", "samplers", "trees", "config", "data", "user_code", "tags", "types", "errors"},
+    "train": {"models", "config", "types", "errors"},
+    "run": {"train", "rollout", "rewards", "envs", "samplers", "models", "trees", "config", "data"}
+    | {"signals", "types", "errors"},
+    "cli": {"run", "trees", "config", "signals", "errors"},
+    "__main__": {"cli", "signals"},
 }
-"""Room -> the rooms that it may use, itself aside. A top-level module is a room of its own."""
-BELOW["rollout"] = {*BELOW, "trees"}
-BELOW["train"] = {"trees", "models", "config", "data", "errors", "types"}
-BELOW["run"] = {*BELOW, "rollout", "train"}
-BELOW["cli"] = {*BELOW, "run"}
-BELOW["__main__"] = {"cli", "signals"}
+"""Room -> the rooms that it uses, itself aside, and no others. A top-level module is a room of its own."""
 
 
 def imported_rooms(path: Path) -> set[str]:
@@ -42,12 +43,16 @@ def imported_rooms(path: Path) -> set[str]:
     return {name[1] for name in parts if name[0] == "treegrpo_cli" and name[1] not in ("_core", "__version__")}
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_file_imports_from_the_rooms_below_its_own(path: Path) -> None:
-    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    if room == "__init__":
-        return  # the public names, looked up when they are used
-    assert imported_rooms(path) - {room} - BELOW[room] == set()
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("room", BELOW)
+def test_a_room_uses_just_the_rooms_that_are_named_here(room: str) -> None:
+    files = [path for path in sorted(PACKAGE.rglob("*.py")) if room_of(path) == room]
+    used = {path.name: imported_rooms(path) - {room} for path in files}
+    assert {name: rooms - BELOW[room] for name, rooms in used.items() if rooms - BELOW[room]} == {}
+    assert set().union(*used.values()) == BELOW[room]
 
 
 def test_the_rooms_have_an_order() -> None:
@@ -62,6 +67,10 @@ def test_the_rooms_have_an_order() -> None:
 def test_every_room_is_known() -> None:
     rooms = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.suffix in ("", ".py")}
     assert rooms - {"__pycache__", "__init__"} == BELOW.keys()
+
+
+def test_public_names_come_from_trees_alone() -> None:
+    assert imported_rooms(PACKAGE / "__init__.py") == {"trees", "errors"}
 
 
 def test_the_loss_sees_no_forest_and_the_rollout_no_tensor() -> None:

@@ -15,7 +15,8 @@ from treegrpo_cli.cli.libraries import prepare_libraries
 from treegrpo_cli.cli.settings import quoted
 from treegrpo_cli.config import Config
 from treegrpo_cli.config.files import load_config
-from treegrpo_cli.errors import FailedRunError, FileError, UserError
+from treegrpo_cli.errors import FailedRunError, UserError
+from treegrpo_cli.run.directory import checkpoint_of
 from treegrpo_cli.run.progress import Reporter
 
 if TYPE_CHECKING:
@@ -70,15 +71,7 @@ def read_target(
 def _read_run(run: Path, overrides: list[str], step: int | None) -> Config:
     if step == 0:
         return load_config(run / "config.toml", overrides)
-    prepare_libraries()
-    from treegrpo_cli.train.checkpoint import checkpoints
-
-    found = {path.name.removeprefix("checkpoint-"): path for path in checkpoints(run)}
-    if not found:
-        raise FileError(run, "holds no checkpoint yet; --step 0 evaluates the model that it began with")
-    if step is not None and str(step) not in found:
-        raise FileError(run, f"holds no checkpoint of step {step}; it has those of {', '.join(found)}")
-    checkpoint = list(found.values())[-1] if step is None else found[str(step)]
+    checkpoint = checkpoint_of(run, step)
     return load_config(run / "config.toml", [f"model.path={quoted(str(checkpoint))}", *overrides])
 
 

@@ -22,6 +22,7 @@ from treegrpo_cli.data.lock import output_lock
 from treegrpo_cli.data.whole_file import write_whole
 from treegrpo_cli.errors import FileError, said
 from treegrpo_cli.run.resuming import check_changes
+from treegrpo_cli.train.checkpoint_folders import checkpoints
 
 
 class RunDirectory:
@@ -91,3 +92,13 @@ class RunDirectory:
     def engine_log(self) -> Path:
         """Where the engine's own messages go."""
         return self.path / "engine.log"
+
+
+def checkpoint_of(run: Path, step: int | None) -> Path:
+    """Return a run's checkpoint of `step`, the newest where that is None. Raises FileError where there is none."""
+    found = {path.name.removeprefix("checkpoint-"): path for path in checkpoints(run)}
+    if not found:
+        raise FileError(run, "holds no checkpoint yet; --step 0 evaluates the model that it began with")
+    if step is not None and str(step) not in found:
+        raise FileError(run, f"holds no checkpoint of step {step}; it has those of {', '.join(found)}")
+    return list(found.values())[-1] if step is None else found[str(step)]
