@@ -44,11 +44,13 @@ impl PyForest {
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Forest) -> Result<T>) -> PyResult<T> {
+        // An error becomes Python's behind the lock: making one may let other threads run, and they may want the lock.
+        Ok(self.changed(change)?)
+    }
+
+    fn changed<T>(&self, change: impl FnOnce(&mut Forest) -> Result<T>) -> Result<T> {
         let mut state = self.state();
-        if state.lent {
-            return Err(Error::Frozen.into());
-        }
-        Ok(change(Arc::make_mut(&mut state.forest))?)
+        if state.lent { Err(Error::Frozen) } else { change(Arc::make_mut(&mut state.forest)) }
     }
 }
 

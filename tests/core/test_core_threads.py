@@ -101,6 +101,23 @@ def test_a_forest_that_was_lent_while_another_thread_scores_it_stays_as_it_is() 
     assert len(refused) == 2
 
 
+def test_a_change_that_is_refused_holds_nobody_up() -> None:
+    forest = Forest()
+    root = forest.add_tree(0, np.zeros(1, np.uint32))
+    done = add(forest, root, 1, NodeStatus.DONE)
+
+    def fail() -> None:
+        for _ in range(3000):
+            with pytest.raises(CoreError, match="is closed"):
+                add(forest, done, 1)
+
+    def read() -> None:
+        for _ in range(3000):
+            forest.score("parent", {})
+
+    run_together(fail, read, fail, read)
+
+
 def test_columns_are_lent_while_they_are_somebodys_input() -> None:
     forest = Forest()
     root = forest.add_tree(0, np.zeros(1, np.uint32))
