@@ -14,6 +14,7 @@ from treegrpo_cli import read_trees, score
 from treegrpo_cli.config.files import dump_config, load_config, make_config
 from treegrpo_cli.data.lock import output_lock
 from treegrpo_cli.errors import FileError, Stopped, UserError
+from treegrpo_cli.models.pretrained import load_tokenizer
 from treegrpo_cli.run import session as session_module
 from treegrpo_cli.run.keeping import Keeper
 from treegrpo_cli.run.loop import draw_prompts, train
@@ -467,7 +468,7 @@ def test_a_second_training_in_a_folder_is_one_line(tmp_path: Path) -> None:
         done = treegrpo("train", "output_dir=run", "model.path=m", "data.train=d", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (
         2,
-        f"treegrpo: run: is being written by another run, process {os.getpid()}\n",
+        f"treegrpo: {tmp_path / 'run'}: is being written by another run, process {os.getpid()}\n",
     )
 
 
@@ -507,8 +508,39 @@ def test_user_code_that_changes_the_working_directory_moves_no_run(
     tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_model_dir, "model")
     functions = {"functions": ["tests.run.test_train:moving_reward"]}
-    run({**small_run(tmp_path, tiny_model_dir, reward=functions), "output_dir": "here"})
+    run({**small_run(tmp_path, Path("model"), reward=functions), "output_dir": "here"})
     assert Path.cwd() == Path("/")
     assert [path.name for path in checkpoints(tmp_path / "here")] == ["checkpoint-2", "checkpoint-4"]
     assert len(list((tmp_path / "here" / "trees").iterdir())) == 4
+
+
+def test_checkpoints_do_not_need_the_models_folder_any_more(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_model_dir, tmp_path / "model")
+    settings = small_run(tmp_path, tmp_path / "model", train={"eval_steps": 0})
+    update = Trainer.update
+
+    def update_without_folder(*arguments: Any) -> Any:
+        shutil.rmtree(tmp_path / "model", ignore_errors=True)
+        return update(*arguments)
+
+    monkeypatch.setattr(Trainer, "update", update_without_folder)
+    run(settings)
+    assert not (tmp_path / "model").exists()
+    [*_, newest] = checkpoints(settings["output_dir"])
+    assert load_tokenizer(newest).get_vocab() == load_tokenizer(tiny_model_dir).get_vocab()
+
+
+def test_a_checkpoint_that_is_not_whole_is_passed_over_aloud(
+    whole: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(whole["output_dir"], tmp_path / "run")
+    settings = {**whole, "output_dir": str(tmp_path / "run")}
+    (tmp_path / "run" / "checkpoint-4" / "training_state.json").unlink()
+    run(settings, resume=True)
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'run' / 'checkpoint-4'} is no whole checkpoint, and is passed over" in said
+    assert weights_of(settings) == weights_of(whole)

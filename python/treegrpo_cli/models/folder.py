@@ -68,7 +68,9 @@ def weight_files(folder: Path) -> list[Path]:
                 raise ValueError(f"{INDEX}: {name[:80]!r} is missing")
         if not (folder / WEIGHTS).is_file():
             return [folder / name for name in sorted(set(named.values()))]
-    return [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else sorted(folder.glob("*.safetensors"))
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    return sorted(path for path in folder.glob("*.safetensors") if path.is_file())
 
 
 def check_sizes(folder: Path, model: Any) -> None:

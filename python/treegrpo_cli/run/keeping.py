@@ -33,6 +33,8 @@ class Keeper:
     def load_newest(self) -> int:
         """Return the step to go on from; -1 where the run was ended before its first checkpoint."""
         found = checkpoints(self.directory.path)
+        for path in sorted(set(self.directory.path.glob("checkpoint-*")) - set(found)):
+            self.reporter.warn(f"{path} is no whole checkpoint, and is passed over")
         if not found:
             self.reporter.warn(f"{self.directory.path} has no checkpoint: the run starts again from its first step")
             return -1

@@ -53,7 +53,7 @@ class Session:
             for change in self.directory.changes:
                 reporter.warn(change)
             world = self._prepare(stack)
-            self.trainer = Trainer(config, reporter.say)
+            self.trainer = Trainer(config, reporter.say, world.tokenizer)
             self.keeper = Keeper(config, self.directory, self.trainer, reporter, self.tasks)
             self.clock, self._failure_log = Clock(), FailureLog(reporter)
             resumed_step = self.keeper.load_newest() if resume else None

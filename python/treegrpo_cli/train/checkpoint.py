@@ -136,7 +136,8 @@ def _write_model(folder: Path, trainer: Trainer) -> None:
         policy.network.save_pretrained(folder / ADAPTER, save_embedding_layers=False)
     else:
         policy.model.save_pretrained(folder)
-    load_tokenizer(trainer.config.model.path, trainer.config.model.chat_template).save_pretrained(folder)
+    tokenizer = trainer.tokenizer or load_tokenizer(trainer.config.model.path, trainer.config.model.chat_template)
+    tokenizer.save_pretrained(folder)
 
 
 def _adapter_weights(network: Any) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,16 +51,17 @@ class Trainer:
 
     `is_whole` is False while weights are between two steps: from an update's first optimizer step to its end.
     `packing_s`: seconds that laying out took in the last update, whose metrics follow from its input alone.
+    `tokenizer` is what checkpoints keep (None: read when one is written; a long run's model folder may be gone then).
     `paths` chooses how forests are computed; `say` takes the lines that explain it. Raises UserError for settings that
     cannot be trained with.
     """
 
-    def __init__(self, config: Config, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, config: Config, say: Callable[[str], None] = lambda _: None, tokenizer: Any = None) -> None:
         _check_whole_distribution(config)
         if warning := rate_warning(config):
             say(warning)
         torch.manual_seed(config.seed)  # adapters start from it
-        self.config = config
+        self.config, self.tokenizer = config, tokenizer
         self.policy = Policy(config)
         self.optimizer = make_optimizer(self.policy, config)
         self.step = 0
