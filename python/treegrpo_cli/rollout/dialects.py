@@ -62,11 +62,10 @@ def make_dialect(config: Config, tokenizer: PreTrainedTokenizerBase, tools: Tool
     return dialect
 
 
-class InlineDialect:
-    """Each tool is a tag that closes a turn; its result follows as `<information>…</information>`.
+class _Templated:
+    """A tokenizer with its chat template, the tools, and the limits of what is written with them."""
 
-    Messages of other roles (a notice of what is allowed) follow as they are.
-    """
+    stop: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -75,16 +74,32 @@ class InlineDialect:
         max_observation_tokens: int,
         template_timeout_s: float = 5.0,
     ) -> None:
-        self._tokenizer, self._template_timeout_s = tokenizer, template_timeout_s
-        self._parameters = {tool["function"]["name"]: list(parameters_of_schema(tool)) for tool in tools}
+        self._tokenizer, self._tools, self._max_tokens = tokenizer, tools, max_observation_tokens
+        self._template_timeout_s = template_timeout_s
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Find out before the first rollout what cannot be written; raises UserError."""
+
+    def _render(self, messages: Sequence[Message], tools: Tools = ()) -> str:
+        return render(self._tokenizer, messages, tools, timeout_s=self._template_timeout_s)
+
+
+class InlineDialect(_Templated):
+    """Each tool is a tag that closes a turn; its result follows as `<information>…</information>`.
+
+    Messages of other roles (a notice of what is allowed) follow as they are.
+    """
+
+    def _prepare(self) -> None:
+        self._parameters = {tool["function"]["name"]: list(parameters_of_schema(tool)) for tool in self._tools}
         for name in self._parameters:
             if name in RESERVED_TAGS:
                 raise UserError(f"environment: a tool cannot be called {name!r} in the inline dialect")
         self._tags = (*self._parameters, "answer")
-        self.stop: tuple[str, ...] = tuple(f"</{tag}>" for tag in self._tags)
+        self.stop = tuple(f"</{tag}>" for tag in self._tags)
         tags = [f"<{slash}{tag}>" for tag in (*self._parameters, *RESERVED_TAGS) for slash in ("", "/")]
-        self._break_structure = _breaker([*_structural_tokens(tokenizer), *tags])
-        self._max_tokens = max_observation_tokens
+        self._break_structure = _breaker([*_structural_tokens(self._tokenizer), *tags])
         self._encode_observation([_message("tool", "")])
         self.prompt_ids(
             [_message("user", "question")]
@@ -96,9 +111,6 @@ class InlineDialect:
             return _encode(self._tokenizer, self._render(messages))
         text = "\n\n".join(message["content"] for message in messages) + "\n"
         return list(self._tokenizer.encode(text))
-
-    def _render(self, messages: Sequence[Message]) -> str:
-        return render(self._tokenizer, messages, (), timeout_s=self._template_timeout_s)
 
     def parse(self, text: str) -> Action:
         """Read the tag that closes first; an answer is no tool call."""
@@ -129,31 +141,18 @@ class InlineDialect:
         return _fit(encode, [m["content"] for m in messages], self._max_tokens)
 
 
-class ChatDialect:
+class ChatDialect(_Templated):
     """Tool calls and results as the model's chat template writes them."""
 
-    stop: tuple[str, ...] = ()
-
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        tools: Tools,
-        max_observation_tokens: int,
-        template_timeout_s: float = 5.0,
-    ) -> None:
-        self._tokenizer, self._tools, self._max_tokens = tokenizer, tools, max_observation_tokens
-        self._template_timeout_s = template_timeout_s
-        if not tokenizer.chat_template:
+    def _prepare(self) -> None:
+        if not self._tokenizer.chat_template:
             raise UserError("environment.dialect: the model has no chat template; use the inline dialect")
-        self._break_structure = _breaker([*_structural_tokens(tokenizer), "<tool_call>", "</tool_call>"])
+        self._break_structure = _breaker([*_structural_tokens(self._tokenizer), "<tool_call>", "</tool_call>"])
         self._check_template()
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Tokenise by the chat template, with the tools where it shows them."""
         return _encode(self._tokenizer, self._render(messages, self._tools))
-
-    def _render(self, messages: Sequence[Message], tools: Tools = ()) -> str:
-        return render(self._tokenizer, messages, tools, timeout_s=self._template_timeout_s)
 
     def parse(self, text: str) -> Action:
         """Read `<tool_call>{json}</tool_call>` (Hermes, Qwen) or a turn that is one JSON call (Llama 3)."""
