@@ -1,6 +1,6 @@
 """A function + many inputs -> what went wrong: each runs in a child process with limits on time and memory.
 
-Right is an answer, or a `UserError` of one printable line. Wrong is any other exception, a child that dies, an
+Right is an answer, or a `UserError` of one line. Wrong is any other exception, a child that dies, an
 input that takes more than `MAX_SECONDS`, or more than `MAX_BYTES` beyond what the child had at first.
 """
 
@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from treegrpo_cli.errors import UserError
+from treegrpo_cli.errors import Problems, UserError
 
 MAX_SECONDS = 20.0
 MAX_BYTES = 3 << 30
-MAX_LINE = 1000
-"""Characters of an error's line."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +71,18 @@ def _outcome(attack: Callable[[int], None], number: int) -> str:
     try:
         attack(number)
     except UserError as error:
-        return _complaint(str(error))
+        return _complaint(error)
     except BaseException as error:  # whatever comes out is a finding
         last = traceback.extract_tb(error.__traceback__)[-1]
         return f"{type(error).__name__}: {str(error)[:200]} ({Path(last.filename).name}:{last.lineno})"
     return ""
 
 
-def _complaint(message: str) -> str:
-    """What is wrong with the line that a user would read, or nothing."""
-    if not message.strip():
+def _complaint(error: UserError) -> str:
+    """What is wrong with the lines that a user would read, or nothing."""
+    lines = error.lines if isinstance(error, Problems) else (str(error),)
+    if not all(map(str.strip, lines)):
         return "an error without words"
-    if len(message) > MAX_LINE:
-        return f"an error of {len(message)} characters: {message[:100]}"
+    if any("\n" in line for line in lines):
+        return f"an error of several lines: {lines[0][:200]!r}"
     return ""

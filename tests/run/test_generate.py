@@ -25,6 +25,7 @@ from treegrpo_cli.trees.stats import RolloutStats
 from treegrpo_cli.trees.tree_file import TreeRecord, TreeWriter
 
 from tests.runs import small_run, treegrpo
+from tests.zygote import Command, zygote
 
 QUIET = Reporter(quiet=True)
 
@@ -295,50 +296,42 @@ def slow(query: str) -> str:
 '''
 
 
-def start(folder: Path, settings: dict[str, Any], *arguments: str, **popen: Any) -> subprocess.Popen[str]:
+def start(folder: Path, settings: dict[str, Any], *arguments: str) -> Command:
     (folder / "c.toml").write_text(tomli_w.dumps(settings))
-    command = [sys.executable, "-m", "treegrpo_cli", "rollout", "c.toml", "--output", "t.jsonl", *arguments]
-    # a full disk would leave half of a compiled module behind, and every later run would read that
-    paths = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **popen
-    )
+    command = zygote().start(["rollout", "c.toml", "--output", "t.jsonl", *arguments], cwd=folder)
+    journal = folder / "t.jsonl.journal"
+    while not (journal.exists() and journal.stat().st_size):
+        assert command.poll() is None
+        time.sleep(0.005)
+    return command
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_cleanly_and_says_how_to_go_on(
     tiny_model_dir: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    settings = settings_for(tmp_path, tiny_model_dir, rollout={"max_turns": 500, "max_context_tokens": 500})
+    settings = settings_for(tmp_path, tiny_model_dir)
     rows = [{"question": f"question {n}", "answer": "x"} for n in range(4000)]
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    process = start(tmp_path, settings)
-    journal = tmp_path / "t.jsonl.journal"
-    deadline = time.monotonic() + 60
-    while not (journal.exists() and journal.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code, errors
-    assert "--resume goes on with t.jsonl" in errors.splitlines()[-1]
-    assert "Traceback" not in errors
-    assert journal.exists()
+    command = start(tmp_path, settings)
+    command.send_signal(number)
+    done = command.communicate(timeout=60)
+    assert done.returncode == code, done.stderr
+    assert "--resume goes on with t.jsonl" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "t.jsonl.journal").exists()
 
 
 def test_kill_9_loses_only_trees_in_progress(tiny_model_dir: Path, tmp_path: Path) -> None:
     settings = settings_for(tmp_path, tiny_model_dir)
-    rows = [{"question": f"capital number {number}", "answer": "Lisbon"} for number in range(30)]
+    rows = [{"question": f"capital number {number}", "answer": "Lisbon"} for number in range(12)]
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     output, journal = tmp_path / "t.jsonl", tmp_path / "t.jsonl.journal"
-    process = start(tmp_path, settings, "sampler.max_num_seqs=2")
-    deadline = time.monotonic() + 60
-    while not (journal.exists() and journal.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.kill()
-    process.communicate(timeout=60)
+    command = start(tmp_path, settings, "sampler.max_num_seqs=2")
+    command.send_signal(signal.SIGKILL)
+    command.communicate(timeout=60)
     before = output.read_bytes().count(b"\n") + journal.read_bytes().count(b"\n")
-    assert 0 < before < 60
+    assert 0 < before < 24
     config = make_config({**settings, "sampler": {**settings["sampler"], "max_num_seqs": 2}})
     generate(config, output, QUIET, resume=True)
     generate(config, tmp_path / "whole.jsonl", QUIET)
@@ -352,11 +345,22 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tiny_model_dir: Path, tmp_pat
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    process = start(tmp_path, settings, preexec_fn=small_files_only)
-    _, errors = process.communicate(timeout=100)
-    assert process.returncode == 2, errors
-    assert "Traceback" not in errors
-    assert "t.jsonl" in errors.splitlines()[-1]
+    (tmp_path / "c.toml").write_text(tomli_w.dumps(settings))
+    # a full disk would leave half of a compiled module behind, and every later run would read that
+    paths = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "treegrpo_cli", "rollout", "c.toml", "--output", "t.jsonl"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"},
+        preexec_fn=small_files_only,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "t.jsonl" in done.stderr.splitlines()[-1]
     written = sum(1 for line in (tmp_path / "t.jsonl").read_bytes().splitlines(keepends=True) if line.endswith(b"\n"))
     waiting = (tmp_path / "t.jsonl.journal").read_bytes().splitlines(keepends=True)
     assert written + sum(line.endswith(b"\n") for line in waiting) > 0
@@ -374,7 +378,7 @@ def test_a_tool_that_hangs_closes_its_branch_and_the_program_ends(tmp_path: Path
     from tests.tiny import make_tiny_tokenizer
 
     (tmp_path / "tool.py").write_text(SLOW_TOOL.replace("def slow", "def search"))
-    environment = {"name": f"{tmp_path / 'tool.py'}:search", "tool_timeout_s": 0.5, "tool_retries": 1}
+    environment = {"name": f"{tmp_path / 'tool.py'}:search", "tool_timeout_s": 0.125, "tool_retries": 1}
     config = make_config({"environment": environment})
     tokenizer = make_tiny_tokenizer()
     player = Player(World(config, tokenizer), HashSampler(tokenizer), config)
@@ -383,7 +387,7 @@ def test_a_tool_that_hangs_closes_its_branch_and_the_program_ends(tmp_path: Path
     assert time.monotonic() - begin < 30
     failed = [turn for tree in trees for turn in tree.turns.values() if turn.status is NodeStatus.ERROR]
     assert failed
-    assert all("0.5" in (turn.error or "") for turn in failed)
+    assert all("0.125 s" in (turn.error or "") for turn in failed)
 
 
 def test_the_command_reports_what_it_grew(tiny_model_dir: Path, tmp_path: Path) -> None:

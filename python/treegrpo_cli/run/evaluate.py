@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, aclosing, closing
+from contextlib import ExitStack, aclosing
 from functools import partial
 from itertools import starmap
 from pathlib import Path
@@ -15,17 +14,17 @@ from treegrpo_cli.config import Config
 from treegrpo_cli.data.lock import output_lock
 from treegrpo_cli.data.outputs import check_new
 from treegrpo_cli.rollout.collect import Grown, collect
-from treegrpo_cli.rollout.player import Player, open_sampler
 from treegrpo_cli.rollout.records import tree_record
 from treegrpo_cli.rollout.tree import Prompt
 from treegrpo_cli.run.evaluation import Evaluation
 from treegrpo_cli.run.failures import FailureLog
 from treegrpo_cli.run.preflight import Questions, prepare
-from treegrpo_cli.run.stopping import StopRequest
+from treegrpo_cli.run.stage import open_stage
 from treegrpo_cli.trees.tree_file import TreeWriter
 from treegrpo_cli.types import Task
 
 if TYPE_CHECKING:
+    from treegrpo_cli.rollout.player import Player
     from treegrpo_cli.run.progress import Bar, Reporter
 
 
@@ -87,9 +86,9 @@ def evaluate_policy(
         stack.callback(prepared.close)
         if output is not None:
             stack.enter_context(output_lock(output))
-        sampler = stack.enter_context(closing(open_sampler(config, Path(os.devnull), reporter.say)))
-        reporter.say(f"{config.model.path} answers {questions.source} on {sampler.name}")
-        player = Player(prepared.world, sampler, chain_config(config, num_samples), greedy=greedy)
+        chains, engine_log = chain_config(config, num_samples), Path(os.devnull)
+        player, runner, stop = open_stage(stack, chains, prepared.world, engine_log, reporter, greedy=greedy)
+        reporter.say(f"{config.model.path} answers {questions.source} on {player.sampler.name}")
         writer = None if output is None else stack.enter_context(TreeWriter(output))
         failures = FailureLog(reporter)
 
@@ -98,7 +97,5 @@ def evaluate_policy(
             if writer is not None and grown.trees:
                 writer.write_group([tree_record(tree) for tree in grown.trees])
 
-        runner, stop = stack.enter_context(asyncio.Runner()), stack.enter_context(StopRequest())
-        stack.callback(lambda: runner.run(prepared.world.close()))
         bar = stack.enter_context(reporter.bar("playing", len(tasks)))
         return stop.run(runner, evaluate(player, tasks, bar, keep))
