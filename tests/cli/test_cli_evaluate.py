@@ -61,12 +61,15 @@ def test_a_model_takes_settings_as_rollout_does(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["RUN", "c.toml"], "a RUN brings its own settings; give changes as KEY=VALUE"),
-        (["RUN", "--step", "9"], "holds no checkpoint of step 9; it has those of 1, 2"),
-        (["model", "--step", "1"], "--step: model is no run"),
-        (["model", "a.toml", "b.toml"], "b.toml: one file of settings is read"),
-        (["model", "--greedy", "--n", "2"], "--greedy takes one sample a question, and no --temperature"),
-        (["model", "--greedy", "--temperature", "0.5"], "--greedy takes one sample"),
+        (["RUN", "c.toml"], "a run has its own settings; give changes as KEY=VALUE"),
+        (["RUN", "--step", "9"], "has no checkpoint of step 9, only of 1, 2"),
+        (["model", "--step", "1"], "--step: model is not a run"),
+        (["model", "a.toml", "b.toml"], "b.toml: only one settings file can be given"),
+        (
+            ["model", "--greedy", "--n", "2"],
+            "--greedy cannot be combined with --temperature or more than one sample (--n)",
+        ),
+        (["model", "--greedy", "--temperature", "0.5"], "--greedy cannot be combined with --temperature"),
         (["model", "--n", "0"], "--n"),
         (["RUN", "--temperature", "-1"], "rollout.temperature"),
     ],
@@ -78,7 +81,7 @@ def test_what_cannot_be_is_one_line(trained: Path, arguments: list[str], complai
 
 def test_a_run_without_checkpoints_says_so(trained: Path, tmp_path: Path) -> None:
     shutil.copy(trained / "config.toml", tmp_path)
-    with pytest.raises(UserError, match="holds no checkpoint yet; --step 0 evaluates"):
+    with pytest.raises(UserError, match="has no checkpoint yet; --step 0 evaluates"):
         read_target(str(tmp_path), [])
 
 

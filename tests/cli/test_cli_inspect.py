@@ -265,7 +265,7 @@ def test_an_explanation_says_which_tokens_take_the_advantage(tmp_path: Path) -> 
     nodes += [{"id": 4, "parent": 0, "reward": None}]
     source = write_lines(tmp_path / "a.jsonl", [tree(nodes=nodes)])
     shown = run("inspect-tree", source, "--estimator", "parent", "--explain", "1").stdout
-    assert "2 sampled tokens of the node take its advantage, in 2 rows:" in shown
+    assert "2 sampled tokens of the node, in 2 rows, take the node's advantage:" in shown
     assert "leaf 2, reward 0.000: 2 of the row's 4 sampled tokens" in shown
     assert "node 1: 0.000 parent = 0.000" in shown
     root = run("inspect-tree", source, "--estimator", "parent", "--explain", "0").stdout
@@ -304,8 +304,8 @@ def test_estimators_are_listed_with_formulas_options_and_what_they_may_be() -> N
     [
         (["--explain", "1"], "--explain needs one tree"),
         (["--tree-id", "0", "--explain", "99"], "has no node 99: its nodes are 0 to 9"),
-        (["--tree-id", "0", "--explain", "1", "--format", "json"], "--explain is drawn"),
-        (["--full", "--summary"], "--full is drawn"),
+        (["--tree-id", "0", "--explain", "1", "--format", "json"], "--explain cannot be combined with --format json"),
+        (["--full", "--summary"], "--full cannot be combined with --format json"),
         (["--option", "ddof=0"], "--option needs --estimator"),
         (["--estimator", "tree-grop"], "tree-grop"),
         (["--estimator", "grpo", "--option", "ddf=0"], "ddf"),

@@ -202,7 +202,7 @@ def test_a_pipe_with_a_writer_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
 def test_zeros_without_end_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).symlink_to("/dev/zero")
-    refused(lambda: load_tasks(str(tmp_path / name)), r":1: no line of JSON Lines")
+    refused(lambda: load_tasks(str(tmp_path / name)), r":1: not JSON Lines")
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet", ""])
@@ -241,7 +241,7 @@ def test_an_integer_beyond_64_bits_is_refused_and_not_rounded(tmp_path: Path, di
 
 def test_a_row_that_trees_could_not_keep_is_named_before_anything_runs(tmp_path: Path) -> None:
     deep = write(tmp_path / "a.jsonl", b'{"question": "q", "x": ' + b"[" * 300 + b"]" * 300 + b"}")
-    refused(lambda: load_tasks(str(deep)), r"jsonl:1: cannot be kept as JSON: Recursion")
+    refused(lambda: load_tasks(str(deep)), r"jsonl:1: cannot be written as JSON: Recursion")
 
 
 def test_a_rows_digest_is_of_its_content_alone() -> None:

@@ -214,7 +214,7 @@ def test_other_spaces_take_json(tmp_path: Path) -> None:
         ("gym:CartPole-v1", {"actions": ["left"]}, r"environment\.options\.actions: 1 names for 2 actions"),
         ("gym:CartPole-v1", {"acions": []}, r"environment\.options\.acions: unknown; did you mean 'actions'"),
         ("gym:CartPole-v1", {"make": {"gravty": 3}}, r"environment: cannot make gym:CartPole-v1: TypeError: "),
-        ("gym:CartPole-v1", {"observation": "os:sep"}, r"environment\.options\.observation: os:sep is no function"),
+        ("gym:CartPole-v1", {"observation": "os:sep"}, r"environment\.options\.observation: os:sep is not a function"),
     ],
 )
 def test_a_wrong_name_or_option_is_one_line(name: str, options: dict[str, Any], message: str) -> None:

@@ -80,7 +80,7 @@ def test_a_world_that_is_replayed_says_so_once(tmp_path: Path, caplog: pytest.Lo
         state, _ = step(environment, state, Action(text))
     [said] = [record.getMessage() for record in caplog.records]
     assert said.startswith(
-        "environment: a Own cannot be copied (TypeError: cannot pickle 'generator' object), so turns"
+        "environment: a Own cannot be copied (TypeError: cannot pickle 'generator' object), so each step"
     )
 
 

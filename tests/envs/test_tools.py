@@ -77,7 +77,7 @@ def test_a_tool_that_raises_is_shown_counted_and_said_once_with_its_traceback(ca
         assert contents(result) == ["Peru", "Error: KeyError: 'Rome'"]
         assert (state.results, result.num_tool_calls, result.num_failed_tool_calls) == (("Peru",), 2, 1)
     [said] = [record.getMessage() for record in caplog.records]
-    assert said.startswith("tool look raised KeyError: 'Rome'; said once for its kind\nTraceback")
+    assert said.startswith("tool look raised KeyError: 'Rome' (reported once for each kind of error)\nTraceback")
     assert ", in look\n" in said
     assert said.endswith("\nKeyError: 'Rome'")
 

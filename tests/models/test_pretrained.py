@@ -141,7 +141,9 @@ def test_code_from_a_models_folder_never_runs_whatever_is_answered(
         if model_type == "qwen3":
             read(copied)  # the library's own class
         else:
-            with pytest.raises(UserError, match="code from a model's folder is never run") as raised:
+            with pytest.raises(
+                UserError, match=r"code from its own folder \(auto_map\), and such code is never run"
+            ) as raised:
                 read(copied)
             assert "\n" not in str(raised.value)
     assert sys.stdin.read() == "y\n" * 20
@@ -243,5 +245,5 @@ def test_what_lies_beside_a_model_and_is_not_its_own_may_be_large(copied: Path) 
 
 def test_an_adapter_is_no_model(copied: Path) -> None:
     edit(copied / "adapter_config.json", base_model_name_or_path="somebody/else", peft_type="LORA")
-    with pytest.raises(UserError, match=r"adapter_config\.json: an adapter is no model"):
+    with pytest.raises(UserError, match=r"adapter_config\.json: this folder holds an adapter, not a model"):
         load_causal_lm(copied, torch.float32)

@@ -77,11 +77,11 @@ def test_each_kind_is_named_once_with_its_reason_and_traceback(capsys: pytest.Ca
     log.name([tool, Failure("tool", "p2", "another"), Failure("reset", "p3", "down")])
     log.name([Failure("reset", "p4", "down again")])
     assert capsys.readouterr().err.splitlines() == [
-        "treegrpo: warning: a tool failed and closed its branch: ValueError: no (prompt p1, tree 1; others of the kind "
+        "treegrpo: warning: a tool failed and closed its branch: ValueError: no (prompt p1, tree 1; further ones "
         "are only counted)",
         "  File tool.py, line 3",
         "ValueError: no",
-        "treegrpo: warning: the environment does not start for a prompt: down (prompt p3; others of the kind are only "
+        "treegrpo: warning: the environment failed to reset for a prompt: down (prompt p3; further ones are only "
         "counted)",
     ]
 
@@ -101,7 +101,7 @@ TOOLS = [{"type": "function", "function": {"name": "search"}}, {"name": "open"}]
         (signs(num_failed_tool_calls=4), 1, "every tool call failed (4 of 4)"),
         (signs(num_scored=0), 1, "none of 6 leaves has a reward"),
         (signs(num_tool_calls=0), 2, None),
-        (signs(num_tool_calls=0), 3, "no tool was called in 3 steps, though there are some (search, open)"),
+        (signs(num_tool_calls=0), 3, "no tool was called in 3 steps, although the environment has some (search, open)"),
         (signs(high=0.0), 2, None),
         (signs(high=0.0), 3, "all rewards are equal in 3 steps (now 0)"),
         (signs(num_scored=1, high=0.0), 9, None),
@@ -159,8 +159,10 @@ def test_a_run_in_which_too_much_fails_ends_behind_a_checkpoint_with_exit_code_1
     lines = done.stderr.splitlines()
     assert lines[0].startswith("treegrpo: warning: a reward function failed and left a leaf unscored")
     assert "ValueError: the judge is down" in lines[0]
-    assert lines[-2].endswith("stopped after step 2; the same command with --resume goes on from there")
-    assert lines[-1].startswith("treegrpo: 100% of step 3 failed (reward 12), train.max_failed_fraction is 0.5")
+    assert lines[-2].endswith("stopped after step 2; continue with the same command and --resume")
+    assert lines[-1].startswith(
+        "treegrpo: 100% of step 3 failed (reward 12), more than train.max_failed_fraction = 0.5"
+    )
     assert [path.name for path in checkpoints(settings["output_dir"])] == ["checkpoint-2"]
 
 

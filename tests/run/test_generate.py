@@ -244,7 +244,7 @@ def test_resume_with_other_settings_is_refused(settings: dict[str, Any], tmp_pat
     output = tmp_path / "t.jsonl"
     generate(make_config({**settings, "data": {**settings["data"], "limit": 1}}), output, QUIET)
     before = output.read_bytes()
-    with pytest.raises(UserError, match="trees of other settings"):
+    with pytest.raises(UserError, match="trees grown with other settings"):
         generate(make_config({**settings, "seed": 5}), output, QUIET, resume=True)
     assert output.read_bytes() == before
 
@@ -258,7 +258,7 @@ def test_a_journal_of_other_settings_is_refused_and_kept(
     journal.close(complete=False)
     before = journal.path.read_bytes()
     for change in ({"seed": 5}, {"advantage": {"estimator": "grpo"}}, {"data": {**settings["data"], "split": "other"}}):
-        with pytest.raises(UserError, match="trees of other settings"):
+        with pytest.raises(UserError, match="trees grown with other settings"):
             generate(make_config({**settings, **change}), tmp_path / "t.jsonl", QUIET, resume=True)
     assert journal.path.read_bytes() == before
 
@@ -406,7 +406,7 @@ def test_the_command_reports_what_it_grew(tiny_model_dir: Path, tmp_path: Path) 
 def test_greedy_with_resume_is_refused(tmp_path: Path) -> None:
     done = treegrpo("rollout", "--greedy", "--resume", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "treegrpo: --greedy writes no trees: there is nothing to --resume\n"
+    assert done.stderr == "treegrpo: --greedy writes no trees, so there is nothing to --resume\n"
 
 
 def test_sigterm_before_the_run_has_begun_is_one_line(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_a_dry_run_of_wrong_settings_is_a_line_for_each_and_exit_code_2(tiny_mod
     done = run("train", settings_file(tmp_path, settings), "--data", "missing.jsonl", "--dry-run")
     assert (done.returncode, done.stdout) == (2, "")
     folder, reward, data = done.stderr.splitlines()
-    assert "holds another run" in folder
+    assert "already holds a run" in folder
     assert "exact_mach" in reward
     assert "missing.jsonl" in data
     assert all(line.startswith("treegrpo: ") for line in (folder, reward, data))

@@ -197,7 +197,7 @@ def resume_without_output(path: Path) -> list[str]:
 )
 def test_a_file_that_no_rollout_left_is_refused_and_untouched(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(FileError, match="not a file that a rollout left"):
+    with pytest.raises(FileError, match="not a tree file that a rollout wrote"):
         resume(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_bytes() == content
@@ -210,9 +210,11 @@ def rows_changed(number: int) -> list[Task]:
 @NAMES
 def test_rows_that_changed_under_kept_trees_are_refused_by_number(tmp_path: Path, name: str) -> None:
     write(tmp_path / name)
-    with pytest.raises(UserError, match=r"data\.train: row 5 of q\.jsonl is another than when .*t\.jsonl.* was begun"):
+    with pytest.raises(
+        UserError, match=r"data\.train: row 5 of q\.jsonl differs from what it was when .*t\.jsonl.* was begun"
+    ):
         resume(tmp_path / name, tasks=rows_changed(4))
-    with pytest.raises(UserError, match=r"row 6 of q\.jsonl is gone"):
+    with pytest.raises(UserError, match=r"row 6 of q\.jsonl is missing"):
         resume(tmp_path / name, tasks=TASKS[:5])
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -226,10 +228,10 @@ def test_rows_that_were_added_and_those_behind_a_limit_are_no_change(tmp_path: P
 
 def test_a_row_that_changed_under_a_tree_of_the_journal_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl.journal").write_bytes(record(2, 0).to_json() + b"\n")
-    with pytest.raises(UserError, match=r"row 3 of q\.jsonl is another"):
+    with pytest.raises(UserError, match=r"row 3 of q\.jsonl differs"):
         Origin(CONFIG, rows_changed(2), tmp_path / "t.jsonl").check(record(2, 0))
     journal = Journal(tmp_path / "t.jsonl", resume=True)
-    with pytest.raises(UserError, match=r"row 3 of q\.jsonl is another"):
+    with pytest.raises(UserError, match=r"row 3 of q\.jsonl differs"):
         recover(
             tmp_path / "t.jsonl",
             journal,
@@ -243,7 +245,7 @@ def test_a_row_that_changed_under_a_tree_of_the_journal_is_refused(tmp_path: Pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 4}, "seed was 3 and is 4; give the same, or another --output"),
+        ({"seed": 4}, "seed was 3 and is 4; use the same settings, or choose another --output"),
         ({"seed": 0}, "seed was 3 and is 0;"),
         ({"rollout": {"num_trees": 2}}, "rollout.max_turns was 7 and is 4;"),
         ({"advantage": {"estimator": "grpo", "scale": "none"}}, "advantage.estimator was 'tree-grpo' and is 'grpo', "),
@@ -258,7 +260,7 @@ def test_settings_that_differ_are_named(tmp_path: Path, changes: dict[str, Any],
     given = {"seed": 3, "rollout": {"num_trees": 2, "max_turns": 7}, "data": {"train": "q.jsonl"}}
     with pytest.raises(UserError) as refused:
         Origin(make_config(given | changes), TASKS, tmp_path / "t.jsonl").check(record(0, 0))
-    assert f"t.jsonl: holds trees of other settings: {message}" in str(refused.value)
+    assert f"t.jsonl: holds trees grown with other settings: {message}" in str(refused.value)
 
 
 @pytest.mark.parametrize("key", ["tool_timeout_s", "tool_retries", "max_concurrent_tools"])
@@ -288,7 +290,7 @@ def test_a_second_rollout_into_a_file_is_refused(tmp_path: Path) -> None:
         ("..", "is a folder"),
         ("/", "is a folder"),
         ("", "is a folder"),
-        ("x" * 250, "a name of more than 200 bytes"),
+        ("x" * 250, "the file name is longer than 200 bytes"),
         ("x" * 5000, "name too long|more than 200 bytes"),
         ("nul\0", "NUL"),
         ("\udcff.jsonl", "not UTF-8"),

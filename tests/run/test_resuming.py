@@ -81,12 +81,10 @@ def test_settings_that_cannot_change_the_result_change_without_a_word() -> None:
 
 def test_a_setting_that_changes_the_result_is_refused_unless_it_was_named() -> None:
     changed = make_config({"seed": 3})
-    with pytest.raises(
-        UserError, match=r"^config.toml: the run has seed = 0, --resume was asked with 3; .*command line"
-    ):
+    with pytest.raises(UserError, match=r"^config.toml: the run has seed = 0, the settings now say 3; .*command line"):
         check_changes(Config(), changed, (), Path("config.toml"))
     assert check_changes(Config(), changed, {"seed"}, Path("config.toml")) == [
-        "seed was 0 up to here and is 3 from now on: another run than one from scratch"
+        "seed was 0 until now and is 3 from here on: the result will differ from that of a run with one value"
     ]
 
 

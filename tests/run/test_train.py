@@ -245,7 +245,7 @@ def test_an_error_behind_whole_steps_saves_them(
     with pytest.raises(RuntimeError, match="our own bug"):
         run(settings)
     assert [path.name for path in checkpoints(settings["output_dir"])] == ["checkpoint-3"]
-    assert "stopped after step 3; the same command with --resume goes on from there" in capsys.readouterr().err
+    assert "stopped after step 3; continue with the same command and --resume" in capsys.readouterr().err
 
 
 def test_an_update_that_fails_half_way_is_no_step_and_saves_none(
@@ -333,7 +333,7 @@ def test_a_stop_before_the_first_step_says_how_to_start_again(
         settings = small_run(tmp_path, tiny_model_dir, train=train_settings)
         with monkeypatch.context() as patch:
             patch.setattr(Session, "grow", lambda self, _: os.kill(os.getpid(), signal.SIGINT) or self.stop.check())
-            with pytest.raises(Stopped, match=f"stopped before the first step was whole; {command}"):
+            with pytest.raises(Stopped, match=f"stopped before the first step was finished; {command}"):
                 run(settings)
         run(settings, resume="--resume" in command)
         shutil.rmtree(settings["output_dir"])
@@ -364,7 +364,7 @@ def test_rows_that_changed_since_the_checkpoint_are_named(
     run(settings)
     settings["train"]["num_steps"] = 2
     run(settings, resume=True)
-    assert "are others than up to here" not in capsys.readouterr().err
+    assert "have changed since the run began" not in capsys.readouterr().err
     rows = Path(settings["data"]["train"])
     rows.write_text(rows.read_text().replace("France", "Gaul"))
     settings["train"]["num_steps"] = 3
@@ -374,7 +374,7 @@ def test_rows_that_changed_since_the_checkpoint_are_named(
 
 def test_an_output_directory_that_holds_a_run_is_refused_and_untouched(whole: dict[str, Any]) -> None:
     before = (Path(whole["output_dir"]) / "metrics.jsonl").read_bytes()
-    with pytest.raises(FileError, match="holds another run; --resume"):
+    with pytest.raises(FileError, match="already holds a run; continue it with --resume"):
         run(whole)
     assert (Path(whole["output_dir"]) / "metrics.jsonl").read_bytes() == before
 
@@ -393,7 +393,7 @@ def test_evaluation_without_questions_is_refused_with_the_key(tiny_model_dir: Pa
 
 
 def test_resume_with_other_settings_is_refused_with_the_key(whole: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"optimizer.learning_rate = 0.001, --resume was asked with 0.5"):
+    with pytest.raises(UserError, match=r"optimizer.learning_rate = 0.001, the settings now say 0.5"):
         run({**whole, "optimizer": {"learning_rate": 0.5}}, resume=True)
 
 
@@ -408,7 +408,7 @@ def test_the_command_resumes_a_folder_by_its_own_settings_and_names_what_changes
     again = treegrpo("train", "--resume", str(moved), "train.num_steps=2", "optimizer.learning_rate=0.01", "--quiet")
     assert again.returncode == 0, again.stderr
     [warning] = [line for line in again.stderr.splitlines() if "warning" in line]
-    assert warning.startswith("treegrpo: warning: optimizer.learning_rate was 0.001 up to here and is 0.01")
+    assert warning.startswith("treegrpo: warning: optimizer.learning_rate was 0.001 until now and is 0.01")
     lines = (moved / "metrics.jsonl").read_bytes().splitlines()
     assert [(orjson.loads(line)["step"], orjson.loads(line)["learning_rate"]) for line in lines] == [
         (1, 1e-3),
@@ -421,7 +421,7 @@ def test_a_folder_without_a_run_and_one_without_resume_are_one_line(tmp_path: Pa
     (tmp_path / "empty").mkdir()
     for arguments, problem in (
         (["--resume", "empty"], "empty: holds no run to resume"),
-        (["empty"], "empty: a folder; --resume goes on with the run in it"),
+        (["empty"], "empty: is a folder; add --resume to continue the run in it"),
         (["--resume", "empty", "output_dir=x"], "output_dir: the run to resume is in empty; give one of the two"),
         (["--resume", "output_dir=nowhere"], "nowhere: holds no run to resume"),
     ):

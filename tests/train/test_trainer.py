@@ -261,12 +261,16 @@ def test_dropout_of_adapters_follows_from_seed_and_step_alone(model_dir: Path) -
     [
         (0, None, None),
         (0, 1e-3, None),
-        (0, 2e-3, "optimizer.learning_rate = 0.002 breaks policies; all weights are trained at 1e-08 to 0.001"),
-        (0, 1e-9, "optimizer.learning_rate = 1e-09 is too low to learn anything; all weights"),
+        (
+            0,
+            2e-3,
+            "optimizer.learning_rate = 0.002 is so high that training breaks down",
+        ),
+        (0, 1e-9, "optimizer.learning_rate = 1e-09 is too low to learn anything; useful values for all weights"),
         (4, None, None),
         (4, 1e-3, None),
-        (4, 5e-7, "optimizer.learning_rate = 5e-07 is too low to learn anything; adapters are trained at 1e-06"),
-        (4, 0.1, "optimizer.learning_rate = 0.1 breaks policies; adapters"),
+        (4, 5e-7, "optimizer.learning_rate = 5e-07 is too low to learn anything; useful values for adapters are 1e-06"),
+        (4, 0.1, "optimizer.learning_rate = 0.1 is so high that training breaks down; useful values for adapters"),
     ],
 )
 def test_a_rate_that_cannot_work_is_said_before_the_run_begins(

@@ -142,7 +142,7 @@ def test_no_rows_are_no_trees() -> None:
         ({"tree_id": -1}, "tree_id is -1"),
         ({"status": "don"}, "did you mean 'done'"),
         ({"status": "open"}, "status is 'open'"),
-        ({"status": "error"}, "a reward beside status 'error'"),
+        ({"status": "error"}, "status 'error' cannot have a reward"),
         ({"reward": 10**400}, "finite"),
         ({"input_ids": [10**400, 2, 5, 8]}, "input_ids is a list"),
         ({"extra": [1]}, "extra is a list of 1"),

@@ -30,9 +30,9 @@ Exit codes:
 \b
   0    done
   1    too much of a run failed (train.max_failed_fraction),
-       or nobody reads the output any more
+       or the reader of the output is gone
   2    a mistake in arguments, settings, data or files: a line says which
-  130  stopped by Ctrl-C, 143 by SIGTERM; --resume goes on from there
+  130  stopped by Ctrl-C, 143 by SIGTERM; --resume continues from there
 """
 
 app = typer.Typer(
@@ -144,16 +144,14 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", envvar="TREEGRPO_DEBUG", help="Show tracebacks, those of your own code whole.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", envvar="TREEGRPO_DEBUG", help="Show whole tracebacks.")] = False,
 ) -> None:
     if debug:
         os.environ["TREEGRPO_DEBUG"] = "1"
 
 
 app.command("inspect-tree", short_help="Draw trees with their advantages, or dump them.")(inspect_tree)
-app.command("estimators", short_help="List how rewards become advantages.")(list_estimators)
+app.command("estimators", short_help="List the estimators: how rewards become advantages.")(list_estimators)
 app.command(short_help="Grow trees, score them and write them.")(rollout)
 app.command("eval", short_help="Measure a model or a run on questions.")(evaluate)
 app.command(short_help="Train a policy on the trees it grows.")(train)

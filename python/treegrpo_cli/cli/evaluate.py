@@ -51,10 +51,10 @@ def read_target(
     is_settings = target.endswith(SETTINGS_FILES) and Path(target).is_file()
     files = [target] * is_settings + [text for text in settings if "=" not in text]
     if len(files) > 1 or (is_run and files):
-        whose = "a RUN brings its own settings" if is_run else "one file of settings is read"
+        whose = "a run has its own settings" if is_run else "only one settings file can be given"
         raise UserError(f"{files[-1]}: {whose}; give changes as KEY=VALUE")
     if step is not None and not is_run:
-        raise UserError(f"--step: {target} is no run: a folder with config.toml and checkpoints")
+        raise UserError(f"--step: {target} is not a run (a folder with config.toml and checkpoints)")
     overrides = [text for text in settings if "=" in text]
     if data is not None:
         overrides.append(f"data.eval={quoted(data)}")

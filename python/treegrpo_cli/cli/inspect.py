@@ -89,11 +89,11 @@ def _check_arguments(
     node: int | None,
 ) -> None:
     if options and estimator is None:
-        raise UserError("--option needs --estimator: options are an estimator's")
+        raise UserError("--option needs --estimator")
     if nested and (summary or output_format != "json"):
-        raise UserError("--nested needs --format json, and goes without --summary")
+        raise UserError("--nested needs --format json and cannot be combined with --summary")
     if (full or node is not None) and (summary or output_format != "tree"):
-        raise UserError(f"--{'full' if full else 'explain'} is drawn: it goes without --format json and --summary")
+        raise UserError(f"--{'full' if full else 'explain'} cannot be combined with --format json or --summary")
 
 
 def nested_json(record: TreeRecord) -> bytes:

@@ -29,7 +29,7 @@ class Flags(TypedDict, total=False):
 def read_settings(settings: Sequence[str], **flags: Unpack[Flags]) -> Config:
     """Read `[CONFIG] [KEY=VALUE]...` and the flags that stand for keys; a flag wins over the rest."""
     if settings and os.path.isdir(settings[0]):
-        raise UserError(f"{settings[0]}: a folder; --resume goes on with the run in it")
+        raise UserError(f"{settings[0]}: is a folder; add --resume to continue the run in it")
     return load_config(*_file_and_overrides(settings, **flags))
 
 
@@ -42,7 +42,7 @@ def read_resumed_settings(settings: Sequence[str], **flags: Unpack[Flags]) -> tu
     file, overrides = _file_and_overrides([text for text in settings if text not in folders[:1]], **flags)
     if folders:
         if any(override.startswith("output_dir=") for override in overrides):
-            raise UserError(f"output_dir: the run to resume is in {folders[0]}; give one of the two")
+            raise UserError(f"output_dir: the run to resume is already named, {folders[0]}; leave out one of the two")
         overrides.append(f"output_dir={quoted(folders[0])}")
     own = Path(folders[0] if folders else load_config(file, overrides).output_dir) / "config.toml"
     if not own.is_file():

@@ -63,7 +63,9 @@ def _parse_override(override: str) -> tuple[str, Any]:
     except tomllib.TOMLDecodeError:
         return key, text
     except (ValueError, RecursionError):  # a number of thousands of digits; lists in lists
-        raise UserError(f"{key}: no value that a setting can have") from None
+        raise UserError(
+            f"{key}: this value cannot be read: a number is too long, or lists are nested too deep"
+        ) from None
 
 
 def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -89,7 +91,7 @@ def _with_our_names(given: Mapping[str, Any], source: str) -> dict[str, Any]:
         for key, value in in_our_words(foreign):
             known = _settings(tree)
             if any(key == other and value != there for other, there in known):
-                raise UserError(f"{key}: given twice, under another name too")
+                raise UserError(f"{key}: given twice, once under another name")
             _assign(tree, key, value)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
@@ -129,8 +131,8 @@ def _count_chains(tree: dict[str, Any]) -> None:
     rollout = tree.get("rollout")
     if not isinstance(rollout, dict) or rollout.get("num_rounds") != 0:
         raise UserError(
-            "num_generations is rollout.num_trees of chains; set rollout.num_rounds = 0, "
-            "or give rollout.num_trees, num_expansions, num_rounds and num_kept_leaves"
+            "num_generations counts chains; to train on chains, set rollout.num_rounds = 0, "
+            "else describe the trees by rollout.num_trees, num_expansions, num_rounds and num_kept_leaves"
         )
     _assign(tree, "rollout.num_trees", tree.pop("num_generations"))
 

@@ -350,11 +350,11 @@ class Config(Section):
     @classmethod
     def _a_folder_can_have_this_name(cls, name: str) -> str:
         if not name.strip("/"):
-            raise ValueError("the root of all folders is no place for a run")
+            raise ValueError("a run cannot be written to /")
         if "\0" in name:
-            raise ValueError("no folder has a NUL in its name")
+            raise ValueError("the name contains a NUL character")
         if any(len(part.encode()) > MAX_NAME_BYTES for part in name.split("/")) or len(name.encode()) > MAX_PATH_BYTES:
-            raise ValueError("a longer name than folders can have")
+            raise ValueError("the name is too long for a folder")
         return name
 
     @field_validator("report_to", mode="before")

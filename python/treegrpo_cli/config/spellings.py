@@ -114,7 +114,7 @@ def _one_file(ours: str) -> Callable[[Any], list[Pair]]:
     def convert(value: Any) -> list[Pair]:
         files = value if isinstance(value, list) else [value]
         if len(files) != 1:
-            raise UserError(f"{ours} is one file; join the {len(files)}")
+            raise UserError(f"{ours} takes one file; join the {len(files)} files")
         return [(ours, files[0])]
 
     return convert

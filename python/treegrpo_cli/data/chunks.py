@@ -59,7 +59,7 @@ def _raw_chunks(path: str | Path, size: int, limits: Limits) -> Generator[bytes,
             yield chunk
         return
     if "\0" in str(path):
-        raise FileError(path, "no file has a NUL in its name")
+        raise FileError(path, "the name contains a NUL character")
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is opened before there is a writer
     try:
         is_pipe = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
@@ -78,7 +78,7 @@ def _wait(descriptor: int, path: str | Path, limits: Limits) -> None:
     waiting = select.poll()
     waiting.register(descriptor, select.POLLIN)
     if not waiting.poll(1000 * limits.max_wait_s):
-        raise ContentError(path, f"a pipe that gave nothing for limits.max_wait_s = {limits.max_wait_s:g}")
+        raise ContentError(path, f"nothing came out of this pipe within limits.max_wait_s = {limits.max_wait_s:g}")
 
 
 def _unpacked(chunks: Iterator[bytes]) -> Iterator[bytes]:

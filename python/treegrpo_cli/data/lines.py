@@ -67,7 +67,7 @@ class _Line:
             self._parts.append(part)
         self.check_size(self.number, self._size)
         if self._size > CHUNK_BYTES and self._parts and not self._parts[0].lstrip().startswith(b"{"):
-            raise FileError(self.path, "no line of JSON Lines: no JSON object", self.number)
+            raise FileError(self.path, "not JSON Lines: this line is not a JSON object", self.number)
 
     def ended(self) -> Iterator[tuple[int, bytes]]:
         """The line, where it is not blank; the next one begins."""

@@ -69,7 +69,8 @@ def _acquire(lock_file: Path, path: str | Path) -> int:
             raise FileError(path, f"is being written by another run{holder and f', process {holder}'}") from None
         except OSError as error:
             warnings.warn(
-                f"{path}: this file system has no locks ({error.strerror}): start no second run here", stacklevel=3
+                f"{path}: this file system cannot lock files ({error.strerror}): do not start a second run here",
+                stacklevel=3,
             )
             return descriptor
         if same_file(descriptor, lock_file):

@@ -14,16 +14,16 @@ MAX_NAME_BYTES = 200
 def check_output(path: Path) -> None:
     """Raise FileError where no file can be written under this name."""
     if "\0" in str(path):
-        raise FileError(path, "no file has a NUL in its name")
+        raise FileError(path, "the name contains a NUL character")
     try:
         str(path).encode()
     except UnicodeEncodeError:
         raise FileError(os.fsencode(path).decode(errors="replace"), "its name is not UTF-8") from None
     try:
         if not path.name or path.name == ".." or path.is_dir():
-            raise FileError(path, "is a folder; name a file in it")
+            raise FileError(path, "is a folder; give the name of a file")
         if len(os.fsencode(path.name)) > MAX_NAME_BYTES:
-            raise FileError(path, f"a name of more than {MAX_NAME_BYTES} bytes")
+            raise FileError(path, f"the file name is longer than {MAX_NAME_BYTES} bytes")
         if not path.parent.is_dir():
             raise FileError(path.parent, "no such folder")
         if path.exists() and not path.is_file():

@@ -87,7 +87,9 @@ def _read_parquet(path: Path, limits: Limits) -> Iterator[tuple[int, Row]]:
             for batch in file.iter_batches(batch_size=num_rows):
                 size += batch.nbytes
                 if size > limits.max_data_bytes:
-                    raise FileError(path, f"rows of more bytes than limits.max_data_bytes = {limits.max_data_bytes}")
+                    raise FileError(
+                        path, f"its rows take more bytes than limits.max_data_bytes = {limits.max_data_bytes}"
+                    )
                 for place in range(batch.num_rows):
                     number += 1
                     [row] = batch.slice(place, 1).to_pylist()

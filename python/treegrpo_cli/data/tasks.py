@@ -48,10 +48,14 @@ def load_tasks(
         tasks.append(_checked_task(source, line, row, require_answer))
         size += _size(source, line, row)
         if size > limits.max_data_bytes:
-            raise FileError(source, f"rows of more bytes than limits.max_data_bytes = {limits.max_data_bytes}", line)
+            raise FileError(
+                source, f"its rows take more bytes than limits.max_data_bytes = {limits.max_data_bytes}", line
+            )
         if not limit and len(tasks) > limits.max_rows:
             raise FileError(
-                source, f"more rows than limits.max_rows = {limits.max_rows}; data.limit reads the first", line
+                source,
+                f"more rows than limits.max_rows = {limits.max_rows}; data.limit reads only the first ones",
+                line,
             )
     if not tasks:
         raise FileError(source, "holds no rows")
@@ -103,7 +107,7 @@ def _size(source: str, line: int, row: Row) -> int:
     try:
         return len(_row_json(row))
     except TypeError as error:  # nested too deep, an integer beyond 64 bits, half a surrogate pair
-        raise FileError(source, f"cannot be kept as JSON: {error}", line) from None
+        raise FileError(source, f"cannot be written as JSON: {error}", line) from None
 
 
 def _row_json(row: Row) -> bytes:

@@ -85,7 +85,7 @@ class GymnasiumWorld:
     def _shown(self) -> str:
         text = self._write(self.env, self.observation)
         if not isinstance(text, str):
-            raise ToolError(f"environment.options.observation: gave a {type(text).__name__} in place of a text")
+            raise ToolError(f"environment.options.observation: must return text, got a {type(text).__name__}")
         return text
 
 
@@ -161,7 +161,7 @@ def _writer(observation: str) -> Callable[[Any, Any], Any]:
         return _as_text
     function = load_dotted(observation, "environment.options.observation")
     if not callable(function):
-        raise UserError(f"environment.options.observation: {observation} is no function")
+        raise UserError(f"environment.options.observation: {observation} is not a function")
     return lambda env, seen: function(seen)
 
 

@@ -36,7 +36,7 @@ class HTTPRetriever:
         except (httpx.InvalidURL, ValueError):  # neither is shown: a URL may hold a password
             proper = False
         if not proper:
-            raise UserError(f"{KEY}: {_without_secrets(url)!r} is no http(s) address")
+            raise UserError(f"{KEY}: {_without_secrets(url)!r} is not an http(s) address")
         if parsed.port is not None and not 0 < parsed.port < 2**16:
             raise UserError(f"{KEY}: {_without_secrets(url)!r}: no such port")
         self.url = parsed.copy_with(path="/retrieve") if parsed.path in ("", "/") else parsed

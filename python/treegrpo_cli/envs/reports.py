@@ -24,4 +24,6 @@ def report_raised(name: str, error: UserCodeError) -> None:
     _said.add(kind)
     lines = last_lines(error.trace)
     more = "" if len(lines) == len(error.trace) else " (the whole traceback: treegrpo --debug ...)"
-    logger.warning("%s raised %s; said once for its kind%s\n%s", name, error.reason, more, "\n".join(lines))
+    logger.warning(
+        "%s raised %s (reported once for each kind of error)%s\n%s", name, error.reason, more, "\n".join(lines)
+    )

@@ -89,8 +89,8 @@ class StatefulEnvironment:
             self.fork_method = "replay"
             name = type(world).__name__
             logger.warning(
-                "environment: a %s cannot be copied (%s), so turns are replayed from the root, one call of step a "
-                "turn, and must answer as they did; a method fork() that returns a copy is quicker",
+                "environment: a %s cannot be copied (%s), so each step first repeats all earlier steps of its path, "
+                "which must answer as they did before; a method fork() that returns a copy avoids this",
                 name,
                 error.reason,
             )

@@ -43,7 +43,9 @@ def check_files(folder: Path) -> None:
         if TEXTS.fullmatch(path.name) and path.exists():
             _check_bytes(path)
     if (folder / "adapter_config.json").exists():
-        raise ValueError("adapter_config.json: an adapter is no model; give the model that it was merged into")
+        raise ValueError(
+            "adapter_config.json: this folder holds an adapter, not a model; merge it into its model first"
+        )
     if not (folder / CONFIG).is_file():
         return
     config = read_json(folder / CONFIG)

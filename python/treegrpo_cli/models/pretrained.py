@@ -121,5 +121,5 @@ def _reading(path: str | Path, what: str) -> Iterator[None]:
 
 def _reason(name: str, what: str, error: BaseException) -> str:
     if Path(name).is_dir() and folder.wants_code(Path(name), what == "a tokenizer"):
-        return "it asks for code of its own (auto_map), and code from a model's folder is never run"
+        return "it needs code from its own folder (auto_map), and such code is never run"
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -46,7 +46,7 @@ class RunDirectory:
         if self._resume and not holds_run:
             raise FileError(self.path, "holds no run to resume")
         if holds_run and not self._resume:
-            raise FileError(self.path, "holds another run; --resume goes on with it, or give another output_dir")
+            raise FileError(self.path, "already holds a run; continue it with --resume, or choose another output_dir")
 
     def __enter__(self) -> Self:
         saved = self.path / "config.toml"
@@ -98,7 +98,7 @@ def checkpoint_of(run: Path, step: int | None) -> Path:
     """Return a run's checkpoint of `step`, the newest where that is None. Raises FileError where there is none."""
     found = {path.name.removeprefix("checkpoint-"): path for path in checkpoints(run)}
     if not found:
-        raise FileError(run, "holds no checkpoint yet; --step 0 evaluates the model that it began with")
+        raise FileError(run, "has no checkpoint yet; --step 0 evaluates the model that it started from")
     if step is not None and str(step) not in found:
-        raise FileError(run, f"holds no checkpoint of step {step}; it has those of {', '.join(found)}")
+        raise FileError(run, f"has no checkpoint of step {step}, only of {', '.join(found)}")
     return list(found.values())[-1] if step is None else found[str(step)]

@@ -76,26 +76,30 @@ class Doubts:
         """Take the next step's."""
         calls, failed = signs.num_tool_calls, signs.num_failed_tool_calls
         if calls and calls == failed:
-            self._say("failing", f"every tool call failed ({failed} of {calls}): do the tools, or what they ask, work?")
+            self._say(
+                "failing",
+                f"every tool call failed ({failed} of {calls}): check the tools and the services that they call",
+            )
         if signs.num_leaves and not signs.num_scored:
             self._say(
                 "unscored",
-                f"none of {signs.num_leaves} leaves has a reward, and there is nothing to learn from: "
-                "the functions of reward.functions gave None, or failed",
+                f"none of {signs.num_leaves} leaves has a reward, so there is nothing to learn from: "
+                "the reward functions returned None or failed",
             )
         self._toolless_steps = self._toolless_steps + 1 if signs.num_leaves and not calls else 0
         if self._tools and self._toolless_steps >= self._num_steps:
             self._say(
                 "toolless",
-                f"no tool was called{self._for_so_long}, though there are some ({', '.join(self._tools)}): does the "
-                "prompt say how, does environment.dialect fit the model, and is rollout.max_turn_tokens enough?",
+                f"no tool was called{self._for_so_long}, although the environment has some ({', '.join(self._tools)}): "
+                "does the prompt explain how to call them, does environment.dialect fit the model, "
+                "is rollout.max_turn_tokens large enough?",
             )
         self._flat_steps = self._flat_steps + 1 if signs.is_flat else 0
         if self._flat_steps >= self._num_steps:
             self._say(
                 "flat",
-                f"all rewards are equal{self._for_so_long} (now {signs.low:g}), and there is nothing to learn from: "
-                "are the questions too hard or too easy, and does the reward read what the policy writes?",
+                f"all rewards are equal{self._for_so_long} (now {signs.low:g}), so there is nothing to learn from: "
+                "are the questions too hard or too easy, and does the reward function understand the completions?",
             )
 
     @property

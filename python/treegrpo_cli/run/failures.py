@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from treegrpo_cli.run.progress import Reporter
 
 WHAT_FAILED: dict[Kind, str] = {
-    "prompt": "a prompt cannot be played",
-    "reset": "the environment does not start for a prompt",
+    "prompt": "a prompt cannot be used",
+    "reset": "the environment failed to reset for a prompt",
     "tool": "a tool failed and closed its branch",
     "reward": "a reward function failed and left a leaf unscored",
 }
@@ -41,7 +41,7 @@ class FailureLog:
                 self._named.add(failure.kind)
                 where = f"prompt {failure.prompt_id}" + ("" if failure.tree_id is None else f", tree {failure.tree_id}")
                 what = WHAT_FAILED[failure.kind]
-                self._reporter.warn(f"{what}: {failure.reason} ({where}; others of the kind are only counted)")
+                self._reporter.warn(f"{what}: {failure.reason} ({where}; further ones are only counted)")
                 for line in last_lines(failure.trace):
                     self._reporter.say(line)
 
@@ -89,7 +89,7 @@ class FailureCount:
         if self.share > self._limit:
             counts = ", ".join(f"{kind} {self.num_failed[kind]}" for kind in get_args(Kind) if self.num_failed[kind])
             raise FailedRunError(
-                f"{self.share:.0%} of {of} failed ({counts}), train.max_failed_fraction is {self._limit:g}; "
+                f"{self.share:.0%} of {of} failed ({counts}), more than train.max_failed_fraction = {self._limit:g}; "
                 f"the last was {self._last}"
             )
 

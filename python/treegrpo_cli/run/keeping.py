@@ -42,7 +42,7 @@ class Keeper:
         self._saved_step = self.trainer.step
         if self.state.setdefault("rows", self._rows) != self._rows:
             self.state["rows"] = self._rows
-            self.reporter.warn(f"the rows of data.train, {self.config.data.train}, are others than up to here")
+            self.reporter.warn(f"the rows of data.train, {self.config.data.train}, have changed since the run began")
         self.reporter.say(f"resuming after step {self.trainer.step}")
         return self.trainer.step
 
@@ -74,7 +74,7 @@ class Keeper:
         except Exception as failed:  # a full disk, a device that is gone: the error that ended the run goes before it
             if isinstance(error, Stopped):
                 raise
-            self.reporter.warn(f"step {step} is not saved: {said(failed)}")
+            self.reporter.warn(f"step {step} could not be saved: {said(failed)}")
         if isinstance(error, Stopped):
             error.hint = self._how_to_go_on()
         elif self.directory.is_claimed or self._saved_step:
@@ -82,9 +82,9 @@ class Keeper:
 
     def _how_to_go_on(self) -> str:
         if self._saved_step:
-            return f"stopped after step {self._saved_step}; the same command with --resume goes on from there"
+            return f"stopped after step {self._saved_step}; continue with the same command and --resume"
         again = "the same command with --resume" if self.directory.is_claimed else "the same command"
-        return f"stopped before the first step was whole; {again} starts again"
+        return f"stopped before the first step was finished; {again} starts over"
 
 
 def digest_of(tasks: Sequence[Task]) -> str:

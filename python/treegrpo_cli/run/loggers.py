@@ -142,7 +142,9 @@ class RunLogger:
             write()
         except Exception as error:  # a server that is down must not end a run
             if not self._has_failed:
-                warnings.warn(f"{self._name} takes no metrics: {type(error).__name__}: {said(error)}", stacklevel=2)
+                warnings.warn(
+                    f"{self._name} did not accept metrics: {type(error).__name__}: {said(error)}", stacklevel=2
+                )
             self._has_failed = True
 
 

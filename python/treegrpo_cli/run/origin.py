@@ -32,21 +32,21 @@ class Origin:
         meta = record.meta or {}
         if meta.get("config_digest") != self._digest:
             raise UserError(
-                f"{self._output}: holds trees of other settings{self._named(meta.get('settings'))}; "
-                "give the same, or another --output"
+                f"{self._output}: holds trees grown with other settings{self._named(meta.get('settings'))}; "
+                "use the same settings, or choose another --output"
             )
         number, digest = meta.get("number"), meta.get("row_digest")
         if not isinstance(number, int) or digest is None:
             return
         if number < len(self._tasks) and self._row_digest(number) != digest:
-            raise self._changed(number, "is another than")
+            raise self._changed(number, "differs from what it was")
         if number >= len(self._tasks) and not 0 < self._config.data.limit <= number:
-            raise self._changed(number, "is gone that was there")
+            raise self._changed(number, "is missing, but was there")
 
     def _changed(self, number: int, what: str) -> UserError:
         return UserError(
             f"data.train: row {number + 1} of {self._config.data.train} {what} when {self._output} was begun; "
-            "rows may be added behind the others, not changed: give another --output"
+            "rows may be added at the end, but not changed; choose another --output"
         )
 
     def _row_digest(self, number: int) -> str:

@@ -125,7 +125,7 @@ def _check_ours(output: Path, journal: Journal, state: _State) -> None:
     ours = MAGIC if output.suffix == ".zst" else FIRST_BYTES
     complete = state.num_lines - (not state.is_clean and output.suffix != ".zst")
     if complete > 0 or not (begin.startswith(ours) or ours.startswith(begin)):
-        raise FileError(output, "holds no trees: not a file that a rollout left; give another --output")
+        raise FileError(output, "is not a tree file that a rollout wrote; choose another --output")
 
 
 def _rewrite(output: Path, num_trees: int, limits: Limits) -> None:

@@ -71,10 +71,13 @@ def check_changes(saved: Config, config: Config, named: Collection[str], path: P
             continue
         if key not in named:
             raise UserError(
-                f"{path}: the run has {key} = {before!r}, --resume was asked with {after!r}; "
+                f"{path}: the run has {key} = {before!r}, the settings now say {after!r}; "
                 f"to change it, give it on the command line"
             )
-        lines.append(f"{key} was {before!r} up to here and is {after!r} from now on: another run than one from scratch")
+        lines.append(
+            f"{key} was {before!r} until now and is {after!r} from here on: "
+            "the result will differ from that of a run with one value"
+        )
     return lines
 
 

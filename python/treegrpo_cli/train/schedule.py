@@ -38,8 +38,8 @@ def rate_warning(config: Config) -> str | None:
     low, high = USEFUL_RATES[what]
     if low <= rate <= high:
         return None
-    effect = "is too low to learn anything" if rate < low else "breaks policies"
-    return f"warning: optimizer.learning_rate = {rate:g} {effect}; {what} are trained at {low:g} to {high:g}"
+    effect = "is too low to learn anything" if rate < low else "is so high that training breaks down"
+    return f"warning: optimizer.learning_rate = {rate:g} {effect}; useful values for {what} are {low:g} to {high:g}"
 
 
 def num_optimizer_steps(config: Config) -> int:

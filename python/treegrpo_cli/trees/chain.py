@@ -172,5 +172,5 @@ def _status(fields: Mapping[str, Any]) -> int:
     if name == "open":
         raise UserError("status is 'open': a row is a rollout that has ended")
     if name in UNREWARDED and fields["reward"] is not None:
-        raise UserError(f"a reward beside status {name!r}")
+        raise UserError(f"status {name!r} cannot have a reward")
     return STATUS_CODES[name]

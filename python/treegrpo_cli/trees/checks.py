@@ -105,7 +105,7 @@ def _check_outcome(node: Fields, where: str, is_inner: bool) -> None:
             f"{where} is {'an inner node' if is_inner else 'the root'} and has a reward: only a leaf has one"
         )
     if status in UNREWARDED:
-        raise UserError(f"{where} has a reward beside status {status!r}")
+        raise UserError(f"{where} has a reward, but status {status!r}")
     if node.get("kept") is False:
         raise UserError(f"{where} has a reward, but kept=false")
 

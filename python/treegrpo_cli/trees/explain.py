@@ -76,7 +76,11 @@ def _terms(record: TreeRecord, found: Explanation, first: int) -> Iterator[str]:
     rows = (dict(zip(TERM_COLUMNS, row, strict=True)) for row in columns)
     num_nodes = len(set(found["nodes"]))
     if found["leaf_level"]:
-        yield f"the mean of {count(num_nodes, 'leaf', 'leaves')} at or below it:" if num_nodes > 1 else "its leaf's:"
+        yield (
+            f"the mean over {count(num_nodes, 'leaf', 'leaves')} at or below it:"
+            if num_nodes > 1
+            else "the advantage of its leaf:"
+        )
     for node, of_node in islice(groupby(rows, key=lambda row: int(row["nodes"])), SHOWN_LEAVES):
         terms = list(of_node)
         summands = " ".join(_summand(term) for term in terms if term["weight"])
@@ -141,9 +145,9 @@ def _tokens(reached: Sequence[Reach], found: Explanation) -> Iterator[str]:
     if not reached or not any(reach.path_tokens for reach in reached):
         return
     own = reached[0].own_tokens
-    each = "each row's own advantage" if found["leaf_level"] else "its advantage"
+    taken = "the advantage of each row's leaf" if found["leaf_level"] else "the node's advantage"
     yield ""
-    yield f"{count(own, 'sampled token')} of the node take {each}, in {count(len(reached), 'row')}:"
+    yield f"{count(own, 'sampled token')} of the node, in {count(len(reached), 'row')}, take {taken}:"
     for reach in reached[:SHOWN_LEAVES]:
         yield (
             f"  leaf {reach.leaf}, reward {number(reach.reward)}: {reach.own_tokens:,} of the row's "

@@ -8,7 +8,7 @@ import typer
 
 
 def list_estimators(
-    name: Annotated[str | None, typer.Argument(help="Tell all of this one.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(help="Show this one with its options.", show_default=False)] = None,
 ) -> None:
     """List the estimators, their formulas and options: what --estimator and [advantage] take."""
     from treegrpo_cli.trees.estimators import lines_of

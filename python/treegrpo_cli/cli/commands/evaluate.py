@@ -32,7 +32,7 @@ def evaluate(
     data: Annotated[str | None, typer.Option(help="The same as data.eval=...", show_default=False)] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Samples a question.")] = 1,
     greedy: Annotated[
-        bool, typer.Option("--greedy", help="Take the likeliest token.  [default where --n is 1]")
+        bool, typer.Option("--greedy", help="Always take the likeliest token.  [default where --n is 1]")
     ] = False,
     temperature: Annotated[
         float | None, typer.Option(help="Sample; the same as rollout.temperature=...", show_default=False)
@@ -40,9 +40,9 @@ def evaluate(
     step: Annotated[
         int | None, typer.Option(min=0, help="The checkpoint of this step of a RUN; 0: before training.")
     ] = None,
-    threshold: Annotated[float, typer.Option(help="pass@k: the reward from which on a sample passes.")] = 1.0,
+    threshold: Annotated[float, typer.Option(help="pass@k: the reward that a sample must reach to pass.")] = 1.0,
     output: Annotated[
-        Path | None, typer.Option(help="Write the rollouts, a tree file for inspect-tree.", show_default=False)
+        Path | None, typer.Option(help="Write the rollouts to this tree file.", show_default=False)
     ] = None,
     output_format: Annotated[Report, typer.Option("--format", help="Lines, or one JSON object.")] = Report.TEXT,
     reward: Reward = None,
@@ -54,7 +54,7 @@ def evaluate(
 
     config = read_target(target, settings or [], step=step, data=data, reward=reward, temperature=temperature)
     if greedy and (n > 1 or temperature is not None):
-        raise UserError("--greedy takes one sample a question, and no --temperature")
+        raise UserError("--greedy cannot be combined with --temperature or more than one sample (--n)")
     if dry_run:
         check_evaluation(config, output)
         print_settings(config)

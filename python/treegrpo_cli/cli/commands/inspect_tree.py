@@ -27,7 +27,7 @@ def inspect_tree(
     step: Annotated[int | None, typer.Option(help="Show the trees of this step of a run only.")] = None,
     output_format: Annotated[
         Format | None,
-        typer.Option("--format", help="Drawn, or scored lines.  [default: tree]", show_default=False),
+        typer.Option("--format", help="A drawing, or scored trees as JSON Lines.  [default: tree]", show_default=False),
     ] = None,
     nested: Annotated[bool, typer.Option("--nested", help="JSON with children inside their parents.")] = False,
     summary: Annotated[bool, typer.Option("--summary", help="Counts and the signal at each depth.")] = False,
@@ -35,18 +35,18 @@ def inspect_tree(
     explain: Annotated[
         int | None,
         typer.Option(
-            metavar="NODE", help="Split the advantage of a node, by the id that --full shows, into its terms."
+            metavar="NODE", help="Show how a node came by its advantage, term by term; --full shows node ids."
         ),
     ] = None,
     estimator: Annotated[
         str | None,
         typer.Option(
-            help="Score anew; see treegrpo estimators.  [default: the file's scoring, else tree-grpo]",
+            help="Score again with this one; see treegrpo estimators.  [default: the file's scoring, else tree-grpo]",
             show_default=False,
         ),
     ] = None,
     option: Annotated[
-        list[str] | None, typer.Option(help="An option of the estimator: name=value. May be given again.")
+        list[str] | None, typer.Option(help="An option of the estimator, name=value; may be repeated.")
     ] = None,
     prompt_id: Annotated[str | None, typer.Option(help="Show the trees of this prompt only.")] = None,
     tree_id: Annotated[int | None, typer.Option(help="Show trees of this number only.")] = None,

@@ -14,10 +14,13 @@ from treegrpo_cli.errors import UserError
 def rollout(
     settings: Settings = None,
     output: Annotated[Path, typer.Option(help="Tree file to write, .jsonl or .jsonl.zst.")] = Path("trees.jsonl"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a file that was not finished.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an output file that is not finished.")] = False,
     greedy: Annotated[
         bool,
-        typer.Option("--greedy", help="Write no trees: one greedy chain a question of --data, else of data.eval."),
+        typer.Option(
+            "--greedy",
+            help="Write no trees; answer each question of --data, else data.eval, once, greedily.",
+        ),
     ] = False,
     model: Model = None,
     data: Data = None,
@@ -30,7 +33,7 @@ def rollout(
     from treegrpo_cli.cli.settings import names_train_data, read_settings
 
     if greedy and resume:
-        raise UserError("--greedy writes no trees: there is nothing to --resume")
+        raise UserError("--greedy writes no trees, so there is nothing to --resume")
     config = read_settings(settings or [], model=model, data=data, reward=reward)
     asks_train_data = data is not None or names_train_data(settings or [])
     if dry_run:

@@ -13,11 +13,11 @@ def train(
     settings: Settings = None,
     output_dir: Annotated[str | None, typer.Option(help="The same as output_dir=...", show_default=False)] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the output directory, or in a folder given as RUN.")
+        bool, typer.Option("--resume", help="Continue the run in output_dir, or in a folder given in place of CONFIG.")
     ] = False,
     report_to: Annotated[
         list[str] | None,
-        typer.Option(help="tensorboard, wandb, trackio or none, beside metrics.jsonl; may be given again."),
+        typer.Option(help="Where else metrics go: tensorboard, wandb, trackio or none; may be repeated."),
     ] = None,
     log_completions: Annotated[
         bool,
