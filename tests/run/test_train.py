@@ -422,7 +422,10 @@ def test_a_folder_without_a_run_and_one_without_resume_are_one_line(tmp_path: Pa
     for arguments, problem in (
         (["--resume", "empty"], "empty: holds no run to resume"),
         (["empty"], "empty: is a folder; add --resume to continue the run in it"),
-        (["--resume", "empty", "output_dir=x"], "output_dir: the run to resume is in empty; give one of the two"),
+        (
+            ["--resume", "empty", "output_dir=x"],
+            "output_dir: the run to resume is already named, empty; leave out one of the two",
+        ),
         (["--resume", "output_dir=nowhere"], "nowhere: holds no run to resume"),
     ):
         done = treegrpo("train", *arguments, cwd=tmp_path)
