@@ -110,3 +110,14 @@ def test_a_file_that_ends_too_soon_is_an_error_and_no_ctrl_c(monkeypatch: pytest
     monkeypatch.setattr(sys, "argv", ["treegrpo", "train"])
     with pytest.raises(EOFError, match="marshal data too short"):
         app.main()
+
+
+def test_a_working_directory_that_is_gone_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert app._run() == 2
+    assert capsys.readouterr().err == "treegrpo: the working directory: No such file or directory\n"

@@ -16,6 +16,7 @@ from treegrpo_cli.data.lock import output_lock
 from treegrpo_cli.errors import FileError, Stopped, UserError
 from treegrpo_cli.models.pretrained import load_tokenizer
 from treegrpo_cli.run import session as session_module
+from treegrpo_cli.run.directory import RunDirectory
 from treegrpo_cli.run.keeping import Keeper
 from treegrpo_cli.run.loop import draw_prompts, train
 from treegrpo_cli.run.progress import Reporter
@@ -547,3 +548,11 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over_aloud(
     said = capsys.readouterr().err
     assert f"{tmp_path / 'run' / 'checkpoint-4'} is no whole checkpoint, and is passed over" in said
     assert weights_of(settings) == weights_of(whole)
+
+
+@pytest.mark.parametrize("place", ["file", "file/run", "/dev/full"])
+def test_a_folder_that_can_be_none_is_named_before_anything_runs(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    config = make_config({"output_dir": str(tmp_path / place)})
+    with pytest.raises(FileError, match=r"(file|/dev/full): is no folder"):
+        RunDirectory(config, resume=False).check()

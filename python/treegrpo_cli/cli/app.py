@@ -70,6 +70,10 @@ def main() -> None:
 def _run() -> int:
     """Run the command and return its exit code, behind one line where something is wrong."""
     try:
+        os.getcwd()
+    except OSError as error:  # libraries ask for it while they are imported
+        return _complain(f"the working directory: {error.strerror}", 2)
+    try:
         code = app(sys.argv[1:] or ["--help"], prog_name="treegrpo", standalone_mode=False)
         sys.stdout.flush()
     except typer.TyperException as error:  # without a message it has shown the help

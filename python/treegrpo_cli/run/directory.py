@@ -10,6 +10,7 @@ engine.log                       the engine's own messages
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
@@ -41,7 +42,10 @@ class RunDirectory:
         self._lock = ExitStack()
 
     def check(self) -> None:
-        """Raise FileError where the folder holds a run and should not, or none and should."""
+        """Raise FileError where the folder holds a run and should not, or none and should, or can be none."""
+        existing = next(path for path in (self.path, *self.path.parents) if os.path.lexists(path))
+        if not existing.is_dir():
+            raise FileError(existing, "is no folder")
         holds_run = (self.path / "config.toml").exists()
         if self._resume and not holds_run:
             raise FileError(self.path, "holds no run to resume")
