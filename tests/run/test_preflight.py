@@ -16,7 +16,7 @@ from treegrpo_cli.run.generate import generate
 from treegrpo_cli.run.loop import train
 from treegrpo_cli.run.preflight import prepare, train_questions, training_questions
 from treegrpo_cli.run.progress import Reporter
-from treegrpo_cli.samplers.vllm import start_engine
+from treegrpo_cli.samplers.vllm_engine import start_engine
 
 from tests.cli.test_cli_inspect import run
 from tests.runs import small_run

@@ -466,7 +466,7 @@ def test_a_device_that_is_not_there_is_named(tiny_model_dir: Path) -> None:
 
 
 def test_the_users_environment_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from treegrpo_cli.samplers.vllm import prepare_environment
+    from treegrpo_cli.samplers.vllm_engine import prepare_environment
 
     monkeypatch.setenv("VLLM_CONFIGURE_LOGGING", "1")
     monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)

@@ -138,9 +138,7 @@ CONVERTED: dict[str, Callable[[Any], list[Pair]]] = {
     "data.val_files": _one_file("data.eval"),
     f"{ACTOR}.clip_ratio": lambda value: [("loss.clip_low", value), ("loss.clip_high", value)],
     f"{ACTOR}.loss_agg_mode": _one_of("loss.denominator", {"token-mean": "token-mean"}, DENOMINATORS),
-    f"{ROLLOUT}.name": _one_of(
-        "sampler.engine", {"vllm": "vllm", "hf": "transformers"}, "sampler.engine is vllm or transformers"
-    ),
+    f"{ROLLOUT}.name": _one_of("sampler.engine", {"vllm": "vllm", "hf": "transformers"}, ENGINES),
     f"{ROLLOUT}.top_k": _one_of("rollout.top_k", {-1: 0}),
     "algorithm.adv_estimator": _one_of("advantage.estimator", {}),
     "algorithm.norm_adv_by_std_in_grpo": _one_of("advantage.scale", SCALES),

@@ -23,7 +23,7 @@ from treegrpo_cli.data.lock import output_lock
 from treegrpo_cli.data.whole_file import write_whole
 from treegrpo_cli.errors import FileError, said
 from treegrpo_cli.run.resuming import check_changes
-from treegrpo_cli.train.checkpoint_folders import checkpoints
+from treegrpo_cli.train.checkpoint_folders import checkpoints, step_of
 
 
 class RunDirectory:
@@ -100,9 +100,9 @@ class RunDirectory:
 
 def checkpoint_of(run: Path, step: int | None) -> Path:
     """Return a run's checkpoint of `step`, the newest where that is None. Raises FileError where there is none."""
-    found = {path.name.removeprefix("checkpoint-"): path for path in checkpoints(run)}
+    found = {step_of(path): path for path in checkpoints(run)}
     if not found:
         raise FileError(run, "has no checkpoint yet; --step 0 evaluates the model that it started from")
-    if step is not None and str(step) not in found:
-        raise FileError(run, f"has no checkpoint of step {step}, only of {', '.join(found)}")
-    return list(found.values())[-1] if step is None else found[str(step)]
+    if step is not None and step not in found:
+        raise FileError(run, f"has no checkpoint of step {step}, only of {', '.join(map(str, found))}")
+    return list(found.values())[-1] if step is None else found[step]

@@ -110,6 +110,6 @@ def why_no_vllm(device: str) -> str | None:
     )
     if find_spec("vllm") is None:
         return f"vLLM is not installed ({remedy})"
-    from treegrpo_cli.samplers.vllm import built_for
+    from treegrpo_cli.samplers.vllm_engine import built_for
 
     return None if built_for(device) else f"the installed vLLM is not built for {device} ({remedy})"

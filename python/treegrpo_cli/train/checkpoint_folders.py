@@ -24,6 +24,12 @@ STATE_JSON = "training_state.json"
 NAME = re.compile(r"(?:\.checkpoint-(?P<replaced>\d+)\.replaced|checkpoint-(?P<step>\d+))", re.ASCII)
 
 
+def step_of(path: Path) -> int | None:
+    """The step of a whole checkpoint of this name, or of one that makes room; None of another name."""
+    match = NAME.fullmatch(path.name)
+    return int(match["step"] or match["replaced"]) if match else None
+
+
 def checkpoints(output_dir: str | Path) -> list[Path]:
     """Return the whole checkpoints of a run by ascending step; half-written ones are not among them.
 
@@ -31,9 +37,9 @@ def checkpoints(output_dir: str | Path) -> list[Path]:
     """
     found: dict[int, Path] = {}
     for path in sorted(Path(output_dir).glob("*checkpoint-*")):  # hidden names first: a new one takes their place
-        match = NAME.fullmatch(path.name)
-        if match and _is_whole(path):
-            found[int(match["step"] or match["replaced"])] = path
+        step = step_of(path)
+        if step is not None and _is_whole(path):
+            found[step] = path
     return [path for _, path in sorted(found.items())]
 
 

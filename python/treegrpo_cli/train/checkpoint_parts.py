@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from treegrpo_cli.errors import FileError, UserError, said
-from treegrpo_cli.train.checkpoint_folders import NAME, STATE_JSON
+from treegrpo_cli.train.checkpoint_folders import STATE_JSON, step_of
 from treegrpo_cli.train.policy import load_model
 from treegrpo_cli.train.self_check import Disagreement
 
@@ -47,8 +47,7 @@ def read_training_state(folder: Path) -> TrainingState:
     step, moved, checks, state = (saved.get(key) for key in ("step", "moved", "self_checks", "state"))
     if type(step) is not int or step < 0:
         raise _refused(file, f"step is {step!r:.40}")
-    match = NAME.fullmatch(folder.name)
-    if match and int(match["step"] or match["replaced"]) != step:
+    if step_of(folder) not in (None, step):
         raise _refused(file, f"it is of step {step}")
     if not isinstance(moved, list) or not all(isinstance(name, str) for name in moved):
         raise _refused(file, "moved is no list of weights")
