@@ -112,8 +112,12 @@ def debugging() -> bool:
 
 
 def last_lines(trace: Sequence[str]) -> list[str]:
-    """Return what to show of a traceback of user code: its last lines, all of them while debugging."""
-    return list(trace if debugging() else trace[-LAST_TRACE_LINES:])
+    """Return what to show of a traceback of user code: its last lines, none too long; while debugging all as they are.
+
+    >>> [len(line) for line in last_lines(["ValueError: " + "x" * 10_000])]
+    [500]
+    """
+    return list(trace) if debugging() else [bounded(line) for line in trace[-LAST_TRACE_LINES:]]
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
