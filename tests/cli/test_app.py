@@ -14,7 +14,7 @@ from treegrpo_cli.cli import app
 from treegrpo_cli.cli.libraries import prepare_libraries
 from treegrpo_cli.config import Config
 
-from tests.cli.test_cli_inspect import HEAVY, run, run_process
+from tests.command_line import HEAVY, run, run_process
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,7 +15,7 @@ from treegrpo_cli.errors import UserError
 from treegrpo_cli.run.loop import train
 from treegrpo_cli.run.progress import Reporter
 
-from tests.cli.test_cli_inspect import refused, run
+from tests.command_line import refused, run
 from tests.runs import small_run, write_lines
 
 FAILING = """

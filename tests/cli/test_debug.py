@@ -7,7 +7,7 @@ from treegrpo_cli.cli import settings
 from treegrpo_cli.errors import LAST_TRACE_LINES
 from treegrpo_cli.user_code import load_dotted
 
-from tests.cli.test_cli_inspect import run
+from tests.command_line import run
 
 DEPTH = 10
 

@@ -18,7 +18,7 @@ from treegrpo_cli.run.preflight import prepare, train_questions, training_questi
 from treegrpo_cli.run.progress import Reporter
 from treegrpo_cli.samplers.vllm_engine import start_engine
 
-from tests.cli.test_cli_inspect import run
+from tests.command_line import run
 from tests.runs import small_run
 
 UNCHECKED = """
