@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 from treegrpo_cli.config import Config
+from treegrpo_cli.config.effects import CANNOT_CHANGE_THE_RESULT
 from treegrpo_cli.config.files import make_config
 from treegrpo_cli.errors import FileError, UserError
 from treegrpo_cli.run.directory import RunDirectory
-from treegrpo_cli.run.resuming import CANNOT_CHANGE_THE_RESULT, check_changes, differences, is_evaluated, put_aside
+from treegrpo_cli.run.resuming import check_changes, differences, is_evaluated, put_aside
 
 
 def lines(steps: range) -> bytes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from treegrpo_cli.config.effects import without_effect
 from treegrpo_cli.config.secrets import without_passwords
 from treegrpo_cli.data.tasks import row_digest
 from treegrpo_cli.trees.tree_record import TreeRecord
@@ -17,14 +18,6 @@ from treegrpo_cli.types import NodeStatus, Task
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
     from treegrpo_cli.rollout.tree import Tree
-
-NO_MATTER_TO_A_TREE = {
-    "model": {"gradient_checkpointing", "chat_template_timeout_s"},
-    "environment": {"tool_timeout_s", "tool_retries", "check_timeout_s", "max_concurrent_tools"},
-    "reward": {"eval_function", "timeout_s"},
-    "rollout": {"max_live_trees", "schedule"},
-}
-"""Patience and memory: settings that may change while a file grows."""
 
 
 def tree_record(tree: Tree) -> TreeRecord:
@@ -121,7 +114,7 @@ def relevant_settings(config: Config, *, all_of_them: bool = False) -> dict[str,
             **dict.fromkeys(("seed", "model", "environment", "reward", "rollout", "advantage"), True),
             "data": {"train", "split"},
         },
-        exclude=NO_MATTER_TO_A_TREE,
+        exclude=without_effect(),
         exclude_defaults=not all_of_them,
     )
     return without_passwords(settings)

@@ -13,44 +13,12 @@ from typing import Any
 
 import orjson
 
-from treegrpo_cli.config import Config, LimitsConfig
+from treegrpo_cli.config import Config
+from treegrpo_cli.config.effects import CANNOT_CHANGE_THE_RESULT
 from treegrpo_cli.config.secrets import without_passwords
 from treegrpo_cli.config.values import flat
 from treegrpo_cli.errors import FileError, UserError, said
 from treegrpo_cli.trees.sources import step_of
-
-CANNOT_CHANGE_THE_RESULT = frozenset(
-    {
-        "output_dir",
-        "report_to",
-        "data.eval",
-        "data.eval_split",
-        "data.eval_limit",
-        "environment.check_timeout_s",
-        "environment.tool_timeout_s",
-        "environment.tool_retries",
-        "environment.max_concurrent_tools",
-        "model.chat_template_timeout_s",
-        "model.gradient_checkpointing",
-        *(f"limits.{name}" for name in LimitsConfig.model_fields),
-        "reward.eval_function",
-        "reward.timeout_s",
-        "rollout.max_live_trees",
-        "rollout.schedule",
-        "sampler.max_num_seqs",
-        "sampler.gpu_memory_utilization",
-        "sampler.kv_cache_bytes",
-        "sampler.enforce_eager",
-        "train.microbatch_tokens",
-        "train.eval_steps",
-        "train.save_steps",
-        "train.max_checkpoints",
-        "train.save_trees",
-        "train.max_failed_fraction",
-        "train.log_completions",
-    }
-)
-"""Evaluation, timeouts, memory, loggers and files: a resumed run may give them anew."""
 
 
 def differences(before: Config, after: Config) -> list[tuple[str, Any, Any]]:
@@ -122,7 +90,7 @@ def _is_free(key: str, config: Config) -> bool:
     """Whether a setting cannot change the result; a rate that runs to the last step depends on where that is."""
     if key == "train.num_steps":
         return config.optimizer.schedule == "constant" and not config.optimizer.warmup_ratio
-    return key in CANNOT_CHANGE_THE_RESULT or key.startswith("limits.")
+    return key in CANNOT_CHANGE_THE_RESULT
 
 
 def _cut_behind(content: bytes, step: int) -> tuple[bytes, bytes]:

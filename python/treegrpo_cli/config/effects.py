@@ -1,0 +1,48 @@
+"""Dotted keys -> those of settings that cannot change what a run yields, which may change while it goes on."""
+
+from __future__ import annotations
+
+from treegrpo_cli.config.settings import LimitsConfig
+
+CANNOT_CHANGE_THE_RESULT = frozenset(
+    {
+        "output_dir",
+        "report_to",
+        "data.eval",
+        "data.eval_split",
+        "data.eval_limit",
+        "environment.check_timeout_s",
+        "environment.tool_timeout_s",
+        "environment.tool_retries",
+        "environment.max_concurrent_tools",
+        "model.chat_template_timeout_s",
+        "model.gradient_checkpointing",
+        *(f"limits.{name}" for name in LimitsConfig.model_fields),
+        "reward.eval_function",
+        "reward.timeout_s",
+        "rollout.max_live_trees",
+        "rollout.schedule",
+        "sampler.max_num_seqs",
+        "sampler.gpu_memory_utilization",
+        "sampler.kv_cache_bytes",
+        "sampler.enforce_eager",
+        "train.microbatch_tokens",
+        "train.eval_steps",
+        "train.save_steps",
+        "train.max_checkpoints",
+        "train.save_trees",
+        "train.max_failed_fraction",
+        "train.log_completions",
+    }
+)
+"""Evaluation, timeouts, memory, loggers and files."""
+
+
+def without_effect() -> dict[str, set[str]]:
+    """The same by section, those at the top left out, as `model_dump(exclude=...)` takes them."""
+    sections: dict[str, set[str]] = {}
+    for key in CANNOT_CHANGE_THE_RESULT:
+        section, dot, name = key.partition(".")
+        if dot:
+            sections.setdefault(section, set()).add(name)
+    return sections
