@@ -2,10 +2,10 @@
 
     treegrpo rollout my.toml environment.name=examples/own_environment.py:GuessTheNumber
 
-The class keeps its state in itself, as one would write it anyway. Trees need to continue any turn again, so
-treegrpo steps copies of it (`fork()` if the class has one, else a deep copy, else a replay from the root).
-A class whose `step(state, action)` returns a new state is used as it is. `StepResult.reward` is what a step is worth
-to the world itself (`reward.functions = ["environment"]`); a `close()` is called once for each copy.
+The class keeps its state in `self`, as usual. A tree may continue any turn several times, so each step is taken by a
+copy: by `fork()` if the class has it, else a deep copy, else a new object that repeats the earlier steps. A class whose
+`step(state, action)` returns a new state is used without copies. A step may give a `StepResult.reward`; the reward
+function `environment` is their sum. A method `close()` is called once for each copy.
 """
 
 from treegrpo_cli.envs import tool_schema

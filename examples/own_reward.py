@@ -1,4 +1,4 @@
-"""Rewards of one's own, in either signature; the names of the arguments tell them apart.
+"""Two rewards of your own, in TRL's and in verl's signature; the names of their arguments tell which it is.
 
     treegrpo rollout my.toml 'reward.functions=["exact_match", "examples/own_reward.py:brief"]' \\
         'reward.weights=[1.0, 0.1]'

@@ -3,9 +3,9 @@
     treegrpo rollout my.toml environment.name=examples/own_tool.py:days_between
 
 The policy learns of it from its name, its annotations and its docstring. Several tools:
-`environment.name=tools` and `environment.options.tools=["a.py:f", "b.py:g"]`. A call whose arguments do not
-fit is told so, and so is what a function raises; a lost connection is tried again and then closes the branch.
-`async` functions work too, and a file may import its neighbours.
+`environment.name=tools` and `environment.options.tools=["a.py:f", "b.py:g"]`. If the arguments of a call do not fit, or
+the function raises, the policy reads an error and may try again; a lost connection is retried and then closes the
+branch. `async` functions work too, and a file may import its neighbours.
 """
 
 from datetime import date
@@ -18,7 +18,4 @@ def days_between(first: str, second: str) -> str:
         first: A date such as 1969-07-20.
         second: A later one.
     """
-    try:
-        return str((date.fromisoformat(second) - date.fromisoformat(first)).days)
-    except ValueError as error:
-        return f"Error: {error}"
+    return str((date.fromisoformat(second) - date.fromisoformat(first)).days)

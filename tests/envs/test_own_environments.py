@@ -243,4 +243,8 @@ def test_the_example_tool_runs_as_it_stands() -> None:
     asked = called("days_between", first="1969-07-20", second="1969-08-01")
     wrong = called("days_between", first="yesterday", second="1969-08-01")
     assert play(environment, TASK, asked, wrong, ANSWER)[0] == "12"
-    assert step(environment, ToolState(), wrong)[1].observation[0]["content"].startswith("Error: Invalid isoformat")
+    assert (
+        step(environment, ToolState(), wrong)[1]
+        .observation[0]["content"]
+        .startswith("Error: ValueError: Invalid isoformat")
+    )
