@@ -496,12 +496,12 @@ def test_a_retriever_that_is_down_at_the_start_is_named() -> None:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         environment, _ = search_environment(url)
         with pytest.raises(UserError, match=f"retriever {url}/retrieve: ConnectError.*is it running"):
-            asyncio.run(check_environment(environment))
+            asyncio.run(check_environment(environment, timeout_s=60))
 
 
 def test_a_retriever_that_is_up_passes_the_check(served: str) -> None:
     environment, _ = search_environment(served)
-    asyncio.run(check_environment(environment))
+    asyncio.run(check_environment(environment, timeout_s=60))
 
 
 @pytest.mark.parametrize(

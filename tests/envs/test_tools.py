@@ -206,7 +206,7 @@ def corpus(tmp_path: Path) -> str:
 @pytest.mark.parametrize("dialect", ["inline", "chat"])
 def test_a_search_shows_passages_and_the_state_remembers_them(corpus: str, dialect: str) -> None:
     environment = load_environment(config("search", dialect=dialect, options={"corpus": corpus, "topk": 2}))
-    asyncio.run(check_environment(environment))
+    asyncio.run(check_environment(environment, timeout_s=60))
     start, (prompt,) = reset(environment)
     assert "<answer> Lisbon </answer>" in prompt["content"]
     assert ("<search>" in prompt["content"]) == (dialect == "inline")

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.models import folder
 from treegrpo_cli.models.pretrained import (
-    check_weights,
+    check_weight_files,
     load_causal_lm,
     load_tokenizer,
     read_model_config,
@@ -79,14 +79,14 @@ def test_half_a_tokenizer_is_named(tiny_model_dir: Path, tmp_path: Path) -> None
 def test_a_folder_without_whole_safetensors_is_refused_before_an_engine_reads_it(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    check_weights(tiny_model_dir)
-    check_weights("some/hub-name")
+    check_weight_files(tiny_model_dir)
+    check_weight_files("some/hub-name")
     with pytest.raises(UserError, match=r"holds no \*.safetensors"):
-        check_weights(tmp_path)
+        check_weight_files(tmp_path)
     weights = (tiny_model_dir / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(UserError, match=r"model.path: cannot load a model"):
-        check_weights(tmp_path)
+        check_weight_files(tmp_path)
 
 
 def test_a_tokenizer_that_cannot_be_used_is_named(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_an_index_names_safetensors_of_its_folder_and_nothing_else(
     edit(copied / "model.safetensors.index.json", weight_map={"model.norm.weight": file})
     if not beside:
         (copied / WEIGHTS).unlink()
-    for read in (check_weights, lambda path: load_causal_lm(path, torch.float32)):
+    for read in (check_weight_files, lambda path: load_causal_lm(path, torch.float32)):
         with pytest.raises(UserError, match=rf"model\.path: .*model\.safetensors\.index\.json: {said}"):
             read(copied)
 
@@ -177,7 +177,7 @@ def test_a_model_in_several_files_is_read(tiny_model_dir: Path, tmp_path: Path) 
     whole = load_causal_lm(tiny_model_dir, torch.float32)
     whole.save_pretrained(tmp_path, max_shard_size="100KB")
     assert len(folder.weight_files(tmp_path)) > 1
-    check_weights(tmp_path)
+    check_weight_files(tmp_path)
     weights = load_causal_lm(tmp_path, torch.float32).state_dict()
     for name, weight in whole.state_dict().items():
         assert torch.equal(weights[name], weight)

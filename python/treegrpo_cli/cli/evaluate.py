@@ -78,10 +78,10 @@ def _read_run(run: Path, overrides: list[str], step: int | None) -> Config:
 def check_evaluation(config: Config, output: Path | None) -> None:
     """Find what is wrong before an engine starts. Raises Problems."""
     prepare_libraries()
-    from treegrpo_cli.run.evaluate import check_free
+    from treegrpo_cli.run.evaluate import check_new_output
     from treegrpo_cli.run.preflight import check
 
-    check(config, [_questions(config)], checks=[partial(check_free, output)])
+    check(config, [_questions(config)], checks=[partial(check_new_output, output)])
 
 
 def run_evaluation(

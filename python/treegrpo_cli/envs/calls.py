@@ -22,7 +22,6 @@ from treegrpo_cli.errors import NoAnswerError, ToolError, UserCodeError, UserErr
 from treegrpo_cli.types import Action, Message, StepResult, Task
 from treegrpo_cli.user_code import call, looking_at_answers
 
-CHECK_TIMEOUT_S = 60.0
 CLOSE_TIMEOUT_S = 10.0
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 5.0
@@ -31,7 +30,7 @@ logger = logging.getLogger(__name__)
 _slots: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, asyncio.Semaphore]] = WeakKeyDictionary()
 
 
-async def check_environment(environment: Environment[Any], timeout_s: float = CHECK_TIMEOUT_S) -> None:
+async def check_environment(environment: Environment[Any], timeout_s: float) -> None:
     """Raise UserError where the environment says that it cannot work; one without `check()` always can."""
     check = getattr(environment, "check", None)
     if check is None:

@@ -84,7 +84,7 @@ def shape_of_causal_lm(path: str | Path, config: Any = None) -> Any:
     return model
 
 
-def check_weights(path: str | Path) -> None:
+def check_weight_files(path: str | Path) -> None:
     """Raise UserError where a model's folder holds no safetensors, or broken ones. A Hub name is not looked at."""
     from safetensors import safe_open
 

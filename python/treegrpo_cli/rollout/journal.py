@@ -18,9 +18,6 @@ from treegrpo_cli.errors import FileError, UserError, said
 from treegrpo_cli.trees.tree_file import TreeRecord
 from treegrpo_cli.types import Limits
 
-TreeId = tuple[str, int]
-"""(prompt_id, tree_id)."""
-
 COMPACT_AT = 256
 
 

@@ -43,7 +43,7 @@ def ignore(grown: Grown) -> None:
     """Do nothing with a question's chains: the default of `evaluate`."""
 
 
-def check_free(output: Path | None) -> None:
+def check_new_output(output: Path | None) -> None:
     """Raise FileError where rollouts are asked for under a name that is taken, or is none."""
     if output is not None:
         check_new(output, "give another --output")
@@ -80,7 +80,7 @@ def evaluate_policy(
     Raises Problems for what is found before the engine starts.
     """
     output = output and output.absolute()
-    prepared = prepare(config, [questions], checks=[partial(check_free, output)])
+    prepared = prepare(config, [questions], checks=[partial(check_new_output, output)])
     tasks = prepared.tasks[questions.key]
     with ExitStack() as stack:
         stack.callback(prepared.close)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from treegrpo_cli.data.tasks import load_tasks
 from treegrpo_cli.envs import check_environment, close_environment, load_environment
 from treegrpo_cli.errors import Problems, UserError
-from treegrpo_cli.models.pretrained import check_weights, load_tokenizer, read_model_config
+from treegrpo_cli.models.pretrained import check_weight_files, load_tokenizer, read_model_config
 from treegrpo_cli.rewards import load_rewards
 from treegrpo_cli.rollout.world import World
 from treegrpo_cli.run.loggers import check_logger
@@ -148,7 +148,7 @@ def _read_model(config: Config, found: _Found) -> Any:
         found.add("model.path: not set; give it in the config file, or as model.path=...")
         return None
     whole = found.by(read_model_config, config.model.path) is not None
-    found.by(check_weights, config.model.path)
+    found.by(check_weight_files, config.model.path)
     # where there is no model, the same would be said of its tokenizer
     tokenizer = (found if whole else _Found()).by(load_tokenizer, config.model.path, config.model.chat_template)
     device = found.by(resolve_device, config.model.device)

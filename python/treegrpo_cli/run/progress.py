@@ -35,7 +35,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
 
 
-class Pace:
+class Work:
     """How fast work goes; pieces that were done before do not count."""
 
     def __init__(self, total: int, done: int) -> None:
@@ -60,12 +60,12 @@ class Bar:
 class RichBar(Bar):
     """A bar on a terminal, one of those that the terminal shows now."""
 
-    def __init__(self, progress: Progress, label: str, pace: Pace) -> None:
-        self._progress, self._pace = progress, pace
-        self.task = progress.add_task(label, total=pace.total, completed=pace.done, note="", pace=pace)
+    def __init__(self, progress: Progress, label: str, work: Work) -> None:
+        self._progress, self._work = progress, work
+        self.task = progress.add_task(label, total=work.total, completed=work.done, note="", work=work)
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        self._pace.done += count
+        self._work.done += count
         self._progress.update(self.task, advance=count, note=note)
 
 
@@ -75,22 +75,22 @@ class _TimeLeftColumn(ProgressColumn):
     max_refresh = 0.5
 
     def render(self, task: Task) -> Text:
-        return Text(task.fields["pace"].time_left(), style="cyan")
+        return Text(task.fields["work"].time_left(), style="cyan")
 
 
 class PlainBar(Bar):
     """A line now and then, and one at the end."""
 
-    def __init__(self, console: Console, label: str, pace: Pace) -> None:
-        self._console, self._label, self._pace = console, label, pace
+    def __init__(self, console: Console, label: str, work: Work) -> None:
+        self._console, self._label, self._work = console, label, work
         self._said = time.monotonic()
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        pace = self._pace
-        pace.done += count
-        if pace.done >= pace.total or time.monotonic() - self._said > PLAIN_INTERVAL_S:
+        work = self._work
+        work.done += count
+        if work.done >= work.total or time.monotonic() - self._said > PLAIN_INTERVAL_S:
             self._said = time.monotonic()
-            parts = [f"{self._label} {pace.done}/{pace.total}", note, pace.time_left()]
+            parts = [f"{self._label} {work.done}/{work.total}", note, work.time_left()]
             _print(self._console, "  ".join(part for part in parts if part))
 
 
@@ -123,20 +123,20 @@ class Reporter:
     @contextmanager
     def bar(self, label: str, total: int, *, done: int = 0) -> Iterator[Bar]:
         """Show progress over `total` pieces, of which `done` were done by an earlier run; bars may nest."""
-        pace = Pace(total, done)
+        work = Work(total, done)
         if self.quiet:
             yield Bar()
         elif self._err.is_terminal:
             outer = self._progress
             with self._shared_progress() as progress:
-                bar = RichBar(progress, label, pace)
+                bar = RichBar(progress, label, work)
                 try:
                     yield bar
                 finally:
                     if outer:
                         progress.remove_task(bar.task)
         else:
-            yield PlainBar(self._err, label, pace)
+            yield PlainBar(self._err, label, work)
 
     @contextmanager
     def _shared_progress(self) -> Iterator[Progress]:

@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from treegrpo_cli.models.pretrained import check_weights
+from treegrpo_cli.models.pretrained import check_weight_files
 from treegrpo_cli.samplers.stepping import Request, SteppedSampler
 from treegrpo_cli.samplers.text import context_limit, end_token_ids, turn_text
 from treegrpo_cli.samplers.vllm_engine import (
@@ -51,7 +51,7 @@ class VllmSampler(SteppedSampler):
         settings = (
             cpu_settings(model_path, config, dtype, self.max_model_len) if device == "cpu" else gpu_settings(config)
         )
-        check_weights(model_path)
+        check_weight_files(model_path)
         self._log_handler = log_to(log_path)
         self.engine = start_engine(
             log_path,
