@@ -176,7 +176,7 @@ def test_the_journal_is_rewritten_when_most_of_it_is_stale(
 def test_an_existing_file_is_not_overwritten(settings: dict[str, Any], tmp_path: Path) -> None:
     output = tmp_path / "t.jsonl"
     output.write_text("precious")
-    with pytest.raises(FileError, match="exists; --resume"):
+    with pytest.raises(FileError, match="exists; continue it with --resume"):
         generate(make_config(settings), output, QUIET)
     with pytest.raises(FileError):
         generate(make_config(settings), output, QUIET, resume=True)
@@ -201,7 +201,7 @@ def test_what_a_stop_while_starting_leaves_is_not_in_the_way(settings: dict[str,
     output, journal = tmp_path / "t.jsonl", tmp_path / "t.jsonl.journal"
     output.touch()
     journal.write_text("a tree")
-    with pytest.raises(FileError, match="exists; --resume"):
+    with pytest.raises(FileError, match="exists; continue it with --resume"):
         generate(make_config(settings), output, QUIET)
     journal.write_text("")
     generate(make_config({**settings, "data": {**settings["data"], "limit": 1}}), output, QUIET)
@@ -317,7 +317,7 @@ def test_a_signal_stops_cleanly_and_says_how_to_go_on(
     command.send_signal(number)
     done = command.communicate(timeout=60)
     assert done.returncode == code, done.stderr
-    assert "--resume goes on with t.jsonl" in done.stderr.splitlines()[-1]
+    assert "--resume continues t.jsonl" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert (tmp_path / "t.jsonl.journal").exists()
 

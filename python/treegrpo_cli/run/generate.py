@@ -59,7 +59,7 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
             stop.run(runner, _grow(player, prompts, harvest, watch, bar))
             watch.finish()
         except Stopped as stopped:
-            stopped.hint = f"stopped; the same command with --resume goes on with {named}"
+            stopped.hint = f"stopped; the same command with --resume continues {named}"
             raise
     return harvest.stats
 
@@ -86,7 +86,7 @@ def check_free(output: Path, *, resume: bool) -> None:
     if resume or all(path.is_file() and not path.stat().st_size for path in left):
         check_output(output)
     else:
-        check_new(output, "--resume goes on with it, or give another --output")
+        check_new(output, "continue it with --resume, or choose another --output")
 
 
 class Watch:
