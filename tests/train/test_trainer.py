@@ -721,7 +721,7 @@ def fail(*_: object) -> torch.Tensor:
     [
         (forget_the_tree, "runs and chains differ by"),
         (refuse, "it attends in its own way"),
-        (fail, "head 7 of 4"),
+        (fail, "IndexError: head 7 of 4"),
     ],
 )
 @pytest.mark.usefixtures("free_calls")
