@@ -34,14 +34,17 @@ def said(error: BaseException) -> str:
 
 
 class UserError(ValueError):
-    """A mistake in what the user typed or wrote; its message is one line, and no line is longer than `MAX_LINE`.
+    """A mistake in what the user typed or wrote; its message is one line of at most `MAX_LINE` characters.
+
+    >>> print(UserError("unknown estimator 'two\\nlines'"))
+    unknown estimator 'two\\nlines'
 
     `trace` has the lines of the traceback where the user's own code raised.
     """
 
     def __init__(self, message: object = "", trace: Sequence[str] = ()) -> None:
         self.trace = tuple(trace)
-        super().__init__("\n".join(map(bounded, str(message).split("\n"))))
+        super().__init__(bounded("\\n".join(str(message).splitlines())))
 
 
 class FileError(UserError):
@@ -61,8 +64,9 @@ class Problems(UserError):  # noqa: N818 - it reads as what it is
     """All that is wrong with what the user asked for; `lines` has a line for each."""
 
     def __init__(self, lines: Sequence[str], trace: Sequence[str] = ()) -> None:
-        self.lines = tuple(lines)
-        super().__init__("\n".join(lines), trace)
+        super().__init__("", trace)
+        self.lines = tuple(str(UserError(line)) for line in lines)
+        self.args = ("\n".join(self.lines),)
 
 
 class ToolError(RuntimeError):
