@@ -25,8 +25,7 @@ demo: setup
 	$(BIN)/python examples/geography/make.py $(DEMO)
 	$(BIN)/treegrpo train examples/geography/tree.toml
 	@echo "the same checkpoint with the retriever off:"
-	$(BIN)/treegrpo rollout examples/geography/tree.toml --greedy --quiet \
-		--model "$$(ls -d $(DEMO)-tree/checkpoint-*)" environment.options.topk=0
+	$(BIN)/treegrpo eval $(DEMO)-tree environment.options.topk=0 --quiet
 	$(BIN)/python examples/telling_tree.py "$$(ls $(DEMO)-tree/trees/* | tail -n 1)"
 
 test: setup
