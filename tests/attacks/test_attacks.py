@@ -43,7 +43,7 @@ def misbehave(number: int) -> None:
         case 1:
             raise KeyError("a bug")
         case 2:
-            raise UserError("first\nsecond")
+            raise UserError()
         case 3:
             os._exit(1)
         case 4:
