@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from treegrpo_cli.config import SamplerConfig
 from treegrpo_cli.samplers import make_sampler
 from treegrpo_cli.types import SamplingParams

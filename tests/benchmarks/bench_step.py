@@ -11,12 +11,16 @@ pay for it too, but behind the update.
 
 import argparse
 import platform
+import sys
 from itertools import groupby
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from bench_core import time_in_turns
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from treegrpo_cli._core import Forest
 from treegrpo_cli.config.files import make_config
 from treegrpo_cli.rewards import LeafReward
