@@ -18,4 +18,4 @@ def telling(tree: TreeRecord) -> tuple[float, int]:
 if __name__ == "__main__":
     path = sys.argv[1]
     chosen = max(read_trees(path), key=telling)
-    inspect(path, prompt_id=chosen.prompt_id, tree_id=chosen.tree_id)
+    inspect([path], prompt_id=chosen.prompt_id, tree_id=chosen.tree_id)
