@@ -96,3 +96,17 @@ def test_metrics_that_the_readme_names_exist() -> None:
     named = [name for name in re.findall(r"`([\w/]+(?:/…)?)`", paragraph) if name != "eval/…"]
     assert len(named) > 8
     assert [name for name in named if name.removesuffix("…") not in str(metrics.__doc__)] == []
+
+
+def test_the_demo_draws_the_tree_whose_leaves_disagree_most() -> None:
+    drawn = subprocess.run(
+        [sys.executable, "examples/telling_tree.py", "examples/trees.jsonl"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert drawn.returncode == 0, drawn.stderr
+    assert drawn.stdout.count("nodes · ") == 1
+    assert "mean reward 1.000" not in drawn.stdout
