@@ -44,7 +44,8 @@ class ModelConfig(Section):
     """A file, or the template itself, in place of the model's own; checkpoints keep it."""
     chat_template_timeout_s: Positive = 5.0
     """For writing one prompt or observation by the template."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 on CUDA, float32 elsewhere."""
     device: str = "auto"
     """`auto` (cuda where there is one), or a torch device."""
     gradient_checkpointing: bool = False

@@ -37,12 +37,14 @@ def make_sampler(
 ) -> Sampler:
     """Start the engine of `config.engine`; `auto` takes vLLM where a build for the device is installed.
 
-    `device` is `auto` or a torch device; `max_model_len` bounds context plus turn in tokens, 0 = what the
-    model allows. The engine's log goes to `log_path`; `say` is told before vLLM starts: that takes a while.
+    `dtype` is as `model.dtype`, `device` is `auto` or a torch device; `max_model_len` bounds context plus turn in
+    tokens, 0 = what the model allows. The engine's log goes to `log_path`; `say` is told before vLLM starts: that
+    takes a while.
 
     Raises UserError where the engine is not installed.
     """
     device = resolve_device(device)
+    dtype = resolve_dtype(dtype, device)
     if device == "cpu":
         use_one_thread()
     if choose_engine(config.engine, device) == "vllm":
@@ -71,6 +73,15 @@ def resolve_device(device: str) -> str:
 
     found = choose_device(device)
     return found.type if device == "auto" else device
+
+
+def resolve_dtype(dtype: str, device: str) -> str:
+    """Return `float32` or `bfloat16` for `auto` on a resolved device, else the dtype as it is."""
+    import torch
+
+    from treegrpo_cli.models.devices import choose_dtype
+
+    return str(choose_dtype(dtype, torch.device(device))).removeprefix("torch.")
 
 
 def use_one_thread() -> None:

@@ -23,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from treegrpo_cli.config import Config, ModelConfig
 from treegrpo_cli.errors import UserError, said
-from treegrpo_cli.models.devices import choose_device
+from treegrpo_cli.models.devices import choose_device, choose_dtype
 from treegrpo_cli.models.pretrained import load_causal_lm, read_model_config
 from treegrpo_cli.train import head as heads
 from treegrpo_cli.train.forward import Decoder
@@ -46,7 +46,7 @@ class Policy:
         self.temperature = config.rollout.temperature
         self.uses_lora = config.model.lora_rank > 0
         self.device = choose_device(config.model.device)
-        self.dtype = torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32
+        self.dtype = choose_dtype(config.model.dtype, self.device)
         self.model = load_model(config.model.path)
         self.network = _add_lora(self.model, config.model) if self.uses_lora else self.model
         if config.model.gradient_checkpointing:
