@@ -58,9 +58,9 @@ $(VENV)/.extension: $(VENV)/.packages pyproject.toml Cargo.toml Cargo.lock $(wil
 # Renews the pinned requirements; they name no addresses.
 PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate
 pin:
-	$(PIN) requirements/cpu.in --override python/treegrpo_cli/samplers/vllm_cpu_overrides.txt -o requirements/cpu.txt
+	$(PIN) requirements/gpu.in -o requirements/gpu.txt
+	$(PIN) requirements/cpu.in -c requirements/gpu.txt --override python/treegrpo_cli/samplers/vllm_cpu_overrides.txt -o requirements/cpu.txt
 	$(PIN) requirements/core.in -c requirements/cpu.txt -o requirements/core.txt
-	$(PIN) requirements/gpu.in -c requirements/core.txt -o requirements/gpu.txt
 
 clean:
 	rm -rf $(VENV) target runs
