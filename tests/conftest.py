@@ -18,6 +18,7 @@ for variable, value in {
     "DO_NOT_TRACK": "1",
 }.items():
     os.environ.setdefault(variable, value)
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests are of the CPU, also where there is a card
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +27,12 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny import make_tiny_model
 
     return make_tiny_model(tmp_path_factory.mktemp("tiny-model"))
+
+
+@pytest.fixture(scope="session")
+def vllm_on_cpu() -> None:
+    """Skip where the installed vLLM cannot run on the CPU, such as its build for CUDA."""
+    from treegrpo_cli.samplers import why_no_vllm
+
+    if reason := why_no_vllm("cpu"):
+        pytest.skip(reason)

@@ -1,6 +1,5 @@
 """The training loop on the real vLLM engine: new weights reach it, and it samples from them."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import orjson
@@ -13,7 +12,7 @@ from treegrpo_cli.run.progress import Reporter
 from tests.runs import small_run
 
 
-@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM has no build for this machine")
+@pytest.mark.usefixtures("vllm_on_cpu")
 def test_every_step_samples_from_the_weights_of_the_step_before(
     tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,8 +48,9 @@ def start(engine: str, model_dir: Path, log_path: Path | None = None) -> Any:
 
 
 @pytest.fixture(scope="module")
-def engines(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    pytest.importorskip("vllm", exc_type=ImportError)
+def engines(
+    tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory, vllm_on_cpu: None
+) -> Iterator[dict[str, Any]]:
     log_path = tmp_path_factory.mktemp("log") / "engine.log"
     started = {engine: start(engine, tiny_model_dir, log_path) for engine in ENGINES}
     started["vllm"].log_path = log_path
