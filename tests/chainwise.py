@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from treegrpo_cli._core import Forest, Scores
-from treegrpo_cli.config import LossConfig
+from treegrpo_cli.train.resolved_loss import ResolvedLoss
 
 from tests.forests import forest_of, make_node
 from tests.reference import Node, Tree
@@ -98,8 +98,11 @@ class ChainLoss:
     clipped: dict[str, int] = field(default_factory=lambda: {"low": 0, "high": 0, "dual": 0})
 
 
-def chain_loss(model: Any, reference: Any, rows: Rows, settings: LossConfig, temperature: float = 1.0) -> ChainLoss:
-    """-(1/Z) sum over rows, turns, tokens of w [min(rho A, c A) - beta k3 + eta H], as estimators define it."""
+def chain_loss(model: Any, reference: Any, rows: Rows, settings: ResolvedLoss, temperature: float = 1.0) -> ChainLoss:
+    """-(1/Z) sum over rows, turns, tokens of w [v min(rho A, c A) - beta k3 + eta H], as estimators define it.
+
+    A recomputed old policy is the model itself: the update is a step's first.
+    """
     result = ChainLoss(torch.zeros(()))
     objective, z = torch.zeros(()), 0.0
     paths = rows.paths()
@@ -133,13 +136,14 @@ def _turn_terms(
     at: list[int],
     node: Node,
     advantage: float,
-    settings: LossConfig,
+    settings: ResolvedLoss,
     result: ChainLoss,
 ) -> Tensor:
     """The terms of one turn's sampled tokens, which stand at the places `at` of the row."""
     before = [place - 1 for place in at]
     logprobs = log_p[before, ids[at]]
-    old = torch.tensor([logprob for _, sampled, logprob in node["tokens"] if sampled], dtype=logprobs.dtype)
+    sampling = torch.tensor([logprob for _, sampled, logprob in node["tokens"] if sampled], dtype=logprobs.dtype)
+    old = logprobs.detach() if settings.recomputes else sampling
     log_ratio = logprobs - old
     if settings.ratio == "turn":
         log_ratio = log_ratio.mean().expand_as(log_ratio)
@@ -155,6 +159,8 @@ def _turn_terms(
             value = torch.tensor(settings.dual_clip * advantage, dtype=logprobs.dtype)
         else:
             value = rho * advantage
+        if settings.importance_clip is not None:
+            value = value * min(float((old - sampling)[place].exp()), settings.importance_clip)
         if log_ref is not None:
             d = log_ref[before[place], ids[at[place]]] - logprobs[place]
             value = value - settings.kl_coef * (torch.exp(d) - d - 1)

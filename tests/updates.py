@@ -41,7 +41,7 @@ def expected_update(trainer: Trainer, case: Case) -> Update:
     """One step of AdamW from the chains' gradient: its first moves by g / (|g| + eps), and matrices decay."""
     model = copy.deepcopy(trainer.policy.model)
     assert model.config._attn_implementation == "sdpa"
-    result = chain_loss(model, trainer.policy.reference, case.rows(), trainer.config.loss, case.temperature)
+    result = chain_loss(model, trainer.policy.reference, case.rows(), trainer.loss, case.temperature)
     assert all(result.clipped[kind] for kind in case.clips), f"nothing tested: {result.clipped}"
     result.loss.backward()
     settings = trainer.config.optimizer

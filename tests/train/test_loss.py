@@ -70,7 +70,7 @@ def targets_of(tokens: Tokens, segment: Sequence[int] | None = None) -> Targets:
     weights = column(tokens["weights"])
     weighted = weights * column(tokens["advantages"])
     return Targets(
-        sampling_logprobs=column(tokens["sampling"]),
+        old_logprobs=column(tokens["sampling"]),
         gain=weighted.clamp(min=0),
         penalty=weighted.clamp(max=0),
         weights=weights,
@@ -165,7 +165,7 @@ def test_a_turn_of_several_leaves_equals_its_replicated_rows(ratio: str, prefix_
     share = [len(of) ** (prefix_weight - 1) for of in of_token]
     both = list(zip(share, of_token, strict=True))
     shared = Targets(
-        sampling_logprobs=column(tokens["sampling"]),
+        old_logprobs=column(tokens["sampling"]),
         gain=column([w * sum(max(a, 0.0) for a in of) for w, of in both]),
         penalty=column([w * sum(min(a, 0.0) for a in of) for w, of in both]),
         weights=column([w * len(of) for w, of in both]),

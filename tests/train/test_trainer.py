@@ -1,7 +1,6 @@
 """One training step: against the definition row by row, its invariances, schedule, LoRA, errors."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from treegrpo_cli.train.self_check import Disagreement
 from treegrpo_cli.train.trainer import Metrics, Trainer
 from treegrpo_cli.train.tree_attention import TreeUnsupportedError
 
+from tests.definition import by_definition
 from tests.reference import Tree, walk
 from tests.steps import VOCABULARY, make_chains, make_comb, make_config, make_step, make_trees, set_rewards, step_of
 from tests.tiny import make_tiny_model
@@ -69,48 +69,6 @@ def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], 
 
 def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: weight.clone() for name, weight in trainer.state_dict_for_sampler()}
-
-
-def turns_of_rows(forest: Forest, leaves: Iterator[int]) -> list[list[int]]:
-    """The node of each token of each leaf's row."""
-    start = forest.columns()["token_start"].astype(int)
-    return [
-        [node for node in forest.path(leaf).tolist() for _ in range(start[node + 1] - start[node])] for leaf in leaves
-    ]
-
-
-def by_definition(
-    model: torch.nn.Module, ref: torch.nn.Module, forest: Forest, scores: Scores, config: Config
-) -> dict[str, torch.Tensor]:
-    """-(1/Z) sum of w [min(rho A, c A) - beta k3 + eta H], leaf by leaf in full length, and the weighted means."""
-    rows, loss = forest.chain_rows(scores, config.loss.prefix_weight), config.loss
-    names = ("objective", "kl", "entropy", "mismatch", "weight")
-    sums = {name: torch.zeros((), dtype=torch.float64) for name in names}
-    for row, turns in enumerate(turns_of_rows(forest, rows.leaf.tolist())):
-        t = slice(int(rows.row_start[row]), int(rows.row_start[row + 1]))
-        ids = torch.from_numpy(rows.input_ids[t].astype(np.int64))
-        policy = torch.log_softmax(model(input_ids=ids[None]).logits[0].double() / config.rollout.temperature, -1)
-        with torch.no_grad():
-            frozen = torch.log_softmax(ref(input_ids=ids[None]).logits[0].double() / config.rollout.temperature, -1)
-        sampled = [k for k in range(1, len(ids)) if rows.loss_mask[t][k]]
-        segment = {"token": range(len(ids)), "turn": turns, "sequence": [0] * len(ids)}[loss.ratio]
-        log_ratio = {k: policy[k - 1, ids[k]] - float(rows.logprobs[t][k]) for k in sampled}
-        for k in sampled:
-            weight, advantage = float(rows.weights[t][k]), float(rows.advantages[t][k])
-            rho = torch.exp(torch.stack([log_ratio[j] for j in sampled if segment[j] == segment[k]]).mean())
-            value = torch.minimum(rho * advantage, rho.clamp(1 - loss.clip_low, 1 + loss.clip_high) * advantage)
-            if loss.dual_clip is not None and advantage < 0:
-                value = torch.maximum(value, torch.tensor(loss.dual_clip * advantage))
-            d = frozen[k - 1, ids[k]] - policy[k - 1, ids[k]]
-            kl = torch.exp(d) - d - 1
-            entropy = -(policy[k - 1].exp() * policy[k - 1]).sum()
-            terms = (value - loss.kl_coef * kl + loss.entropy_coef * entropy, kl, entropy, log_ratio[k].abs())
-            for name, term in zip(names, (*terms, 1.0), strict=True):
-                sums[name] = sums[name] + weight * term
-    is_mean = loss.denominator == "token-mean"
-    z = sums["weight"] if is_mean else loss.denominator_constant * len(rows.leaf)
-    means = {name: sums[name] / sums["weight"] for name in ("kl", "entropy", "mismatch")}
-    return {"loss": -sums["objective"] / z} | means
 
 
 LOSSES: dict[str, dict[str, Any]] = {

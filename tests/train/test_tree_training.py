@@ -54,6 +54,9 @@ CASES = {
     "grpo, a turn's ratio, dual clip, p = 0": Case(
         {"ratio": "turn", "dual_clip": 1.5, "prefix_weight": 0.0}, "grpo", 4, ("low", "high", "dual")
     ),
+    "grpo, a turn's ratio to the trainer's own policy, weights for the engine's": Case(
+        {"ratio": "turn", "importance_clip": 2.0, "kl_coef": 0.1}, "grpo", 1, ()
+    ),
 }
 
 

@@ -6,6 +6,7 @@ K `rollout.num_kept_leaves`. Sizes are in tokens, durations in seconds.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -219,14 +220,24 @@ class AdvantageConfig(BaseModel):
 
 
 class LossConfig(Section):
-    """The clipped objective."""
+    """The clipped objective. What is `auto` is safe where the engine rounds otherwise than the trainer does."""
 
     ratio: Literal["token", "turn", "sequence"] = "token"
-    """What the ratio to the sampling policy is taken over: each token, or the mean over a turn or a whole row."""
+    """What the ratio to the old policy is taken over: each token, or the mean over a turn or a whole row."""
+    old_logprobs: Literal["auto", "sampler", "recomputed"] = "auto"
+    """The old policy's: as the sampler returned them, or computed by the trainer before a step's first update.
+
+    `auto`: recomputed where the dtype is not float32 or `importance_clip` is above 0, else the sampler's."""
+    importance_clip: float | Literal["auto"] = "auto"
+    """Upper bound of the weight (trainer's probability / sampler's) of a token's term, before a step's first update.
+
+    0 = no weights. `auto`: 2 for recomputed `old_logprobs` where the dtype is not float32, else 0."""
     clip_low: Fraction = 0.2
     clip_high: NonNegative = 0.2
-    dual_clip: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
-    """Upper bound of the ratio where the advantage is negative; none = unbounded."""
+    dual_clip: float | Literal["auto"] = "auto"
+    """Upper bound of the ratio where the advantage is negative; 0 = unbounded.
+
+    `auto`: 3 where the dtype is not float32, else 0."""
     kl_coef: NonNegative = 0.0
     """Weight of the k3 estimate of KL(policy || reference); 0 loads no reference."""
     entropy_coef: NonNegative = 0.0
@@ -236,6 +247,25 @@ class LossConfig(Section):
     """Tokens a row of the constant denominator."""
     prefix_weight: Fraction = 1.0
     """p of |L(n)|^p: 1 counts a shared turn once a leaf, 0 once."""
+
+    @field_validator("dual_clip", "importance_clip", mode="before")
+    @classmethod
+    def _a_bound_is_above_one(cls, value: Any) -> Any:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is None:
+            return 0.0
+        if value == "auto" or (is_number and (value == 0 or 1 < value < math.inf)):
+            return value
+        raise ValueError("expected a number above 1, 0 (off) or auto")
+
+    @model_validator(mode="after")
+    def _settings_fit_together(self) -> LossConfig:
+        if self.old_logprobs == "sampler" and self.importance_clip not in ("auto", 0):
+            raise ValueError(
+                'importance_clip weighs what is recomputed, and with old_logprobs = "sampler" the ratio itself is to '
+                'the sampler; set old_logprobs = "recomputed" or importance_clip = 0'
+            )
+        return self
 
 
 LORA_LEARNING_RATE = 1e-5

@@ -4,11 +4,15 @@ All functions are pure and know neither trees nor rows: they see the sampled tok
 by side, in vectors of Q entries. With A the advantage, w the prefix weight, H the entropy of the
 distribution that the token is from, d = log pi_ref - log pi, beta and eta the coefficients:
 
-    loss = -(1/Z) sum_t [ surrogate(rho_t, w_t A_t) - beta w_t (e^d - d - 1) + eta w_t H_t ]
+    loss = -(1/Z) sum_t [ v_t surrogate(rho_t, w_t A_t) - beta w_t (e^d - d - 1) + eta w_t H_t ]
 
 The ratio rho_t = pi / pi_old is the token's own. Over a segment, a turn or a whole sequence, it is one
 number for all its tokens, exp of the mean of their log pi - log pi_old: over sequences the ratio of GSPO
 (Zheng et al. 2025, "Group sequence policy optimization"), over turns still local to a node of the tree.
+
+pi_old is the policy that sampled: as the sampler computed it, or as the trainer did before its first update. Then
+v_t = min(pi_old / pi_sampler, C) makes up for the difference of the two where that is asked for (truncated importance
+sampling: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training"); else v_t = 1.
 
 An advantage enters as its positive and its negative part, times w: `gain` and `penalty`. A chain row has
 one of the two; a turn that is computed once for several leaves has both, the sums over its leaves, and
@@ -36,27 +40,34 @@ from torch import Tensor
 class Targets:
     """What is known of Q sampled tokens before the policy is asked; all [Q].
 
-    sampling_logprobs, ref_logprobs: nats, of the policy that sampled and of the frozen reference ·
-    gain >= 0, penalty <= 0: the parts of the advantage, weighted · weights: the prefix weight ·
-    segment: int64, tokens with equal numbers share one ratio; without it each has its own.
+    old_logprobs: nats, of the policy that the ratio is to; None where that is the policy that is asked, so that every
+    ratio is 1 · gain >= 0, penalty <= 0: the parts of the advantage, weighted · weights: the prefix weight ·
+    segment: int64, tokens with equal numbers share one ratio; without it each has its own ·
+    ref_logprobs, sampling_logprobs: of the frozen reference and of the sampler.
     """
 
-    sampling_logprobs: Tensor
+    old_logprobs: Tensor | None
     gain: Tensor
     penalty: Tensor
     weights: Tensor
     segment: Tensor | None = None
     ref_logprobs: Tensor | None = None
+    sampling_logprobs: Tensor | None = None
 
     def part(self, which: slice) -> Targets:
         """Return the same of some of the tokens; a segment must not be cut."""
+
+        def cut(column: Tensor | None) -> Tensor | None:
+            return None if column is None else column[which]
+
         return Targets(
-            self.sampling_logprobs[which],
+            cut(self.old_logprobs),
             self.gain[which],
             self.penalty[which],
             self.weights[which],
-            None if self.segment is None else self.segment[which],
-            None if self.ref_logprobs is None else self.ref_logprobs[which],
+            cut(self.segment),
+            cut(self.ref_logprobs),
+            cut(self.sampling_logprobs),
         )
 
 
@@ -65,13 +76,16 @@ class TokenTerms:
     """What the loss says of each of Q sampled tokens; all [Q]. Only `objective` carries a gradient.
 
     objective: the bracket of the loss · kl: k3 estimate in nats, 0 without a reference ·
-    clipped_low, clipped_high: bool, the ratio is outside the clip on the side where that stops the gradient.
+    clipped_low, clipped_high: bool, the ratio is outside the clip on the side where that stops the gradient ·
+    importance: the weight v, None without · truncated: bool, whether it stands at its bound.
     """
 
     objective: Tensor
     kl: Tensor
     clipped_low: Tensor
     clipped_high: Tensor
+    importance: Tensor | None = None
+    truncated: Tensor | None = None
 
 
 def token_terms(
@@ -82,17 +96,21 @@ def token_terms(
     clip_low: float,
     clip_high: float,
     dual_clip: float | None = None,
+    importance_clip: float | None = None,
     kl_coef: float = 0.0,
     entropy_coef: float = 0.0,
 ) -> TokenTerms:
     """Compute the terms of the loss for Q tokens, from [Q] each; the loss is -(sum of `objective`) / Z.
 
-    The old policy is the one that sampled. `entropy` is of each token's distribution, in nats; without a
-    coefficient it is left out of the graph.
+    `entropy` is of each token's distribution, in nats; without a coefficient it is left out of the graph.
+    `importance_clip` is C of the weights v; it needs the sampler's log-probabilities.
     """
     ratio = torch.exp(_log_ratio(policy_logprobs, targets))
     gain, penalty, weights = targets.gain, targets.penalty, targets.weights
     objective = clipped_surrogate(ratio, gain, penalty, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip)
+    importance, truncated = _importance(policy_logprobs, targets, importance_clip)
+    if importance is not None:
+        objective = importance * objective
     kl = torch.zeros_like(policy_logprobs)
     if targets.ref_logprobs is not None:
         kl = k3(policy_logprobs, targets.ref_logprobs)
@@ -102,17 +120,31 @@ def token_terms(
     with torch.no_grad():
         clipped_low = (ratio < 1 - clip_low) & (penalty < 0)
         clipped_high = (ratio > 1 + clip_high) & (gain > 0)
-    return TokenTerms(objective, kl.detach(), clipped_low, clipped_high)
+    return TokenTerms(objective, kl.detach(), clipped_low, clipped_high, importance, truncated)
 
 
 def _log_ratio(policy_logprobs: Tensor, targets: Targets) -> Tensor:
     """log rho [Q]: of each token, or the mean over its segment."""
-    log_ratio = policy_logprobs - targets.sampling_logprobs
+    log_ratio = policy_logprobs - _old(policy_logprobs, targets)
     if targets.segment is None:
         return log_ratio
     _, place, size = torch.unique(targets.segment, return_inverse=True, return_counts=True)
     mean: Tensor = log_ratio.new_zeros(len(size)).index_add(0, place, log_ratio) / size
     return mean[place]
+
+
+def _old(policy_logprobs: Tensor, targets: Targets) -> Tensor:
+    return policy_logprobs.detach() if targets.old_logprobs is None else targets.old_logprobs
+
+
+def _importance(policy_logprobs: Tensor, targets: Targets, bound: float | None) -> tuple[Tensor | None, Tensor | None]:
+    """The weights min(pi_old / pi_sampler, bound) and whether each is at the bound; nothing without a bound."""
+    if bound is None:
+        return None, None
+    if targets.sampling_logprobs is None:
+        raise ValueError("importance_clip: expected the sampler's log-probabilities, got none")
+    weight = torch.exp(_old(policy_logprobs, targets) - targets.sampling_logprobs)
+    return weight.clamp(max=bound), weight > bound
 
 
 def clipped_surrogate(

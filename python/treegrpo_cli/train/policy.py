@@ -83,8 +83,12 @@ class Policy:
 
     @torch.no_grad()
     def log_probs(self, batch: TrainBatch, path: AttentionPath) -> Tensor:
-        """Return the policy's log-probabilities of the targets, [Q], in nats, without a gradient."""
-        return self._log_probs(self.model, self.decoder, batch, path)
+        """Return the policy's log-probabilities of the targets, [Q], in nats, without a gradient or LoRA's dropout."""
+        self.network.eval()
+        try:
+            return self._log_probs(self.model, self.decoder, batch, path)
+        finally:
+            self.network.train()
 
     @torch.no_grad()
     def ref_log_probs(self, batch: TrainBatch, path: AttentionPath) -> Tensor:

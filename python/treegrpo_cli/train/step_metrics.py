@@ -14,21 +14,31 @@ from treegrpo_cli.types import TrainBatch
 MISMATCH_MEAN = "sampling/sampling_logp_difference/mean"
 MISMATCH_MAX = "sampling/sampling_logp_difference/max"
 """|policy - sampling| log-probability of a token before any update: how far engine and trainer are apart."""
+IMPORTANCE_MEAN = "sampling/importance_sampling_ratio/mean"
+IMPORTANCE_TRUNCATED = "sampling/importance_sampling_ratio/truncated"
+"""The weights that make up for it, and the share of tokens whose weight `loss.importance_clip` has cut."""
 
 
-def token_sums(batch: TrainBatch, result: HeadResult, terms: TokenTerms, has_kl: bool) -> dict[str, Tensor]:
-    """Return a micro-batch's sums over tokens, each 0-dimensional, weighted as in the loss."""
-    difference = (result.logprobs - batch.sampling_logprobs).abs()
-    weights = batch.weights
-    sums = {
-        "loss": result.loss.detach(),
-        MISMATCH_MAX: difference.max(),
-        "entropy": (weights * result.entropy).sum(),
-        "clip_ratio/low_mean": (weights * terms.clipped_low).sum(),
-        "clip_ratio/high_mean": (weights * terms.clipped_high).sum(),
-        MISMATCH_MEAN: (weights * difference).sum(),
+def token_sums(
+    batch: TrainBatch, result: HeadResult, terms: TokenTerms, before_update: Tensor, *, has_kl: bool
+) -> dict[str, Tensor]:
+    """Return a micro-batch's sums over tokens, each 0-dimensional, weighted as in the loss.
+
+    before_update: the policy's log-probabilities [Q] before a step's first update, as far as they are known.
+    """
+    difference = (before_update - batch.sampling_logprobs).abs()
+    columns = {
+        "entropy": result.entropy,
+        "clip_ratio/low_mean": terms.clipped_low,
+        "clip_ratio/high_mean": terms.clipped_high,
+        MISMATCH_MEAN: difference,
     }
-    return sums | ({"kl": (weights * terms.kl).sum()} if has_kl else {})
+    if has_kl:
+        columns["kl"] = terms.kl
+    if terms.importance is not None and terms.truncated is not None:
+        columns |= {IMPORTANCE_MEAN: terms.importance, IMPORTANCE_TRUNCATED: terms.truncated}
+    sums = {name: (batch.weights * column).sum() for name, column in columns.items()}
+    return sums | {"loss": result.loss.detach(), MISMATCH_MAX: difference.max()}
 
 
 def add(sums: dict[str, Tensor], more: dict[str, Tensor]) -> None:
@@ -46,9 +56,15 @@ def means(sums: dict[str, Tensor], num_weighted: float) -> dict[str, float]:
     return {name: float(value) if name in whole else float(value) / num_weighted for name, value in sums.items()}
 
 
-def summary(history: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Mean over the optimizer steps; the engine's mismatch is that of the first, before any update."""
+def summary(history: Sequence[dict[str, float]], recomputes: bool) -> dict[str, float]:
+    """Mean over the optimizer steps.
+
+    The engine's mismatch is that before any update: of all tokens where they are recomputed then, else of those of
+    the first optimizer step.
+    """
     if not history:
         return {"loss": 0.0, "grad_norm": 0.0}
     mean = {name: sum(metrics[name] for metrics in history) / len(history) for name in history[0]}
+    if recomputes:
+        return mean | {MISMATCH_MAX: max(metrics[MISMATCH_MAX] for metrics in history)}
     return mean | {name: history[0][name] for name in (MISMATCH_MEAN, MISMATCH_MAX)}

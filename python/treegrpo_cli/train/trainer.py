@@ -1,6 +1,7 @@
 """Forest + scores + Config -> updated weights and their metrics: one rollout step's optimizer steps.
 
     lay out the prompts of every mini-batch, each token once; choose how to compute them
+    the old policy's log-probabilities, where the ratio is not to the sampler's
     for every epoch, for every mini-batch:
         Z of the whole mini-batch
         for every micro-batch of tokens: forward, loss / Z, backward
@@ -32,6 +33,7 @@ from treegrpo_cli.train.loss import Targets, TokenTerms, token_terms
 from treegrpo_cli.train.path_choice import PathChooser
 from treegrpo_cli.train.paths import AttentionPath, reference_path
 from treegrpo_cli.train.policy import Policy
+from treegrpo_cli.train.resolved_loss import resolved_loss
 from treegrpo_cli.train.schedule import (
     learning_rate,
     make_optimizer,
@@ -63,6 +65,7 @@ class Trainer:
         torch.manual_seed(config.seed)  # adapters start from it
         self.config, self.tokenizer = config, tokenizer
         self.policy = Policy(config)
+        self.loss = resolved_loss(config.loss, self.policy.dtype)
         self.optimizer = make_optimizer(self.policy, config)
         self.step = 0
         self.is_whole = True
@@ -81,10 +84,11 @@ class Trainer:
         try:
             packed, metrics = self._lay_out(forest, scores, prompts)
             with self._random_state():
+                recomputed = self._recomputed(packed)
                 for epoch in range(self.config.train.num_epochs):
                     for position, layout in enumerate(packed):
                         self._set_learning_rate(epoch, position)
-                        history += self._optimizer_step(layout)
+                        history += self._optimizer_step(layout, recomputed[position])
         except (torch.OutOfMemoryError, MemoryError):
             raise UserError(
                 f"step {self.step + 1}: out of memory; lower train.microbatch_tokens, now "
@@ -95,7 +99,7 @@ class Trainer:
             raise UserError(f"train.attention_path: {self.paths.path.name} cannot train this model: {error}") from None
         self.step, self.is_whole = self.step + 1, True
         rate = float(self.optimizer.param_groups[0]["lr"])
-        return summary(history) | {"learning_rate": rate} | metrics
+        return summary(history, self.loss.recomputes) | {"learning_rate": rate} | metrics
 
     def state_dict_for_sampler(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the whole model in `model.dtype`, named as in its `state_dict()`, LoRA merged."""
@@ -117,7 +121,7 @@ class Trainer:
 
         def lay_out(shared: bool) -> list[Layout]:
             start, size = time.monotonic(), prompts_per_minibatch(self.config)
-            weight = self.config.loss.prefix_weight
+            weight = self.loss.prefix_weight
             packed = layouts(forest, scores, weight, size, shared=shared, prompts=prompts)
             self.packing_s += time.monotonic() - start
             return packed
@@ -140,19 +144,34 @@ class Trainer:
                 f"{limit}; lower rollout.max_context_tokens"
             )
 
-    def _optimizer_step(self, layout: Layout) -> list[dict[str, float]]:
+    def _recomputed(self, packed: list[Layout]) -> list[list[Tensor] | None]:
+        """The trainer's own log-probabilities of each mini-batch, a micro-batch each, before any update.
+
+        None for those that need no forward of their own: with one update a step, it computes them itself.
+        """
+        if not self.loss.recomputes or len(packed) * self.config.train.num_epochs == 1:
+            return [None] * len(packed)
+        path = self.paths.path
+        return [[self.policy.log_probs(batch, path) for batch in self._batches(layout)] for layout in packed]
+
+    def _batches(self, layout: Layout) -> Iterator[TrainBatch]:
+        """What is forwarded of a mini-batch: all that has targets."""
+        budget, device = self.config.train.microbatch_tokens, self.policy.device
+        for micro in self.paths.path.micro_batches(layout, budget, device):
+            if len(micro.target_ids):
+                yield to_batch(micro, device)
+
+    def _optimizer_step(self, layout: Layout, recomputed: list[Tensor] | None) -> list[dict[str, float]]:
         """Take one optimizer step; return its metrics, or nothing where no token is trained."""
-        loss_config = self.config.loss
         num_weighted = layout.weighted_tokens
         if num_weighted == 0:
             return []
-        is_mean = loss_config.denominator == "token-mean"
-        z = num_weighted if is_mean else loss_config.denominator_constant * len(layout.path_tokens)
+        is_mean = self.loss.denominator == "token-mean"
+        z = num_weighted if is_mean else self.loss.denominator_constant * len(layout.path_tokens)
         sums: dict[str, Tensor] = {}
         self.optimizer.zero_grad(set_to_none=True)
-        for micro in self.paths.path.micro_batches(layout, self.config.train.microbatch_tokens, self.policy.device):
-            if len(micro.target_ids):
-                add(sums, self._backward(to_batch(micro, self.policy.device), z))
+        for number, batch in enumerate(self._batches(layout)):
+            add(sums, self._backward(batch, z, None if recomputed is None else recomputed[number]))
         parameters = self.policy.trained_parameters().values()
         grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.max_grad_norm))
         metrics = means(sums, num_weighted) | {"grad_norm": grad_norm}
@@ -161,26 +180,28 @@ class Trainer:
         self.optimizer.step()
         return [metrics]
 
-    def _backward(self, batch: TrainBatch, z: float) -> dict[str, Tensor]:
+    def _backward(self, batch: TrainBatch, z: float, recomputed: Tensor | None) -> dict[str, Tensor]:
         """Add the micro-batch's share of the gradient; return its sums over tokens, each 0-dimensional."""
         path = self.paths.path
-        targets = self._targets(batch, path)
+        targets = self._targets(batch, path, recomputed)
         objective = self._objective(targets, z)
-        result = self.policy.backward(batch, path, objective, is_local=self.config.loss.ratio == "token")
+        result = self.policy.backward(batch, path, objective, is_local=self.loss.ratio == "token")
         with torch.no_grad():
             terms = self._terms(result.logprobs, result.entropy, targets)
-        return token_sums(batch, result, terms, self.config.loss.kl_coef > 0)
+        before_update = result.logprobs if recomputed is None else recomputed
+        return token_sums(batch, result, terms, before_update, has_kl=self.loss.kl_coef > 0)
 
-    def _targets(self, batch: TrainBatch, path: AttentionPath) -> Targets:
-        segment = {"token": None, "turn": batch.turn, "sequence": batch.row}[self.config.loss.ratio]
-        needs_reference = self.config.loss.kl_coef > 0
+    def _targets(self, batch: TrainBatch, path: AttentionPath, recomputed: Tensor | None = None) -> Targets:
+        segment = {"token": None, "turn": batch.turn, "sequence": batch.row}[self.loss.ratio]
+        needs_reference = self.loss.kl_coef > 0
         return Targets(
-            sampling_logprobs=batch.sampling_logprobs,
+            old_logprobs=recomputed if self.loss.recomputes else batch.sampling_logprobs,
             gain=batch.gain,
             penalty=batch.penalty,
             weights=batch.weights,
             segment=segment,
             ref_logprobs=self.policy.ref_log_probs(batch, path) if needs_reference else None,
+            sampling_logprobs=batch.sampling_logprobs,
         )
 
     def _objective(self, targets: Targets, z: float) -> Objective:
@@ -192,16 +213,16 @@ class Trainer:
         return objective
 
     def _terms(self, logprobs: Tensor, entropy: Tensor, targets: Targets) -> TokenTerms:
-        loss_config = self.config.loss
         return token_terms(
             logprobs,
             entropy,
             targets,
-            clip_low=loss_config.clip_low,
-            clip_high=loss_config.clip_high,
-            dual_clip=loss_config.dual_clip,
-            kl_coef=loss_config.kl_coef,
-            entropy_coef=loss_config.entropy_coef,
+            clip_low=self.loss.clip_low,
+            clip_high=self.loss.clip_high,
+            dual_clip=self.loss.dual_clip,
+            importance_clip=self.loss.importance_clip,
+            kl_coef=self.loss.kl_coef,
+            entropy_coef=self.loss.entropy_coef,
         )
 
     def _check_finite(self, metrics: dict[str, float]) -> None:

@@ -1,0 +1,71 @@
+"""`[loss]` + the dtype that engine and trainer compute in -> the loss as it is computed, nothing left to choose.
+
+Two programs that round to bfloat16 give the same token log-probabilities that differ by hundredths of a nat, and by
+whole nats where a token is unlikely. A ratio to the sampler's takes that for a change of the policy: it clips tokens
+that no update has moved. So the ratio is to the trainer's own policy there, the difference to the sampler is a weight
+of its own, bounded, and the ratio is bounded on the side where the clip leaves it open. In float32 the two agree to
+1e-5, and nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from treegrpo_cli.config import LossConfig
+
+IMPORTANCE_CLIP, DUAL_CLIP = 2.0, 3.0
+"""Of `auto` where the dtype rounds; verl's `rollout_is_threshold` and `clip_ratio_c` have the same values."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedLoss:
+    """The settings of `LossConfig`; `importance_clip` and `dual_clip` are None where they are off.
+
+    recomputes: whether the old policy is the trainer's, before the first update of a step, or the sampler's.
+    """
+
+    ratio: str
+    recomputes: bool
+    importance_clip: float | None
+    clip_low: float
+    clip_high: float
+    dual_clip: float | None
+    kl_coef: float
+    entropy_coef: float
+    denominator: str
+    denominator_constant: float
+    prefix_weight: float
+
+
+def resolved_loss(loss: LossConfig, dtype: torch.dtype) -> ResolvedLoss:
+    """Resolve what is `auto` for engine and trainer of this dtype.
+
+    >>> bf16 = resolved_loss(LossConfig(), torch.bfloat16)
+    >>> bf16.recomputes, bf16.importance_clip, bf16.dual_clip
+    (True, 2.0, 3.0)
+    >>> exact = resolved_loss(LossConfig(), torch.float32)
+    >>> exact.recomputes, exact.importance_clip, exact.dual_clip
+    (False, None, None)
+    """
+    rounds = dtype not in (torch.float32, torch.float64)
+    asks_for_weights = loss.importance_clip not in ("auto", 0)
+    recomputes = loss.old_logprobs == "recomputed" or (loss.old_logprobs == "auto" and (rounds or asks_for_weights))
+    return ResolvedLoss(
+        ratio=loss.ratio,
+        recomputes=recomputes,
+        importance_clip=_bound(loss.importance_clip, IMPORTANCE_CLIP if rounds and recomputes else None),
+        clip_low=loss.clip_low,
+        clip_high=loss.clip_high,
+        dual_clip=_bound(loss.dual_clip, DUAL_CLIP if rounds else None),
+        kl_coef=loss.kl_coef,
+        entropy_coef=loss.entropy_coef,
+        denominator=loss.denominator,
+        denominator_constant=loss.denominator_constant,
+        prefix_weight=loss.prefix_weight,
+    )
+
+
+def _bound(given: float | str, automatic: float | None) -> float | None:
+    return automatic if isinstance(given, str) else given or None
