@@ -166,6 +166,17 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class HostColumns:
+    """Columns of a TrainBatch that its plans are made of, [.] int64 in numpy: to read them waits for no device."""
+
+    positions: NDArray[np.int64]
+    parent_token: NDArray[np.int64]
+    predictors: NDArray[np.int64]
+    target_row: NDArray[np.int64]
+    turn: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class TrainBatch:
     """U tokens of one forward, depth first, and the Q sampled tokens (targets) that its loss reads.
 
@@ -177,6 +188,7 @@ class TrainBatch:
     predictors [P] int64, ascending: tokens whose logits are read · target_row [Q] int64, ascending: each target's place
     in `predictors` · target_ids [Q] int64 · sampling_logprobs [Q], nats · gain, penalty, weights [Q]: S+ and S- times
     |L|^(p - 1), and |L|^p · turn [Q] int64 · row [Q] int64, of a batch of chains: the row of each target.
+    host: some of the columns once more, where no device has to be asked for them.
     """
 
     token_ids: torch.Tensor
@@ -196,6 +208,7 @@ class TrainBatch:
     weights: torch.Tensor
     turn: torch.Tensor
     row: torch.Tensor | None
+    host: HostColumns
 
 
 TokenIds: TypeAlias = "Sequence[int] | NDArray[np.uint32]"

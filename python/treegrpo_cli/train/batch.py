@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from treegrpo_cli._core import NO_PARENT, Forest, Layout, MicroBatch, Scores
-from treegrpo_cli.types import TrainBatch
+from treegrpo_cli.types import HostColumns, TrainBatch
 
 
 def layouts(
@@ -38,15 +38,16 @@ def layouts(
 
 
 def to_batch(micro: MicroBatch, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> TrainBatch:
-    """Put a micro-batch on a device: integers as int64, what the loss reads in `dtype`."""
+    """Put a micro-batch on a device: integers as int64, what the loss reads in `dtype`.
+
+    Nothing here waits for the device, nor needs to while the batch is computed: plans are made of `host`.
+    """
 
     def integers(column: NDArray[np.uint32]) -> Tensor:
-        values = column.astype(np.int64)
-        values[column == NO_PARENT] = -1
-        return torch.from_numpy(values).to(device)
+        return torch.from_numpy(_signed(column)).to(device, non_blocking=True)
 
     def numbers(column: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(column.astype(np.float64)).to(device, dtype)
+        return torch.from_numpy(column.astype(np.float64)).to(dtype).to(device, non_blocking=True)
 
     return TrainBatch(
         token_ids=integers(micro.token_ids),
@@ -55,7 +56,7 @@ def to_batch(micro: MicroBatch, device: torch.device | str = "cpu", dtype: torch
         subtree_end=integers(micro.subtree_end),
         runs=_rows(micro.run_start[:-1], micro.run_start[1:]),
         segments=_rows(micro.key_start, micro.key_end, micro.query_start, micro.query_end),
-        edges=_rows(micro.edge_start[:-1], micro.edge_start[1:], _above(micro.edge_parent)),
+        edges=_rows(micro.edge_start[:-1], micro.edge_start[1:], _signed(micro.edge_parent)),
         max_path_tokens=int(micro.positions.max(initial=0)) + 1,
         predictors=integers(micro.predictors),
         target_row=integers(micro.target_row),
@@ -66,13 +67,21 @@ def to_batch(micro: MicroBatch, device: torch.device | str = "cpu", dtype: torch
         weights=numbers(micro.weights),
         turn=integers(micro.turn),
         row=None if micro.row is None else integers(micro.row),
+        host=HostColumns(
+            positions=_signed(micro.positions),
+            parent_token=_signed(micro.parent_token),
+            predictors=_signed(micro.predictors),
+            target_row=_signed(micro.target_row),
+            turn=_signed(micro.turn),
+        ),
     )
 
 
-def _above(edge_parent: NDArray[np.uint32]) -> NDArray[np.int64]:
-    above = edge_parent.astype(np.int64)
-    above[edge_parent == NO_PARENT] = -1
-    return above
+def _signed(column: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """int64, -1 for what is above a start."""
+    values = column.astype(np.int64)
+    values[column == NO_PARENT] = -1
+    return values
 
 
 def _rows(*columns: NDArray[Any]) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -45,12 +46,14 @@ class Decoder:
         Each run is a row with all of its path in front, padded on the right: causality hides the padding.
         """
         self.module.config._attn_implementation = self._library_attention
-        rows = nn.utils.rnn.pad_sequence(run_paths(batch), batch_first=True).to(batch.token_ids.device)
-        positions = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
+        device, host = batch.token_ids.device, batch.host
+        paths = [torch.from_numpy(path) for path in run_paths(batch)]
+        rows = nn.utils.rnn.pad_sequence(paths, batch_first=True).to(device, non_blocking=True)
+        positions = torch.arange(rows.shape[1], device=device).expand_as(rows)
         states = self._call(batch.token_ids[rows], positions, embeds, rows)
-        starts = torch.tensor([start for start, _ in batch.runs[1:]], device=rows.device)
-        row = torch.bucketize(batch.predictors, starts, right=True)
-        return states[row, batch.positions[batch.predictors]]
+        row = np.searchsorted([start for start, _ in batch.runs], host.predictors, side="right") - 1
+        place = row * rows.shape[1] + host.positions[host.predictors]
+        return states.flatten(0, 1)[torch.from_numpy(place).to(device, non_blocking=True)]
 
     def _call(self, token_ids: Tensor, positions: Tensor, embeds: Tensor | None, index: Any, **kwargs: Any) -> Tensor:
         if embeds is not None:

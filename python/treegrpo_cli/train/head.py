@@ -1,14 +1,17 @@
 """Hidden states -> log-probabilities of the sampled tokens, and their gradient, chunk by chunk.
 
-The logits of all predictors at once would be the largest tensor of a training step. Here about `LOGIT_CHUNK` of them
-are alive: a chunk of predictors is projected, turned in place into log-probabilities and then into the gradient of
+The logits of all predictors at once would be the largest tensor of a training step. Here a `Sizes.chunk` of them
+is alive: a chunk of predictors is projected, turned in place into log-probabilities and then into the gradient of
 the loss, which goes on at once into the gradients of hidden states and weight. With z = logits / temperature,
 p = softmax(z), H the entropy of p, and y a target:
 
     d log p_y / dz = onehot(y) - p             dH / dz = -p (log p + H)
 
-Products are in the dtype of the hidden states, or in autocast's where that is on; log-softmax is in float32 (float64
-for float64); the gradient of the weight is summed in the dtype of its accumulator.
+Hidden states and weight are taken in the dtype of the hidden states, or in autocast's where that is on. Whatever it
+is, their products are summed and kept in float32 (float64 for float64): logits rounded to bfloat16 would move
+log-probabilities by up to 2^-8 of the largest logit, and the sampler does not round them. On CUDA the gradient of the
+logits is rounded to bfloat16 for the two products that it goes into, which the tensor cores ask for; elsewhere it is
+not.
 
 Liger's fused linear GRPO loss and torch's `linear_cross_entropy` read one target a hidden state and know neither a
 turn shared by several leaves, nor a ratio over a turn, nor the gradient of the entropy.
@@ -21,14 +24,27 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-LOGIT_CHUNK = 3 << 24
-"""Logits that are alive at a time (192 MiB in float32); with fewer the matrix products slow down."""
 
-LOGIT_BLOCK = 1 << 21
-"""Logits that an elementwise operation takes at a time (8 MiB in float32): what it makes stays in a CPU's cache."""
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How many numbers the head holds at a time, each of 4 bytes in float32.
+
+    chunk: logits that are alive; with fewer the matrix products slow down · block: logits that an elementwise
+    operation takes at once, of which up to three copies live beside the chunk, or weights that are widened at once.
+    """
+
+    chunk: int
+    block: int
+
+
+SIZES = {"cpu": Sizes(chunk=3 << 24, block=1 << 21), "cuda": Sizes(chunk=1 << 27, block=1 << 25)}
+"""By device type. A block of 8 MiB stays in a CPU's cache. A GPU has none to stay in, and each operation costs it a
+launch of microseconds: blocks of 128 MiB outlast that many times over, four to a chunk of 512 MiB."""
 
 LEAST = -1e4
 """Stands for a log-probability of -inf where that is multiplied by its probability: exp of both is exactly 0."""
@@ -71,20 +87,34 @@ class HeadResult:
     hidden_grad: Tensor
 
 
+def sizes(device: torch.device) -> Sizes:
+    """Return the sizes that suit a device; one that is not known counts as a GPU."""
+    return SIZES.get(device.type, SIZES["cuda"])
+
+
 @torch.no_grad()
-def log_probs(head: Head, hidden: Tensor, target_row: Tensor, target_ids: Tensor) -> tuple[Tensor, Tensor]:
+def log_probs(
+    head: Head,
+    hidden: Tensor,
+    target_row: Tensor,
+    target_ids: Tensor,
+    *,
+    host_row: NDArray[np.int64] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Return the log-probability of each target [Q] and the entropy at each predictor [P], in nats, without a graph.
 
     hidden [P, hidden] · target_row [Q] int64, ascending: the predictor of each target · target_ids [Q] int64. Several
-    targets may have one predictor, as where a tree branches.
+    targets may have one predictor, as where a tree branches. `host_row` is `target_row` once more: without it a batch
+    of several chunks asks the device for it, and waits.
     """
     head, hidden = _for_products(head, hidden)
     parts = []
-    for rows, which in _chunks(head, hidden, target_row):
-        logits = _project(head, hidden[rows])
-        entropy = _to_log_probs(logits)
-        parts.append((logits[target_row[which] - rows.start, target_ids[which]], entropy))
-        del logits  # or two chunks would be alive
+    with torch.autocast(hidden.device.type, enabled=False):
+        for rows, which in _chunks(head, hidden, target_row, host_row):
+            logits = _project(head, hidden[rows])
+            entropy = _to_log_probs(logits)
+            parts.append((logits[target_row[which] - rows.start, target_ids[which]], entropy))
+            del logits  # or two chunks would be alive
     logprobs, entropies = zip(*parts, strict=True)
     return torch.cat(logprobs), torch.cat(entropies)
 
@@ -99,6 +129,7 @@ def backward(
     grads: HeadGradients,
     *,
     is_local: bool,
+    host_row: NDArray[np.int64] | None = None,
 ) -> HeadResult:
     """Return the loss and its gradient at the hidden states; add the head's own gradients to `grads`.
 
@@ -106,20 +137,22 @@ def backward(
     can compute alone; then one pass does, with three matrix products. Otherwise the log-probabilities come first, and
     the pass follows the objective's slope at them.
     """
-    if not is_local:
-        logprobs, entropy = log_probs(head, hidden, target_row, target_ids)
-        loss, linear = linearise(objective, logprobs, entropy[target_row])
-        return replace(backward(head, hidden, target_row, target_ids, linear, grads, is_local=True), loss=loss)
-    head, states = _for_products(head, hidden)
-    parts = []
-    for rows, which in _chunks(head, states, target_row):
-        row, ids = target_row[which] - rows.start, target_ids[which]
-        parts.append(_backward(head, states[rows], row, ids, objective, which, grads))
+    dtype = hidden.dtype
+    head, hidden = _for_products(head, hidden)
+    with torch.autocast(hidden.device.type, enabled=False):
+        loss = None
+        if not is_local:
+            logprobs, entropy = log_probs(head, hidden, target_row, target_ids, host_row=host_row)
+            loss, objective = linearise(objective, logprobs, entropy[target_row])
+        parts = []
+        for rows, which in _chunks(head, hidden, target_row, host_row):
+            row, ids = target_row[which] - rows.start, target_ids[which]
+            parts.append(_backward(head, hidden[rows], row, ids, objective, which, grads))
     return HeadResult(
-        torch.stack([part.loss for part in parts]).sum(),
+        torch.stack([part.loss for part in parts]).sum() if loss is None else loss,
         torch.cat([part.logprobs for part in parts]),
         torch.cat([part.entropy for part in parts]),
-        torch.cat([part.hidden_grad for part in parts]).to(hidden.dtype),
+        torch.cat([part.hidden_grad for part in parts]).to(dtype),
     )
 
 
@@ -172,31 +205,67 @@ def _slopes(
 
 
 def _for_products(head: Head, hidden: Tensor) -> tuple[Head, Tensor]:
-    """Head and hidden states in the dtype of the products."""
+    """Head and hidden states in the dtype that the products read."""
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     bias = None if head.bias is None else head.bias.to(dtype)
     return replace(head, weight=head.weight.to(dtype), bias=bias), hidden.to(dtype)
 
 
-def _chunks(head: Head, hidden: Tensor, target_row: Tensor) -> Iterator[tuple[slice, slice]]:
+def _chunks(
+    head: Head, hidden: Tensor, target_row: Tensor, host_row: NDArray[np.int64] | None
+) -> Iterator[tuple[slice, slice]]:
     """Chunks of predictors, of about equal size, and the targets that are read from each; at least one."""
-    num_chunks = max(1, min(len(hidden), math.ceil(len(hidden) * len(head.weight) / LOGIT_CHUNK)))
+    chunk = sizes(hidden.device).chunk
+    num_chunks = max(1, min(len(hidden), math.ceil(len(hidden) * len(head.weight) / chunk)))
+    if num_chunks == 1:
+        yield slice(0, len(hidden)), slice(0, len(target_row))
+        return
     starts = [len(hidden) * number // num_chunks for number in range(num_chunks + 1)]
-    bounds = torch.searchsorted(target_row, torch.tensor(starts, device=target_row.device)).tolist()
+    bounds = np.searchsorted(target_row.cpu().numpy() if host_row is None else host_row, starts).tolist()
     for number in range(num_chunks):
         yield slice(*starts[number : number + 2]), slice(*bounds[number : number + 2])
 
 
 def _blocks(logits: Tensor) -> Iterator[slice]:
-    size = max(1, LOGIT_BLOCK // logits.shape[1])
+    size = max(1, sizes(logits.device).block // logits.shape[1])
     return (slice(start, start + size) for start in range(0, len(logits), size))
+
+
+def _pieces(weight: Tensor) -> Iterator[slice]:
+    """Pieces of the vocabulary: what is made of a weight beside it stays small."""
+    size = max(1, sizes(weight.device).block // weight.shape[1])
+    return (slice(start, start + size) for start in range(0, len(weight), size))
+
+
+def _is_rounded(tensor: Tensor) -> bool:
+    """Whether a product in its dtype would be rounded to fewer bits than float32 has."""
+    return tensor.dtype.itemsize < 4
+
+
+def _has_wide_products(tensor: Tensor) -> bool:
+    """Whether torch multiplies its dtype into float32: the kernel of `wide_product` is there for CUDA alone."""
+    return tensor.is_cuda
+
+
+def wide_product(one: Tensor, other: Tensor) -> Tensor:
+    """[n, k] @ [k, m] of bfloat16 or float16 on CUDA -> float32: summed there, and not rounded at the end."""
+    return torch.mm(one, other, out_dtype=torch.float32)
 
 
 def _project(head: Head, states: Tensor) -> Tensor:
     """logits / temperature [p, V], in float32 or wider."""
-    logits = states @ head.weight.t() if head.bias is None else torch.addmm(head.bias, states, head.weight.t())
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    weight = head.weight
+    if not _is_rounded(states):
+        logits = states @ weight.t() if head.bias is None else torch.addmm(head.bias, states, weight.t())
+    elif _has_wide_products(states):
+        logits = wide_product(states, weight.t())
+    else:
+        logits, wide = states.new_empty((len(states), len(weight)), dtype=torch.float32), states.float()
+        for piece in _pieces(weight):
+            logits[:, piece] = wide @ weight[piece].float().t()
+    if head.bias is not None and _is_rounded(states):
+        logits += head.bias
     if head.softcap is not None:
         logits.div_(head.softcap).tanh_().mul_(head.softcap)
     return logits if head.temperature == 1 else logits.div_(head.temperature)
@@ -223,14 +292,34 @@ def _to_gradient(log_p: Tensor, entropy: Tensor, by_logprob: Tensor, by_entropy:
 
 
 def _propagate(head: Head, states: Tensor, logits_grad: Tensor, grads: HeadGradients) -> Tensor:
-    """Add to the head's gradients; return the one at the hidden states."""
+    """Add to the head's gradients; return the one at the hidden states, in float32 or wider."""
     if grads.bias is not None:
         grads.bias.add_(logits_grad.sum(dim=0))
-    logits_grad = logits_grad.to(states.dtype)
-    if grads.weight is not None and grads.weight.dtype == states.dtype:
-        grads.weight.addmm_(logits_grad.t(), states)
-    elif grads.weight is not None:  # a piece of the vocabulary at a time, or the product would be as large as the sum
-        size = max(1, LOGIT_CHUNK // states.shape[1])
-        for start in range(0, len(grads.weight), size):
-            grads.weight[start : start + size] += logits_grad[:, start : start + size].t() @ states
-    return logits_grad @ head.weight
+    if not _is_rounded(states):
+        if grads.weight is not None:
+            _add_product(grads.weight, logits_grad.t(), states)
+        return logits_grad @ head.weight
+    if _has_wide_products(states):
+        return _propagate_rounded(head, states, logits_grad.to(states.dtype), grads)
+    wide, hidden_grad = states.float(), torch.zeros(states.shape, device=states.device)
+    for piece in _pieces(head.weight):
+        hidden_grad.addmm_(logits_grad[:, piece], head.weight[piece].float())
+        if grads.weight is not None:
+            _add_product(grads.weight[piece], logits_grad[:, piece].t(), wide)
+    return hidden_grad
+
+
+def _propagate_rounded(head: Head, states: Tensor, logits_grad: Tensor, grads: HeadGradients) -> Tensor:
+    """The same from bfloat16 alone, on CUDA."""
+    if grads.weight is not None:
+        for piece in _pieces(head.weight):
+            grads.weight[piece] += wide_product(logits_grad[:, piece].t(), states)
+    return wide_product(logits_grad, head.weight)
+
+
+def _add_product(total: Tensor, one: Tensor, other: Tensor) -> None:
+    """Add [n, k] @ [k, m] in place; in one kernel where the dtypes allow it."""
+    if total.dtype == one.dtype:
+        total.addmm_(one, other)
+    else:
+        total += one @ other

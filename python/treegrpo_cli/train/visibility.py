@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,19 +25,18 @@ def visible(batch: TrainBatch, window: int | None) -> Any:
     return sees
 
 
-def run_paths(batch: TrainBatch) -> list[Tensor]:
-    """Return, for each run, the tokens from its root to its end: int64 on the CPU."""
-    parent = batch.parent_token.cpu()
-    paths: list[Tensor] = []
-    run_of: dict[int, int] = {}
-    for number, (start, end) in enumerate(batch.runs):
+def run_paths(batch: TrainBatch) -> list[NDArray[np.int64]]:
+    """Return, for each run, the tokens from its root to its end."""
+    parent, positions = batch.host.parent_token, batch.host.positions
+    starts = [start for start, _ in batch.runs]
+    paths: list[NDArray[np.int64]] = []
+    for start, end in batch.runs:
+        own = np.arange(start, end)
         above = int(parent[start])
-        own = torch.arange(start, end)
         if above >= 0:
-            outer = paths[run_of[above]]
-            own = torch.cat([outer[: int(batch.positions[above]) + 1], own])
+            outer = paths[bisect_right(starts, above) - 1]
+            own = np.concatenate([outer[: positions[above] + 1], own])
         paths.append(own)
-        run_of.update(dict.fromkeys(range(start, end), number))
     return paths
 
 

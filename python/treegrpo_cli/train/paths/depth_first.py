@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from treegrpo_cli._core import Layout, MicroBatch
@@ -161,18 +163,17 @@ def _forwards(
             finish(path.pop())
         plan = EdgePlan(path[-1].plan if path else None)
         states = decoder.planned_states(batch, slice(start, end), plan, embeds)
-        predictors = _between(batch.predictors, start, end)
-        targets = _between(batch.target_row, predictors.start, predictors.stop)
+        predictors = _between(batch.host.predictors, start, end)
+        targets = _between(batch.host.target_row, predictors.start, predictors.stop)
         path.append(_Edge(number, plan, states[batch.predictors[predictors] - start], predictors, targets))
         yield path[-1]
     while path:
         finish(path.pop())
 
 
-def _between(ascending: Tensor, low: int, high: int) -> slice:
+def _between(ascending: NDArray[np.int64], low: int, high: int) -> slice:
     """Where an ascending column holds values of [low, high)."""
-    bounds = torch.searchsorted(ascending, torch.tensor([low, high], device=ascending.device)).tolist()
-    return slice(*bounds)
+    return slice(*np.searchsorted(ascending, [low, high]).tolist())
 
 
 def _targets(batch: TrainBatch, edge: _Edge) -> tuple[Tensor, Tensor]:

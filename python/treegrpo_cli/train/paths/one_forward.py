@@ -27,7 +27,8 @@ class OneForward(AttentionPath):
         """See `AttentionPath`."""
         with torch.no_grad():
             states = self.predictor_states(decoder, batch)
-            return heads.log_probs(head, states, batch.target_row, batch.target_ids)[0]
+            targets = (batch.target_row, batch.target_ids)
+            return heads.log_probs(head, states, *targets, host_row=batch.host.target_row)[0]
 
     def backward(
         self,
@@ -42,8 +43,8 @@ class OneForward(AttentionPath):
     ) -> HeadResult:
         """See `AttentionPath`."""
         states = self.predictor_states(decoder, batch, embeds)
-        targets = (batch.target_row, batch.target_ids)
-        result = heads.backward(head, states.detach(), *targets, objective, grads, is_local=is_local)
+        targets, host_row = (batch.target_row, batch.target_ids), batch.host.target_row
+        result = heads.backward(head, states.detach(), *targets, objective, grads, is_local=is_local, host_row=host_row)
         with torch.autocast(states.device.type, enabled=False):  # a backward pass has the dtypes of its forward
             states.backward(result.hidden_grad)  # type: ignore[no-untyped-call]
         return result

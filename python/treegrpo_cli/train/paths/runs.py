@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from treegrpo_cli.train.cascade import Cascade
@@ -47,7 +49,7 @@ class RunsPlan:
         """Each run against the end of its path that its first token sees."""
         outputs = []
         for (start, end), path in zip(self.batch.runs, self._paths, strict=True):
-            seen = path[max(0, len(path) - (end - start) - window + 1) :]
+            seen = torch.from_numpy(path[max(0, len(path) - (end - start) - window + 1) :])
             mask = lower_right_mask(query[:, :, start:end], len(seen), window)
             outputs.append(masked_attention(query[:, :, start:end], key[:, :, seen], value[:, :, seen], mask, scale))
         return torch.cat(outputs, dim=1)
@@ -75,17 +77,15 @@ class RunsPlan:
     def _gathered(self) -> tuple[Tensor, Tensor, Tensor, int, int]:
         """The path of each run as one index, where runs and paths begin, and the longest of each."""
         device = self.batch.token_ids.device
-        paths = self._paths
-        starts = [torch.tensor([0, *map(len, parts)]).cumsum(0, dtype=torch.int32) for parts in (self._runs(), paths)]
-        longest = [max(map(len, parts)) for parts in (self._runs(), paths)]
-        return torch.cat(paths).to(device), starts[0].to(device), starts[1].to(device), longest[0], longest[1]
+        lengths = [end - start for start, end in self.batch.runs], [len(path) for path in self._paths]
+        starts = (np.cumsum([0, *parts], dtype=np.int32) for parts in lengths)
+        columns = (np.concatenate(self._paths), *starts)
+        index, run_start, path_start = (torch.from_numpy(c).to(device, non_blocking=True) for c in columns)
+        return index, run_start, path_start, max(lengths[0]), max(lengths[1])
 
     @cached_property
-    def _paths(self) -> list[Tensor]:
+    def _paths(self) -> list[NDArray[np.int64]]:
         return run_paths(self.batch)
-
-    def _runs(self) -> list[range]:
-        return [range(start, end) for start, end in self.batch.runs]
 
 
 def varlen_attention(*args: Any, **kwargs: Any) -> Tensor:
