@@ -19,11 +19,16 @@ def run_train(config: Config, *, resume: bool, named: Collection[str] = (), quie
     reporter.say(f"checkpoints, metrics.jsonl and trees are in {config.output_dir}")
 
 
-def check_train(config: Config, *, resume: bool) -> None:
-    """Find what is wrong before an engine starts, the run's folder included. Raises Problems."""
+def check_train(config: Config, *, resume: bool) -> list[str]:
+    """Find what is wrong before an engine starts, the run's folder included; return what memory the run needs.
+
+    Raises Problems.
+    """
     prepare_libraries()
     from treegrpo_cli.run.directory import RunDirectory
+    from treegrpo_cli.run.memory import memory_lines
     from treegrpo_cli.run.preflight import check, training_questions
 
     directory = RunDirectory(config, resume=resume)
-    check(config, training_questions(config), config.report_to, [directory.check])
+    check(config, training_questions(config), config.report_to, [directory.check], trains=True)
+    return memory_lines(config)

@@ -168,6 +168,12 @@ class RolloutConfig(Section):
         """Leaves kept a tree, with the default resolved."""
         return self.num_kept_leaves or self.num_leaves
 
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of the longest path that these limits allow; a model may have positions for less."""
+        turns = self.max_turns * (self.max_turn_tokens + self.max_observation_tokens)
+        return self.max_context_tokens or self.max_prompt_tokens + turns
+
     @model_validator(mode="after")
     def _kept_leaves_exist(self) -> RolloutConfig:
         if self.num_leaves > MAX_LEAVES:

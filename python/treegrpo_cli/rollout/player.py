@@ -72,14 +72,12 @@ def open_sampler(config: Config, log_path: Path | None, say: Callable[[str], Non
 
     `say` is told before one starts that takes a while.
     """
-    settings = config.rollout
-    turns = settings.max_turns * (settings.max_turn_tokens + settings.max_observation_tokens)
     return make_sampler(
         config.sampler,
         config.model.path,
         dtype=config.model.dtype,
         device=config.model.device,
-        max_model_len=settings.max_context_tokens or settings.max_prompt_tokens + turns,
+        max_model_len=config.rollout.context_tokens,
         seed=config.seed,
         log_path=log_path,
         say=say,

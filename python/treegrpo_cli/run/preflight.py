@@ -14,6 +14,7 @@ from treegrpo_cli.models.pretrained import check_weight_files, load_tokenizer, r
 from treegrpo_cli.rewards import load_rewards
 from treegrpo_cli.rollout.world import World
 from treegrpo_cli.run.loggers import check_logger
+from treegrpo_cli.run.memory import check_memory
 from treegrpo_cli.samplers import choose_engine, resolve_device
 
 if TYPE_CHECKING:
@@ -71,10 +72,13 @@ def prepare(
     questions: Sequence[Questions],
     loggers: Sequence[str] = (),
     checks: Sequence[Callable[[], object]] = (),
+    *,
+    trains: bool = False,
 ) -> Prepared:
     """Read the data, the model's files and the template, open the environment, load rewards, look for loggers.
 
-    Weights are not loaded, and no engine is started. `checks` are more functions that raise UserError.
+    Weights are not loaded, and no engine is started. `checks` are more functions that raise UserError; `trains` counts
+    the memory of a training run too.
 
     Raises Problems with a line for each thing that is wrong.
     """
@@ -84,7 +88,7 @@ def prepare(
     tasks = {asked.key: _read_questions(config, asked, found) for asked in questions}
     for logger in loggers:
         found.by(check_logger, logger)
-    tokenizer = _read_model(config, found)
+    tokenizer = _read_model(config, found, trains)
     world = found.by(_open_world, config, tokenizer) if tokenizer else found.by(_open_environment, config)
     if found.lines or world is None:
         raise Problems(found.lines, found.trace)
@@ -96,9 +100,11 @@ def check(
     questions: Sequence[Questions],
     loggers: Sequence[str] = (),
     checks: Sequence[Callable[[], object]] = (),
+    *,
+    trains: bool = False,
 ) -> None:
     """Find what is wrong, as `prepare` does, and leave nothing open. Raises Problems."""
-    prepare(config, questions, loggers, checks).close()
+    prepare(config, questions, loggers, checks, trains=trains).close()
 
 
 @dataclass(slots=True)
@@ -142,18 +148,21 @@ def _read_questions(config: Config, asked: Questions, found: _Found) -> list[Tas
     return tasks
 
 
-def _read_model(config: Config, found: _Found) -> Any:
+def _read_model(config: Config, found: _Found, trains: bool) -> Any:
     """Return the tokenizer, or None; what is wrong with the model's files and its device is found on the way."""
     if not config.model.path:
         found.add("model.path: not set; give it in the config file, or as model.path=...")
         return None
     whole = found.by(read_model_config, config.model.path) is not None
+    before = len(found.lines)
     found.by(check_weight_files, config.model.path)
     # where there is no model, the same would be said of its tokenizer
     tokenizer = (found if whole else _Found()).by(load_tokenizer, config.model.path, config.model.chat_template)
     device = found.by(resolve_device, config.model.device)
     if device and config.sampler.engine == "vllm":
         found.by(choose_engine, "vllm", device)
+    if trains and whole and tokenizer and len(found.lines) == before:
+        found.by(check_memory, config)
     return tokenizer
 
 

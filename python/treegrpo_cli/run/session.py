@@ -62,7 +62,7 @@ class Session:
 
     def _prepare(self, stack: ExitStack) -> World:
         config = self.config
-        prepared = prepare(config, training_questions(config), config.report_to)
+        prepared = prepare(config, training_questions(config), config.report_to, trains=True)
         stack.callback(prepared.close)
         self.tasks, self.eval_tasks = prepared.tasks["data.train"], prepared.tasks.get("data.eval", [])
         return prepared.world

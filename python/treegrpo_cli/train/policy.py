@@ -48,7 +48,7 @@ class Policy:
         self.device = choose_device(config.model.device)
         self.dtype = choose_dtype(config.model.dtype, self.device)
         self.model = load_model(config.model.path)
-        self.network = _add_lora(self.model, config.model) if self.uses_lora else self.model
+        self.network = add_lora(self.model, config.model) if self.uses_lora else self.model
         if config.model.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         self._place(self.network).train()
@@ -155,7 +155,7 @@ class Policy:
 
     def _place(self, model: Any) -> Any:
         if self.dtype == torch.bfloat16:
-            _store_frozen_in_bfloat16(model)
+            store_frozen_in_bfloat16(model)
         return model.to(self.device)
 
 
@@ -188,7 +188,7 @@ def _set_dropout_to_zero(config: Any) -> None:
                 setattr(part, name, 0.0)
 
 
-def _store_frozen_in_bfloat16(model: nn.Module) -> None:
+def store_frozen_in_bfloat16(model: nn.Module) -> None:
     """Store frozen linear weights in bfloat16; a tied LM head stays: autocast does not round embeddings."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     for module in model.modules():
@@ -196,7 +196,7 @@ def _store_frozen_in_bfloat16(model: nn.Module) -> None:
             module.to(torch.bfloat16)
 
 
-def _add_lora(model: Any, settings: ModelConfig) -> Any:
+def add_lora(model: Any, settings: ModelConfig) -> Any:
     """Wrap the model in trainable low-rank adapters of float32 and freeze the rest."""
     from peft import LoraConfig, get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer

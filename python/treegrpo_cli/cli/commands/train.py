@@ -45,7 +45,8 @@ def train(
         read_resumed_settings(settings or [], **flags) if resume else (read_settings(settings or [], **flags), set())
     )
     if dry_run:
-        check_train(config, resume=resume)
+        needs = check_train(config, resume=resume)
         print_settings(config)
+        print("", *(f"# {line}" for line in needs), sep="\n")
     else:
         run_train(config, resume=resume, named=named, quiet=quiet)

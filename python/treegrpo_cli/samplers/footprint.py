@@ -1,0 +1,58 @@
+"""Settings + a causal LM without weights -> the bytes that an engine takes on its device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from treegrpo_cli.config import Config
+from treegrpo_cli.models.devices import choose_dtype
+from treegrpo_cli.models.sizes import ModelSizes
+from treegrpo_cli.samplers.vllm_engine import cpu_settings
+
+WORK_BYTES = 3 << 29
+"""What vLLM on a GPU needs beside weights and cache: its largest batch, logits, graphs (read, not measured)."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineBytes:
+    """Bytes of an engine: `weights` in its dtype, and `cache`, keys and values with what it works in.
+
+    `share` > 0: it takes this part of the whole device, weights and cache included, and `cache` is the least that it
+    can do with: one sequence.
+    """
+
+    weights: int
+    cache: int
+    share: float = 0.0
+
+    @property
+    def least(self) -> int:
+        """What it cannot do without."""
+        return self.weights + self.cache
+
+    def on(self, device_bytes: int) -> int:
+        """What it takes of a device of this size."""
+        return max(int(self.share * device_bytes), self.least)
+
+
+def engine_bytes(config: Config, model: Any, device: torch.device, engine: str) -> EngineBytes:
+    """Count for `vllm` or `transformers`; `model` is on torch's meta device.
+
+    The transformers engine's cache grows with its batch, and one sequence is counted. Raises UncountableError.
+    """
+    dtype, sizes = choose_dtype(config.model.dtype, device), ModelSizes.of(model)
+    weights = sum(weight.numel() for weight in model.parameters()) * dtype.itemsize
+    tokens = min(config.rollout.context_tokens, sizes.max_tokens or config.rollout.context_tokens)
+    sequence = tokens * 2 * sizes.num_layers * sizes.keys * dtype.itemsize
+    if engine != "vllm":
+        return EngineBytes(weights, sequence)
+    if device.type == "cpu":
+        name = str(dtype).removeprefix("torch.")
+        settings = cpu_settings(config.model.path, config.sampler, name, tokens)
+        return EngineBytes(weights, settings["kv_cache_memory_bytes"])
+    if config.sampler.kv_cache_bytes:
+        return EngineBytes(weights, WORK_BYTES + config.sampler.kv_cache_bytes)
+    return EngineBytes(weights, WORK_BYTES + sequence, config.sampler.gpu_memory_utilization)
