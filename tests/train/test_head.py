@@ -354,7 +354,7 @@ def count_operations(monkeypatch: pytest.MonkeyPatch) -> int:
             self.count += function.namespace == "aten" and not function.is_view
             return function(*args, **kwargs or {})
 
-    monkeypatch.setattr(head_module, "_slopes", lambda _, logprobs, *rest: (logprobs.sum(), logprobs, None))
+    monkeypatch.setattr(head_module, "slopes", lambda _, logprobs, *rest: (logprobs.sum(), logprobs, None))
     row = np.arange(2_048)
     with FakeTensorMode(), torch.device("cuda"):
         hidden = torch.empty(2_048, 896, dtype=torch.bfloat16)

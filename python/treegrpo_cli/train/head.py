@@ -49,8 +49,11 @@ launch of microseconds: blocks of 128 MiB outlast that many times over, four to 
 LEAST = -1e4
 """Stands for a log-probability of -inf where that is multiplied by its probability: exp of both is exactly 0."""
 
-Objective: TypeAlias = Callable[[Tensor, Tensor, slice], Tensor]
-"""(logprobs [q], entropy [q], the slice of the targets that these are) -> loss, 0-dimensional, to be minimised."""
+Which: TypeAlias = slice | Tensor
+"""Some of the targets: consecutive ones, or their numbers, int64 and ascending."""
+
+Objective: TypeAlias = Callable[[Tensor, Tensor, Which], Tensor]
+"""(logprobs [q], entropy [q], which of the targets these are) -> loss, 0-dimensional, to be minimised."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,13 +161,29 @@ def backward(
 
 def linearise(objective: Objective, logprobs: Tensor, entropy: Tensor) -> tuple[Tensor, Objective]:
     """Return the loss of all targets, and a local objective whose gradient is that of `objective` at these values."""
-    loss, by_logprob, by_entropy = _slopes(objective, logprobs, entropy, slice(0, len(logprobs)))
+    loss, by_logprob, by_entropy = slopes(objective, logprobs, entropy, slice(0, len(logprobs)))
+    return loss, linear(by_logprob, by_entropy)
 
-    def linear(logprobs: Tensor, entropy: Tensor, which: slice) -> Tensor:
+
+def linear(by_logprob: Tensor, by_entropy: Tensor | None) -> Objective:
+    """Return the local objective of these slopes at the targets, [Q]."""
+
+    def objective(logprobs: Tensor, entropy: Tensor, which: Which) -> Tensor:
         value = (by_logprob[which] * logprobs).sum()
         return value if by_entropy is None else value + (by_entropy[which] * entropy).sum()
 
-    return loss, linear
+    return objective
+
+
+def slopes(
+    objective: Objective, logprobs: Tensor, entropy: Tensor, which: Which
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the loss and its gradients by log-probability and by entropy, None where it does not read the entropy."""
+    leaves = (logprobs.detach().requires_grad_(), entropy.detach().requires_grad_())
+    with torch.enable_grad():
+        loss = objective(*leaves, which)
+    by_logprob, by_entropy = torch.autograd.grad(loss, leaves, allow_unused=True)
+    return loss.detach(), torch.zeros_like(logprobs) if by_logprob is None else by_logprob, by_entropy
 
 
 def _backward(
@@ -181,7 +200,7 @@ def _backward(
     cap_slope = None if head.softcap is None else 1 - (logits * (head.temperature / head.softcap)) ** 2
     entropy = _to_log_probs(logits)
     logprobs = logits[row, ids]
-    loss, by_logprob, by_entropy = _slopes(objective, logprobs, entropy[row], which)
+    loss, by_logprob, by_entropy = slopes(objective, logprobs, entropy[row], which)
     by_row = torch.zeros_like(entropy).index_add_(0, row, by_logprob)
     by_row_entropy = None if by_entropy is None else torch.zeros_like(entropy).index_add_(0, row, by_entropy)
     _to_gradient(logits, entropy, by_row, by_row_entropy)
@@ -191,17 +210,6 @@ def _backward(
     if head.temperature != 1:
         logits /= head.temperature
     return HeadResult(loss, logprobs, entropy[row], _propagate(head, states, logits, grads))
-
-
-def _slopes(
-    objective: Objective, logprobs: Tensor, entropy: Tensor, which: slice
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The loss and its gradients by log-probability and by entropy, None where it does not read the entropy."""
-    leaves = (logprobs.detach().requires_grad_(), entropy.detach().requires_grad_())
-    with torch.enable_grad():
-        loss = objective(*leaves, which)
-    by_logprob, by_entropy = torch.autograd.grad(loss, leaves, allow_unused=True)
-    return loss.detach(), torch.zeros_like(logprobs) if by_logprob is None else by_logprob, by_entropy
 
 
 def _for_products(head: Head, hidden: Tensor) -> tuple[Head, Tensor]:

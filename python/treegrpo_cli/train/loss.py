@@ -54,8 +54,8 @@ class Targets:
     ref_logprobs: Tensor | None = None
     sampling_logprobs: Tensor | None = None
 
-    def part(self, which: slice) -> Targets:
-        """Return the same of some of the tokens; a segment must not be cut."""
+    def part(self, which: slice | Tensor) -> Targets:
+        """Return the same of some of the tokens, by place or by number; a segment must not be cut."""
 
         def cut(column: Tensor | None) -> Tensor | None:
             return None if column is None else column[which]

@@ -28,7 +28,7 @@ from treegrpo_cli.config import Config
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.train.batch import layouts, to_batch
 from treegrpo_cli.train.counts import Step
-from treegrpo_cli.train.head import Objective
+from treegrpo_cli.train.head import Objective, Which
 from treegrpo_cli.train.loss import Targets, TokenTerms, token_terms
 from treegrpo_cli.train.path_choice import PathChooser
 from treegrpo_cli.train.paths import AttentionPath, reference_path
@@ -207,7 +207,7 @@ class Trainer:
     def _objective(self, targets: Targets, z: float) -> Objective:
         """The loss as a function of the targets' log-probabilities and entropies."""
 
-        def objective(logprobs: Tensor, entropy: Tensor, which: slice) -> Tensor:
+        def objective(logprobs: Tensor, entropy: Tensor, which: Which) -> Tensor:
             return -self._terms(logprobs, entropy, targets.part(which)).objective.sum() / z
 
         return objective

@@ -20,7 +20,7 @@ from treegrpo_cli._core import Layout, MicroBatch
 from treegrpo_cli.train import head as heads
 from treegrpo_cli.train.counts import ModelShape, Step
 from treegrpo_cli.train.forward import Decoder
-from treegrpo_cli.train.head import Head, HeadGradients, HeadResult, Objective
+from treegrpo_cli.train.head import Head, HeadGradients, HeadResult, Objective, Which
 from treegrpo_cli.train.paths.base import AttentionPath, register
 from treegrpo_cli.train.visibility import lower_right_mask, masked_attention
 from treegrpo_cli.types import TrainBatch
@@ -63,7 +63,7 @@ class DepthFirst(AttentionPath):
         """See `AttentionPath`."""
         with torch.no_grad():
             parts = [
-                heads.log_probs(head, edge.states, *_targets(batch, edge))[0]
+                heads.log_probs(head, edge.states, *_targets(batch, edge), host_row=_host_row(batch, edge))[0]
                 for edge in _forwards(decoder, batch, None, lambda _: None)
             ]
         return torch.cat(parts)
@@ -84,25 +84,61 @@ class DepthFirst(AttentionPath):
         A ratio over whole turns is known once the turn's last edge is forwarded, and that is before any of its edges
         runs backward: until then only the log-probabilities of the others are kept.
         """
-        num_targets = len(batch.target_ids)
-        dtype = torch.promote_types(batch.weights.dtype, torch.float32)
-        known = [torch.zeros(num_targets, dtype=dtype, device=batch.weights.device) for _ in range(2)]
+        known = _Known(batch)
 
         def finish(edge: _Edge) -> None:
-            targets = edge.targets
-            local = _shifted(objective if is_local else heads.linearise(objective, *known)[1], targets.start)
-            result = heads.backward(head, edge.states.detach(), *_targets(batch, edge), local, grads, is_local=True)
-            known[0][targets], known[1][targets] = result.logprobs, result.entropy
+            local = objective if is_local else known.linearised(objective, edge.targets)
+            local, targets = _shifted(local, edge.targets.start), _targets(batch, edge)
+            states, host_row = edge.states.detach(), _host_row(batch, edge)
+            result = heads.backward(head, states, *targets, local, grads, is_local=True, host_row=host_row)
+            known.logprobs[edge.targets], known.entropy[edge.targets] = result.logprobs, result.entropy
             _run_backward(edge, result.hidden_grad)
 
         for edge in _forwards(decoder, batch, embeds, finish):
             if not is_local:
-                logprobs, entropy = heads.log_probs(head, edge.states.detach(), *_targets(batch, edge))
-                known[0][edge.targets] = logprobs
-                known[1][edge.targets] = entropy[_targets(batch, edge)[0]]
+                row, ids = _targets(batch, edge)
+                logprobs, entropy = heads.log_probs(
+                    head, edge.states.detach(), row, ids, host_row=_host_row(batch, edge)
+                )
+                known.logprobs[edge.targets], known.entropy[edge.targets] = logprobs, entropy[row]
         with torch.no_grad():
-            loss = objective(known[0], known[1], slice(0, num_targets))
-        return HeadResult(loss, known[0], known[1], torch.empty(0))
+            loss = objective(known.logprobs, known.entropy, slice(0, len(known.logprobs)))
+        return HeadResult(loss, known.logprobs, known.entropy, torch.empty(0))
+
+
+class _Known:
+    """What has been computed of the targets, [Q]: log-probabilities, entropies, and an objective's slopes at both.
+
+    Slopes are found turn by turn, each turn once and whole, when an edge asks for them that has some of its targets:
+    its first token may be read from another edge than the rest.
+    """
+
+    def __init__(self, batch: TrainBatch) -> None:
+        dtype = torch.promote_types(batch.weights.dtype, torch.float32)
+        self.logprobs, self.entropy, self._by_logprob = (
+            torch.zeros(len(batch.target_ids), dtype=dtype, device=batch.weights.device) for _ in range(3)
+        )
+        self._by_entropy: Tensor | None = None
+        _, self._turn, sizes = np.unique(batch.host.turn, return_inverse=True, return_counts=True)
+        self._of_turn = np.split(np.argsort(self._turn, kind="stable"), np.cumsum(sizes)[:-1])
+        self._is_found = np.zeros(len(sizes), dtype=bool)
+
+    def linearised(self, objective: Objective, targets: slice) -> Objective:
+        """Return a local objective whose gradient at these targets is that of `objective`."""
+        turns = np.unique(self._turn[targets])
+        turns = turns[~self._is_found[turns]]
+        if len(turns):
+            self._is_found[turns] = True
+            self._find(objective, np.sort(np.concatenate([self._of_turn[turn] for turn in turns])))
+        return heads.linear(self._by_logprob, self._by_entropy)
+
+    def _find(self, objective: Objective, numbers: NDArray[np.int64]) -> None:
+        which = torch.from_numpy(numbers).to(self.logprobs.device, non_blocking=True)
+        _, by_logprob, by_entropy = heads.slopes(objective, self.logprobs[which], self.entropy[which], which)
+        self._by_logprob[which] = by_logprob
+        if by_entropy is not None:
+            self._by_entropy = torch.zeros_like(self.entropy) if self._by_entropy is None else self._by_entropy
+            self._by_entropy[which] = by_entropy
 
 
 @dataclass
@@ -181,11 +217,17 @@ def _targets(batch: TrainBatch, edge: _Edge) -> tuple[Tensor, Tensor]:
     return batch.target_row[edge.targets] - edge.predictors.start, batch.target_ids[edge.targets]
 
 
+def _host_row(batch: TrainBatch, edge: _Edge) -> NDArray[np.int64]:
+    row: NDArray[np.int64] = batch.host.target_row[edge.targets] - edge.predictors.start
+    return row
+
+
 def _shifted(objective: Objective, first: int) -> Objective:
     """The objective of targets that are counted from `first`."""
 
-    def shifted(logprobs: Tensor, entropy: Tensor, which: slice) -> Tensor:
-        return objective(logprobs, entropy, slice(first + which.start, first + which.stop))
+    def shifted(logprobs: Tensor, entropy: Tensor, which: Which) -> Tensor:
+        moved = slice(first + which.start, first + which.stop) if isinstance(which, slice) else first + which
+        return objective(logprobs, entropy, moved)
 
     return shifted
 
