@@ -77,8 +77,8 @@ class Policy:
         `is_local` as in `head.backward`; `embeds` [U, hidden] take the place of the tokens' embeddings and get a
         gradient. Raises TreeUnsupportedError as the path does.
         """
-        head, grads = self._head(self.model), self._head_gradients()
-        with self._autocast():
+        head, grads = self._head(self.model, path.reuses_weights), self._head_gradients()
+        with self._autocast(path.reuses_weights):
             return path.backward(self.decoder, head, batch, objective, grads, is_local=is_local, embeds=embeds)
 
     @torch.no_grad()
@@ -116,16 +116,19 @@ class Policy:
             )
 
     def _log_probs(self, model: Any, decoder: Decoder, batch: TrainBatch, path: AttentionPath) -> Tensor:
-        with self._autocast():
-            return path.log_probs(decoder, self._head(model), batch)
+        with self._autocast(path.reuses_weights):
+            return path.log_probs(decoder, self._head(model, path.reuses_weights), batch)
 
-    def _head(self, model: Any) -> Head:
-        """The LM head as the model applies it: some scale or cap their logits."""
+    def _head(self, model: Any, reuses_weights: bool = False) -> Head:
+        """The LM head as the model applies it: some scale or cap their logits.
+
+        It is cast here where it is read several times, else where it is read and no longer.
+        """
         output, config = model.get_output_embeddings(), model.config.get_text_config()
         weight = output.weight.detach()
         scale = getattr(model, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
         return Head(
-            weight.to(torch.bfloat16) if self.dtype == torch.bfloat16 else weight,
+            weight.to(torch.bfloat16) if reuses_weights and self.dtype == torch.bfloat16 else weight,
             None if output.bias is None else output.bias.detach(),
             temperature=self.temperature / scale,
             softcap=getattr(config, "final_logit_softcapping", None),
@@ -150,8 +153,16 @@ class Policy:
             name = type(self.model).__name__
             raise UserError(f"model.path: {name} cannot be trained: its logits are not what its LM head gives")
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+    def _autocast(self, reuses_weights: bool = False) -> torch.autocast:
+        """Autocast; its cache keeps a bfloat16 copy of every float32 weight until the context ends.
+
+        Those are half the weights' bytes once more, through forward, head and backward. Where a micro-batch is one
+        forward they save nothing: each weight is read once, and again by the recomputation of a checkpointed layer.
+        A graph keeps the copies that its own backward reads, layer by layer. Edge by edge, every edge's graph would
+        keep copies of its own: there the cache saves memory and casts.
+        """
+        is_on = self.dtype == torch.bfloat16
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=is_on, cache_enabled=reuses_weights)
 
     def _place(self, model: Any) -> Any:
         if self.dtype == torch.bfloat16:

@@ -36,6 +36,8 @@ class AttentionPath(ABC):
     name: ClassVar[str]
     shares: ClassVar[bool] = True
     """Whether a prefix is computed once for all that begin with it; its layouts are then shared ones."""
+    reuses_weights: ClassVar[bool] = False
+    """Whether a micro-batch takes several forwards, each of which reads all weights."""
 
     def refusal(self, subject: Subject) -> str | None:
         """Say why this path cannot train it, or None where nothing is known against it."""

@@ -37,6 +37,7 @@ class DepthFirst(AttentionPath):
     """Each token once, however large the tree: nothing is cut, and no path computed again."""
 
     name = "depth-first"
+    reuses_weights = True
 
     def is_offered(self, device: torch.device, dtype: torch.dtype) -> bool:
         """See `AttentionPath`."""
