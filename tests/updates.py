@@ -1,6 +1,8 @@
 """A trainer and a case -> its optimizer step, and the step that the chains ask for, each row computed alone."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,10 +58,24 @@ def expected_update(trainer: Trainer, case: Case) -> Update:
 
 def actual_update(trainer: Trainer, case: Case) -> Update:
     rows = case.rows()
-    metrics = trainer.update(rows.forest, rows.scores)
-    parameters = trainer.policy.trained_parameters()
-    grads = {name: weight.grad for name, weight in parameters.items() if weight.grad is not None}
-    return Update(float(metrics["loss"]), grads, {name: weight.detach() for name, weight in parameters.items()})
+    with kept_gradients(trainer) as grads:
+        metrics = trainer.update(rows.forest, rows.scores)
+    weights = {name: weight.detach() for name, weight in trainer.policy.trained_parameters().items()}
+    return Update(float(metrics["loss"]), grads, weights)
+
+
+@contextmanager
+def kept_gradients(trainer: Trainer) -> Iterator[dict[str, Tensor]]:
+    """The gradients by which the block's last optimizer step moves: the trainer itself drops them."""
+    grads: dict[str, Tensor] = {}
+
+    def keep(*_: Any) -> None:
+        parameters = trainer.policy.trained_parameters()
+        grads.update({name: weight.grad for name, weight in parameters.items() if weight.grad is not None})
+
+    handle = trainer.optimizer.register_step_pre_hook(keep)
+    yield grads
+    handle.remove()
 
 
 def assert_equal(actual: Update, expected: Update, tolerance: float, where: str) -> None:

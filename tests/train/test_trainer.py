@@ -27,6 +27,7 @@ from tests.definition import by_definition
 from tests.reference import Tree, walk
 from tests.steps import VOCABULARY, make_chains, make_comb, make_config, make_step, make_trees, set_rewards, step_of
 from tests.tiny import make_tiny_model
+from tests.updates import kept_gradients
 
 PATHS = ["chains", "runs", "depth-first"]
 
@@ -48,8 +49,9 @@ def gradients(
 ) -> tuple[Metrics, dict[str, torch.Tensor]]:
     """Run one update; return its metrics and the clipped gradient of its last optimizer step."""
     trainer = trainer or Trainer(config)
-    metrics = trainer.update(forest, scores)
-    return metrics, {name: weight.grad.clone() for name, weight in trainer.policy.trained_parameters().items()}
+    with kept_gradients(trainer) as grads:
+        metrics = trainer.update(forest, scores)
+    return metrics, grads
 
 
 def of_training(metrics: Metrics) -> Metrics:
@@ -283,6 +285,17 @@ def test_the_gradient_is_clipped_to_its_norm(model_dir: Path) -> None:
     assert metrics["grad_norm"] > 0.01
     norm = math.sqrt(sum(float((grad**2).sum()) for grad in grads.values()))
     assert norm == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_gradient_outlives_its_step(model_dir: Path, path: str) -> None:
+    """Nor that of the self-check; they are as large as the weights, and the engine may need the memory."""
+    trainer = Trainer(make_config(model_dir, train={"attention_path": path}))
+    with kept_gradients(trainer) as grads:
+        trainer.update(*make_step(5))
+    weights = trainer.policy.trained_parameters()
+    assert grads.keys() == weights.keys()
+    assert all(weight.grad is None for weight in weights.values())
 
 
 def test_updates_on_the_same_step_lower_its_loss(model_dir: Path) -> None:

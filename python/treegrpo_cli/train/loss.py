@@ -34,6 +34,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,9 +129,16 @@ def _log_ratio(policy_logprobs: Tensor, targets: Targets) -> Tensor:
     log_ratio = policy_logprobs - _old(policy_logprobs, targets)
     if targets.segment is None:
         return log_ratio
-    _, place, size = torch.unique(targets.segment, return_inverse=True, return_counts=True)
-    mean: Tensor = log_ratio.new_zeros(len(size)).index_add(0, place, log_ratio) / size
-    return mean[place]
+    place, nothing = _places(targets.segment), torch.zeros_like(log_ratio)
+    total, size = (nothing.index_add(0, place, values) for values in (log_ratio, torch.ones_like(nothing)))
+    return (total / size.clamp(min=1))[place]
+
+
+def _places(segment: Tensor) -> Tensor:
+    """Number the segments from 0 on, [Q]; how many there are no device is asked, as `torch.unique` would."""
+    order = segment.argsort()
+    is_other = segment[order].diff() != 0
+    return torch.empty_like(segment).scatter_(0, order, functional.pad(is_other.cumsum(0), (1, 0)))
 
 
 def _old(policy_logprobs: Tensor, targets: Targets) -> Tensor:

@@ -11,6 +11,8 @@ from treegrpo_cli.train.head import HeadResult
 from treegrpo_cli.train.loss import TokenTerms
 from treegrpo_cli.types import TrainBatch
 
+GRAD_NORM = "grad_norm"
+"""Of an optimizer step, before it is clipped."""
 MISMATCH_MEAN = "sampling/sampling_logp_difference/mean"
 MISMATCH_MAX = "sampling/sampling_logp_difference/max"
 """|policy - sampling| log-probability of a token before any update: how far engine and trainer are apart."""
@@ -51,9 +53,10 @@ def add(sums: dict[str, Tensor], more: dict[str, Tensor]) -> None:
 
 
 def means(sums: dict[str, Tensor], num_weighted: float) -> dict[str, float]:
-    """Turn an optimizer step's sums over tokens into means, weighted as in the loss."""
-    whole = ("loss", MISMATCH_MAX)
-    return {name: float(value) if name in whole else float(value) / num_weighted for name, value in sums.items()}
+    """Turn an optimizer step's sums over tokens into means, weighted as in the loss; the device is read once."""
+    whole = ("loss", GRAD_NORM, MISMATCH_MAX)
+    values = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
+    return {name: value if name in whole else value / num_weighted for name, value in values.items()}
 
 
 def summary(history: Sequence[dict[str, float]], recomputes: bool) -> dict[str, float]:
@@ -63,7 +66,7 @@ def summary(history: Sequence[dict[str, float]], recomputes: bool) -> dict[str, 
     the first optimizer step.
     """
     if not history:
-        return {"loss": 0.0, "grad_norm": 0.0}
+        return {"loss": 0.0, GRAD_NORM: 0.0}
     mean = {name: sum(metrics[name] for metrics in history) / len(history) for name in history[0]}
     if recomputes:
         return mean | {MISMATCH_MAX: max(metrics[MISMATCH_MAX] for metrics in history)}

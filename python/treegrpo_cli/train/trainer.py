@@ -41,7 +41,7 @@ from treegrpo_cli.train.schedule import (
     prompts_per_minibatch,
     rate_warning,
 )
-from treegrpo_cli.train.step_metrics import add, means, summary, token_sums
+from treegrpo_cli.train.step_metrics import GRAD_NORM, add, means, summary, token_sums
 from treegrpo_cli.train.tree_attention import TreeUnsupportedError
 from treegrpo_cli.types import TrainBatch
 
@@ -173,11 +173,12 @@ class Trainer:
         for number, batch in enumerate(self._batches(layout)):
             add(sums, self._backward(batch, z, None if recomputed is None else recomputed[number]))
         parameters = self.policy.trained_parameters().values()
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.max_grad_norm))
-        metrics = means(sums, num_weighted) | {"grad_norm": grad_norm}
+        sums[GRAD_NORM] = torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.max_grad_norm)
+        metrics = means(sums, num_weighted)
         self._check_finite(metrics)
         self.is_whole = False
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)  # they are as large as the weights, and the engine may sample next
         return [metrics]
 
     def _backward(self, batch: TrainBatch, z: float, recomputed: Tensor | None) -> dict[str, Tensor]:
