@@ -93,10 +93,14 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One call that the policy asked for: the tool's name and its arguments."""
+    """One call that the policy asked for: the tool's name, its arguments, and the id where its format has ids.
+
+    A tool message that answers it repeats the id as `tool_call_id`.
+    """
 
     name: str
     arguments: dict[str, Any]
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

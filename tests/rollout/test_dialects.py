@@ -15,6 +15,7 @@ from treegrpo_cli.errors import UserError
 from treegrpo_cli.rollout.dialects import make_dialect
 from treegrpo_cli.types import Action, ToolCall
 
+from tests.chat_templates import FAMILIES
 from tests.tiny import CHAT_TEMPLATE, make_tiny_tokenizer
 
 
@@ -41,25 +42,13 @@ LLAMA_LIKE = """\
 {%- if tools %}{{- '<|head|>system<|/head|>\\n\\n' + (tools | tojson) + '<|eot|>' }}{%- endif %}
 {%- for m in messages %}
 {%- if m.role == 'tool' %}{{- '<|head|>ipython<|/head|>\\n\\n' + (m.content | tojson) + '<|eot|>' }}
+{%- elif m.tool_calls %}{%- set f = m.tool_calls[0].function %}
+{{- '<|head|>assistant<|/head|>\\n\\n{"name": "' + f.name + '", "parameters": ' + (f.arguments | tojson) + '}<|eot|>' }}
 {%- else %}{{- '<|head|>' + m.role + '<|/head|>\\n\\n' + (m.content | trim) + '<|eot|>' }}{%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|head|>assistant<|/head|>\\n\\n' }}{%- endif %}"""
 
-# Thoughts of all turns before the last are dropped; an assistant's last turn gets an empty thought.
-QWEN3_LIKE = """\
-{%- if tools %}{{- '<|im_start|>system\\n' + (tools | tojson) + '<|im_end|>\\n' }}{%- endif %}
-{%- for m in messages %}
-{%- if m.role == 'assistant' %}
-{%- set spoken = m.content.split('</think>')[-1].lstrip('\\n') %}
-{{- '<|im_start|>assistant\\n' + ('<think>\\n\\n</think>\\n\\n' if loop.last else '') }}
-{{- spoken + '<|im_end|>\\n' }}
-{%- elif m.role == 'tool' %}
-{%- if messages[loop.index0 - 1].role != 'tool' %}{{- '<|im_start|>user' }}{%- endif %}
-{{- '\\n<tool_response>\\n' + m.content + '\\n</tool_response>' }}
-{%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}{{- '<|im_end|>\\n' }}{%- endif %}
-{%- else %}{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
+QWEN3_LIKE = FAMILIES["qwen3"].template
 
 
 def dialect(name: str, *tools: dict[str, Any], template: str | None = CHAT_TEMPLATE, limit: int = 500) -> Any:

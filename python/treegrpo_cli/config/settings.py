@@ -79,6 +79,9 @@ class EnvironmentConfig(Section):
     """`search`, `calculator`, `single-turn` (no tools: a reward judges the first turn), `gym:ID` of gymnasium, or
     `package.module:Name` or `file.py:Name` (a class, one of gymnasium's too, or a function to offer as a tool)."""
     dialect: Literal["inline", "chat"] = "inline"
+    tool_parser: str = "auto"
+    """Who reads tool calls in the chat dialect: `json`, `harmony` (gpt-oss), `response-template` (the tokenizer's own,
+    of transformers), or a parser of vLLM by its name; `auto` = the first that reads what the chat template writes."""
     tool_errors: Literal["show", "close"] = "show"
     """What a tool raises: `show` it to the policy as `Error: ValueError: ...`, or `close` the branch."""
     tool_timeout_s: Seconds = 30.0

@@ -89,7 +89,8 @@ class ToolEnvironment:
     async def _run_calls(self, state: ToolState, calls: Sequence[ToolCall]) -> tuple[ToolState, StepResult]:
         answers = await _all(self._run(call) for call in calls)
         messages = tuple(
-            {"role": "tool", "name": c.name, "content": answer.text} for c, answer in zip(calls, answers, strict=True)
+            {"role": "tool", "name": c.name, "content": answer.text, **({"tool_call_id": c.id} if c.id else {})}
+            for c, answer in zip(calls, answers, strict=True)
         )
         results = tuple(answer.text for answer in answers if answer.ran and not answer.failed)
         result = StepResult(

@@ -38,8 +38,9 @@ def render(
     tools: Sequence[dict[str, Any]],
     *,
     timeout_s: float,
+    reply: bool = True,
 ) -> str:
-    """Return the conversation as the template writes it, up to where the next turn starts.
+    """Return the conversation as the template writes it, up to where the next turn starts (its end without `reply`).
 
     Raises:
         UserError: the template refuses these messages, does not end in time, or writes no text or too much of it.
@@ -49,7 +50,7 @@ def render(
         tokenizer.apply_chat_template,
         list(messages),
         tools=list(tools) or None,
-        add_generation_prompt=True,
+        add_generation_prompt=reply,
         tokenize=False,
     )
     try:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from treegrpo_cli.envs import check_environment, close_environment, load_environment
 from treegrpo_cli.rollout.dialects import make_dialect
+from treegrpo_cli.samplers.text import end_token_ids
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
@@ -17,7 +18,8 @@ class World:
     def __init__(self, config: Config, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.environment = load_environment(config.environment, config.limits.resolved)
-        self.dialect = make_dialect(config, tokenizer, self.environment.tools)
+        ends = end_token_ids(config.model.path, tokenizer) if config.model.path else ()
+        self.dialect = make_dialect(config, tokenizer, self.environment.tools, ends)
         self._check_timeout_s = config.environment.check_timeout_s
         self._checked = self._closed = False
 

@@ -25,6 +25,7 @@ from treegrpo_cli.run.metrics import MetricsLog
 from treegrpo_cli.run.preflight import prepare, training_questions
 from treegrpo_cli.run.resuming import is_evaluated
 from treegrpo_cli.run.samples import draw_samples, draw_table
+from treegrpo_cli.run.stage import announce
 from treegrpo_cli.run.stopping import StopRequest
 from treegrpo_cli.run.tree_metrics import reward_metrics
 from treegrpo_cli.train.trainer import Trainer
@@ -69,6 +70,7 @@ class Session:
 
     def _open(self, stack: ExitStack, world: World, resumed_step: int | None) -> None:
         config = self.config
+        announce(world, self.reporter)
         sampler = open_sampler(config, self.directory.engine_log, self.reporter.say)
         self.sampler = stack.enter_context(closing(sampler))
         self.reporter.say(f"rollouts run on {self.sampler.name}")

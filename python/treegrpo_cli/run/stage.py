@@ -28,8 +28,17 @@ def open_stage(
     stack: ExitStack, config: Config, world: World, engine_log: Path, reporter: Reporter, *, greedy: bool = False
 ) -> Stage:
     """Start the engine with `model.path`; `stack` closes all of it, and the world in the loop that it was played in."""
+    announce(world, reporter)
     sampler = stack.enter_context(closing(open_sampler(config, engine_log, reporter.say)))
     player = Player(world, sampler, config, greedy=greedy)
     runner, stop = stack.enter_context(asyncio.Runner()), stack.enter_context(StopRequest())
     stack.callback(lambda: runner.run(world.close()))
     return Stage(player, runner, stop)
+
+
+def announce(world: World, reporter: Reporter) -> None:
+    """Say what a user should know of the chat template, and who reads tool calls."""
+    for notice in world.dialect.notices:
+        reporter.warn(notice)
+    if world.dialect.reader_name:
+        reporter.say(f"tool calls are read by {world.dialect.reader_name}")

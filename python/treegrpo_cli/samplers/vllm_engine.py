@@ -122,7 +122,14 @@ def output_to(path: Path | None) -> Iterator[None]:
 
 def prepare_environment(device: str) -> None:
     """Set what the engine reads at its first import, unless the user set it."""
-    for name, value in {**ENVIRONMENT, **(CPU_ENVIRONMENT if device == "cpu" else {})}.items():
+    prepare_import()
+    for name, value in (CPU_ENVIRONMENT if device == "cpu" else {}).items():
+        os.environ.setdefault(name, value)
+
+
+def prepare_import() -> None:
+    """Set what vLLM reads wherever it is imported, engine or not, unless the user set it."""
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
