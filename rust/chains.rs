@@ -258,6 +258,7 @@ impl<'a> Trunk<'a> {
 mod tests {
     use super::*;
     use crate::advantage::score;
+    use crate::credit::Weighing;
     use crate::pack::pack;
 
     /// Rows of (token, sampled) with log-probability −0.5 where sampled, all of prompt 0 and version 0.
@@ -312,7 +313,7 @@ mod tests {
         assert_eq!(nodes, [&[1, 2][..], &[3], &[4, 9], &[5], &[6, 8], &[7]]);
         assert_eq!(forest.parent, [NO_PARENT, 0, 1, 2, 2, 1]);
         assert_eq!(leaf, [3, 4, 5]);
-        let layout = pack(&forest, &score(&forest, "grpo", &[]).unwrap(), 1.0, true, None).unwrap();
+        let layout = pack(&forest, &score(&forest, "grpo", &[]).unwrap(), Weighing::default(), true, None).unwrap();
         assert_eq!(layout.tree.token_ids, [1, 2, 3, 4, 9, 5, 6, 8, 7]);
     }
 

@@ -11,6 +11,7 @@
 //! ```
 //! use treegrpo::advantage::score;
 //! use treegrpo::forest::{DONE, Forest, OPEN, Tokens};
+//! use treegrpo::credit::Weighing;
 //! use treegrpo::pack::pack;
 //! use treegrpo::rows::chain_rows;
 //!
@@ -37,7 +38,7 @@
 //! assert_eq!(rows.advantages[..4], [0.0, 0.0, 0.0, 0.5]);
 //!
 //! // Or every token once: a forward of five tokens instead of eight, in which 3 predicts both 4 and 5.
-//! let layout = pack(&forest, &scores, 1.0, true, None)?;
+//! let layout = pack(&forest, &scores, Weighing::default(), true, None)?;
 //! assert_eq!(layout.tree.token_ids, [1, 2, 3, 4, 5]);
 //! let [batch] = &layout.micro_batches(1024)?[..] else { unreachable!() };
 //! assert_eq!(batch.predictors, [1, 2]);
@@ -48,6 +49,7 @@
 pub mod advantage;
 pub mod chains;
 pub mod concat;
+pub mod credit;
 pub mod error;
 pub mod estimators;
 pub mod explain;

@@ -24,6 +24,8 @@ pub struct MicroBatch {
     pub gain: Vec<f64>,
     pub penalty: Vec<f64>,
     pub weights: Vec<f64>,
+    pub gain_weights: Vec<f64>,
+    pub penalty_weights: Vec<f64>,
     /// Per target: which of this micro-batch's turns, which row of the layout (where it has rows).
     pub turn: Vec<u32>,
     pub row: Option<Vec<u32>>,
@@ -92,6 +94,8 @@ impl Layout {
             gain: each(|turn| turn.credit.gain),
             penalty: each(|turn| turn.credit.penalty),
             weights: each(|turn| turn.credit.weight),
+            gain_weights: each(|turn| turn.credit.gain_weight),
+            penalty_weights: each(|turn| turn.credit.penalty_weight),
             row: (!self.shared).then(|| turn.iter().map(|&turn| turns[turn as usize].row).collect()),
             tree,
             predictors,
@@ -175,13 +179,14 @@ impl Sorted {
 mod tests {
     use super::*;
     use crate::advantage::score;
+    use crate::credit::Weighing;
     use crate::pack::pack;
     use crate::rows::tests::forked;
 
     fn micro_batches(shared: bool, max_tokens: usize) -> Vec<MicroBatch> {
         let forest = forked();
         let scores = score(&forest, "parent", &[]).unwrap();
-        pack(&forest, &scores, 1.0, shared, None).unwrap().micro_batches(max_tokens).unwrap()
+        pack(&forest, &scores, Weighing::default(), shared, None).unwrap().micro_batches(max_tokens).unwrap()
     }
 
     #[test]
@@ -215,7 +220,8 @@ mod tests {
     #[test]
     fn no_tokens_at_all_are_no_limit() {
         let forest = forked();
-        let layout = pack(&forest, &score(&forest, "grpo", &[]).unwrap(), 1.0, true, Some(&[])).unwrap();
+        let layout =
+            pack(&forest, &score(&forest, "grpo", &[]).unwrap(), Weighing::default(), true, Some(&[])).unwrap();
         assert!(matches!(layout.micro_batches(0), Err(Error::OptionValue { .. })));
         assert!(layout.micro_batches(1).unwrap().is_empty());
     }

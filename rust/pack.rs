@@ -1,12 +1,12 @@
 //! Forest + scores -> the training layout: every token of the scored paths in depth-first order, and its targets.
 
 use crate::advantage::Scores;
+use crate::credit::{Credit, Weighing, leaf_weights, node_credits};
 use crate::error::{Error, Result};
 use crate::forest::{Forest, NO_PARENT, row_id};
 use crate::rows::{Part, row};
 use crate::token_tree::TokenTree;
 use crate::trie::{Order, Place, Span, TOP, Trie};
-use crate::value::leaf_sums;
 
 /// What a batch of scored paths takes to train.
 ///
@@ -34,16 +34,6 @@ pub(crate) struct Turn {
     pub last_token: u32,
     pub row: u32,
     pub credit: Credit,
-}
-
-/// What a turn's targets carry: p is the prefix weight, S⁺ and S⁻ sum max(A, 0) and min(A, 0) over scored leaves.
-///
-/// Shared: |L|^(p − 1) S⁺, |L|^(p − 1) S⁻ and |L|^p over all leaves below. In a row: the leaf's own part of these.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Credit {
-    pub gain: f64,
-    pub penalty: f64,
-    pub weight: f64,
 }
 
 /// Where the tokens of a node stand in the trie: the spans from the last one's `spans_end` to this one's.
@@ -96,21 +86,22 @@ impl Layout {
 pub fn pack(
     forest: &Forest,
     scores: &Scores,
-    prefix_weight: f64,
+    weighing: Weighing,
     shared: bool,
     prompts: Option<&[u32]>,
 ) -> Result<Layout> {
-    check(forest, scores, prefix_weight)?;
+    check(forest, scores, weighing.prefix_weight)?;
     let chosen = chosen_trees(forest, prompts);
     let leaves = leaf_paths(forest, &chosen);
     let path_tokens: usize = leaves.iter().map(|&(_, length)| length).sum();
     let num_tokens = if shared { path_tokens.min(forest.num_tokens()) } else { path_tokens };
     row_id(num_tokens, "tokens in a layout")?;
     let mut paths = Paths { trie: Trie::with_capacity(num_tokens), spans: vec![], placed: vec![] };
+    let leaf_weight = leaf_weights(forest, weighing.row_mean);
     if shared {
-        paths.add_nodes(forest, scores, prefix_weight, &chosen);
+        paths.add_nodes(forest, &node_credits(forest, scores, weighing.prefix_weight, &leaf_weight), &chosen);
     } else {
-        paths.add_rows(forest, scores, prefix_weight, &leaves)?;
+        paths.add_rows(forest, scores, weighing.prefix_weight, &leaves, &leaf_weight)?;
     }
     let (tree, order) = paths.trie.flatten();
     let path_tokens = leaves.iter().map(|&(_, length)| length as u32).collect();
@@ -167,20 +158,17 @@ struct Paths {
 }
 
 impl Paths {
-    /// Every node with a scored leaf below, once.
-    fn add_nodes(&mut self, forest: &Forest, scores: &Scores, prefix_weight: f64, chosen: &[bool]) {
-        let (gains, penalties) = advantage_sums(forest, scores);
+    /// Every node with a scored leaf below, once; the others have no credit.
+    fn add_nodes(&mut self, forest: &Forest, credits: &[Option<Credit>], chosen: &[bool]) {
         let mut places: Vec<Place> = vec![TOP; forest.num_nodes()];
-        for node in 0..forest.num_nodes() {
-            let num_leaves = f64::from(scores.num_leaves[node]);
-            if num_leaves == 0.0 || !chosen[forest.tree[node] as usize] {
+        for (node, credit) in credits.iter().enumerate() {
+            let Some(credit) = *credit else { continue };
+            if !chosen[forest.tree[node] as usize] {
                 continue;
             }
             let above = places.get(forest.parent[node] as usize).copied().unwrap_or(TOP);
             places[node] = self.trie.add(above, &forest.token_ids[forest.token_range(node)], &mut self.spans);
-            let share = num_leaves.powf(prefix_weight - 1.0);
-            let (gain, penalty, weight) = (share * gains[node], share * penalties[node], share * num_leaves);
-            self.place(node as u32, 0, Credit { gain, penalty, weight });
+            self.place(node as u32, 0, credit);
         }
     }
 
@@ -191,6 +179,7 @@ impl Paths {
         scores: &Scores,
         prefix_weight: f64,
         leaves: &[(u32, usize)],
+        leaf_weight: &[f64],
     ) -> Result<()> {
         let mut longest_first = leaves.to_vec();
         longest_first.sort_by_key(|&(_, length)| std::cmp::Reverse(length));
@@ -198,8 +187,7 @@ impl Paths {
             let mut at = TOP;
             for Part { node, advantage, weight } in row(forest, scores, prefix_weight, leaf)? {
                 at = self.trie.append(at, &forest.token_ids[forest.token_range(node as usize)], &mut self.spans);
-                let (gain, penalty) = (weight * advantage.max(0.0), weight * advantage.min(0.0));
-                self.place(node, number, Credit { gain, penalty, weight });
+                self.place(node, number, Credit::of(weight * leaf_weight[leaf as usize], advantage));
             }
         }
         Ok(())
@@ -208,20 +196,6 @@ impl Paths {
     fn place(&mut self, node: u32, row: u32, credit: Credit) {
         self.placed.push(Placed { node, row, spans_end: self.spans.len(), credit });
     }
-}
-
-/// S⁺ and S⁻ of each node over the scored leaves below it; 0 where there is none.
-fn advantage_sums(forest: &Forest, scores: &Scores) -> (Vec<f64>, Vec<f64>) {
-    if let Some(advantage) = &scores.leaf_advantage {
-        let clamped = |bound: fn(f64) -> f64| advantage.iter().map(|&a| bound(a)).collect::<Vec<f64>>();
-        let [gains, penalties] = [|a: f64| a.max(0.0), |a: f64| a.min(0.0)].map(clamped);
-        return (leaf_sums(&forest.parent, &gains).sum, leaf_sums(&forest.parent, &penalties).sum);
-    }
-    let each = |bound: fn(f64) -> f64| {
-        let nodes = scores.advantage.iter().zip(&scores.num_leaves);
-        nodes.map(|(&a, &num_leaves)| bound(a) * f64::from(num_leaves)).collect()
-    };
-    (each(|a| a.max(0.0)), each(|a| a.min(0.0)))
 }
 
 #[cfg(test)]
@@ -234,9 +208,13 @@ mod tests {
 
     /// With rewards 1 and 0: A(l) = ±0.5.
     fn laid_out(prefix_weight: f64, shared: bool) -> Layout {
+        laid_out_as(Weighing { prefix_weight, row_mean: false }, shared)
+    }
+
+    fn laid_out_as(weighing: Weighing, shared: bool) -> Layout {
         let forest = forked();
         let scores = score(&forest, "grpo", &[("scale".to_owned(), OptionValue::Text("none".to_owned()))]).unwrap();
-        pack(&forest, &scores, prefix_weight, shared, None).unwrap()
+        pack(&forest, &scores, weighing, shared, None).unwrap()
     }
 
     fn credits(layout: &Layout) -> Vec<(f64, f64, f64)> {
@@ -266,16 +244,30 @@ mod tests {
     }
 
     #[test]
+    fn with_row_means_a_rows_targets_share_its_weight() {
+        let layout = laid_out_as(Weighing { prefix_weight: 1.0, row_mean: true }, true); // two targets a row
+        assert_eq!(credits(&layout), [(0.25, -0.25, 1.0), (0.25, 0.0, 0.5), (0.0, -0.25, 0.5)]);
+        let parts = layout.turns.iter().map(|turn| (turn.credit.gain_weight, turn.credit.penalty_weight));
+        assert_eq!(parts.collect::<Vec<_>>(), [(0.5, 0.5), (0.5, 0.0), (0.0, 0.5)]);
+        assert_eq!(layout.weighted_tokens, 2.0);
+    }
+
+    #[test]
     fn only_the_trees_of_the_prompts_asked_for_are_laid_out() {
         let forest = forked();
         let scores = score(&forest, "parent", &[]).unwrap();
-        let num_tokens = |prompts: &[u32]| pack(&forest, &scores, 1.0, true, Some(prompts)).unwrap().tree.num_tokens();
+        let num_tokens = |prompts: &[u32]| {
+            pack(&forest, &scores, Weighing::default(), true, Some(prompts)).unwrap().tree.num_tokens()
+        };
         assert_eq!((num_tokens(&[9]), num_tokens(&[1, 9]), num_tokens(&[1]), num_tokens(&[])), (7, 7, 0, 0));
     }
 
     #[test]
     fn scores_of_another_forest_are_refused() {
         let scores = score(&forked(), "grpo", &[]).unwrap();
-        assert_eq!(pack(&published(false), &scores, 1.0, true, None).unwrap_err(), Error::ForeignScores);
+        assert_eq!(
+            pack(&published(false), &scores, Weighing::default(), true, None).unwrap_err(),
+            Error::ForeignScores
+        );
     }
 }

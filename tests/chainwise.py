@@ -107,6 +107,7 @@ def chain_loss(model: Any, reference: Any, rows: Rows, settings: ResolvedLoss, t
     objective, z = torch.zeros(()), 0.0
     paths = rows.paths()
     for path in paths:
+        num_trained = sum(sampled for node in path for _, sampled, _ in node["tokens"])
         ids = torch.tensor([[token for node in path for token, _, _ in node["tokens"]]])
         log_p = torch.log_softmax(model(input_ids=ids, use_cache=False).logits[0] / temperature, dim=-1)
         log_ref = None
@@ -120,11 +121,13 @@ def chain_loss(model: Any, reference: Any, rows: Rows, settings: ResolvedLoss, t
             if not at:
                 continue
             weight = len(scored_leaves(node)) ** (settings.prefix_weight - 1)
+            weight /= num_trained if settings.denominator == "sequence-mean" else 1
             terms = _turn_terms(log_p, log_ref, ids[0], at, node, rows.advantage(node, path[-1]), settings, result)
             objective = objective + weight * terms.sum()
             result.size += float(weight * terms.detach().abs().sum())
             z += weight * len(at)
-    z = z if settings.denominator == "token-mean" else settings.denominator_constant * len(paths)
+    if settings.denominator != "token-mean":
+        z = len(paths) * (settings.denominator_constant if settings.denominator == "constant" else 1)
     result.loss, result.size = -objective / z, result.size / z
     return result
 

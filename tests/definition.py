@@ -53,6 +53,8 @@ def by_definition(
         log_ratio = {k: policy[k - 1, ids[k]] - old_logprobs[k] for k in sampled}
         for k in sampled:
             weight, advantage = float(rows.weights[t][k]), float(rows.advantages[t][k])
+            if loss.denominator == "sequence-mean":
+                weight /= len(sampled)
             rho = torch.exp(torch.stack([log_ratio[j] for j in sampled if segment[j] == segment[k]]).mean())
             value = torch.minimum(rho * advantage, rho.clamp(1 - loss.clip_low, 1 + loss.clip_high) * advantage)
             if loss.dual_clip is not None and advantage < 0:
@@ -69,7 +71,7 @@ def by_definition(
             terms = (objective, kl, entropy, mismatch, importance.clamp(max=bound), float(importance > bound))
             for name, term in zip(names, (*terms, 1.0), strict=True):
                 sums[name] = sums[name] + weight * term
-    is_mean = loss.denominator == "token-mean"
-    z = sums["weight"] if is_mean else loss.denominator_constant * len(rows.leaf)
+    num_rows = len(rows.leaf)
+    z = {"token-mean": sums["weight"], "sequence-mean": num_rows, "constant": loss.denominator_constant * num_rows}
     means = {name: sums[name] / sums["weight"] for name in names[1:-1]}
-    return {"loss": -sums["objective"] / z} | means
+    return {"loss": -sums["objective"] / z[loss.denominator]} | means

@@ -7,6 +7,7 @@ vertex above each predicts, however many turns share those vertices.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,8 @@ class Turn:
     gain: float
     penalty: float
     weight: float
+    gain_weight: float  # the part of the weight of leaves with A > 0, and of those with A < 0
+    penalty_weight: float
     row: int | None = None
 
 
@@ -57,8 +60,25 @@ def path_of(node: Node, target: Node) -> list[Node] | None:
     return None
 
 
-def layout(forest: list[Tree], nodes: list[Node], advantage: Any, leaf_level: bool, p: float, shared: bool) -> Layout:
-    """Lay out the trees of `forest`; `nodes` is the order of node ids, `advantage(node)` is A(l) or A(n)."""
+def num_trained(path: list[Node]) -> int:
+    """The sampled tokens of a row, but for one at its very start, which nothing predicts."""
+    sampled = [sampled for node in path for _, sampled, _ in node["tokens"]]
+    return sum(sampled[1:])
+
+
+def layout(
+    forest: list[Tree],
+    nodes: list[Node],
+    advantage: Any,
+    leaf_level: bool,
+    p: float,
+    shared: bool,
+    row_mean: bool = False,
+) -> Layout:
+    """Lay out the trees of `forest`; `nodes` is the order of node ids, `advantage(node)` is A(l) or A(n).
+
+    With `row_mean` a token of a row of T trained tokens counts 1/T.
+    """
     top: dict[Any, Vertex] = {}
     parent_of = {id(child): node for node in nodes for child in node["children"]}
     turns: list[Turn] = []
@@ -76,11 +96,18 @@ def layout(forest: list[Tree], nodes: list[Node], advantage: Any, leaf_level: bo
                 targets.append((at, logprob))
         return at, targets
 
-    def parts(node: Node, of: list[Node]) -> tuple[float, float, float]:
+    def parts(node: Node, of: list[Node]) -> tuple[float, float, float, float, float]:
         """S+ and S- over these leaves, and |L|^p, all as the rows of these leaves share them."""
         share = len(scored_leaves(node)) ** (p - 1.0)
-        values = [advantage(leaf if leaf_level else node) for leaf in of]
-        return share * sum(max(a, 0.0) for a in values), share * sum(min(a, 0.0) for a in values), share * len(of)
+        rows = [(share / (num_trained(path(leaf)) or math.inf) if row_mean else share, leaf) for leaf in of]
+        values = [(weight, advantage(leaf if leaf_level else node)) for weight, leaf in rows]
+        return (
+            sum(weight * max(a, 0.0) for weight, a in values),
+            sum(weight * min(a, 0.0) for weight, a in values),
+            sum(weight for weight, _ in values),
+            sum(weight for weight, a in values if a > 0),
+            sum(weight for weight, a in values if a < 0),
+        )
 
     path_tokens = []
     leaves = [node for node in nodes if node["reward"] is not None]
@@ -192,6 +219,8 @@ def micro_batch(layout: Layout, first: int, behind: int) -> dict[str, Any]:
         "gain": [turn.gain for turn, *_ in trained],
         "penalty": [turn.penalty for turn, *_ in trained],
         "weights": [turn.weight for turn, *_ in trained],
+        "gain_weights": [turn.gain_weight for turn, *_ in trained],
+        "penalty_weights": [turn.penalty_weight for turn, *_ in trained],
         "turn": [number for _, number, *_ in trained],
         "row": None if layout.shared else [turn.row for turn, *_ in trained],
     }

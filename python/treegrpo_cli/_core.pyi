@@ -246,13 +246,15 @@ class Forest:
         prefix_weight: float = 1.0,
         *,
         shared: bool = True,
+        row_mean: bool = False,
         prompts: NDArray[np.uint32] | None = None,
     ) -> Layout:
         """Lay out the paths of all scored leaves for training, or of those of the trees of `prompts`.
 
         With `shared`, paths that begin with the same tokens compute them once, whichever turns, trees or prompts they
         belong to; children come in the order of node ids. Else each path is a row of its own, longest first. Nodes
-        without a scored leaf below are left out; so are prompts that have no tree.
+        without a scored leaf below are left out; so are prompts that have no tree. With `row_mean`, each of the T
+        targets of a row counts 1/T, so that all rows count the same.
 
         Raises ValueError for the scores of another forest, or of this one before it changed, and for a
         `prefix_weight` that is negative or whose weights are not finite.
@@ -366,7 +368,10 @@ class Layout:
 
     @property
     def weighted_tokens(self) -> float:
-        """The sum of the targets' weights: the denominator of a mean over tokens."""
+        """The sum of the targets' weights: the denominator of a mean over tokens.
+
+        With `row_mean` it is the number of rows that have targets.
+        """
 
     def micro_batches(self, max_tokens: int) -> list[MicroBatch]:
         """Cut into forwards of at most `max_tokens`, where no single run or row (with its path) is longer.
@@ -456,7 +461,15 @@ class MicroBatch:
 
     @property
     def weights(self) -> NDArray[np.float64]:
-        """|L|^p, [Q]; in rows |L|^(p - 1)."""
+        """|L|^p, [Q]; in rows |L|^(p - 1). With `row_mean`, each row's part is divided by its targets, as in `gain`."""
+
+    @property
+    def gain_weights(self) -> NDArray[np.float64]:
+        """The part of the weight that is of rows with A > 0, [Q]."""
+
+    @property
+    def penalty_weights(self) -> NDArray[np.float64]:
+        """The same with A < 0, [Q]."""
 
     @property
     def turn(self) -> NDArray[np.uint32]:

@@ -191,7 +191,8 @@ class TrainBatch:
     part without a branch.
     predictors [P] int64, ascending: tokens whose logits are read · target_row [Q] int64, ascending: each target's place
     in `predictors` · target_ids [Q] int64 · sampling_logprobs [Q], nats · gain, penalty, weights [Q]: S+ and S- times
-    |L|^(p - 1), and |L|^p · turn [Q] int64 · row [Q] int64, of a batch of chains: the row of each target.
+    |L|^(p - 1), and |L|^p; gain_weights, penalty_weights [Q]: the part of the last that is of rows with A > 0 and < 0 ·
+    turn [Q] int64 · row [Q] int64, of a batch of chains: the row of each target.
     host: some of the columns once more, where no device has to be asked for them.
     """
 
@@ -210,6 +211,8 @@ class TrainBatch:
     gain: torch.Tensor
     penalty: torch.Tensor
     weights: torch.Tensor
+    gain_weights: torch.Tensor
+    penalty_weights: torch.Tensor
     turn: torch.Tensor
     row: torch.Tensor | None
     host: HostColumns

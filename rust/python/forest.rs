@@ -11,6 +11,7 @@ use super::layout::{PyChainRows, PyLayout};
 use super::scores::PyScores;
 use crate::advantage::{given, score};
 use crate::chains::Chains;
+use crate::credit::Weighing;
 use crate::error::{Error, Result};
 use crate::forest::{Columns, DONE, Forest, Tokens, or_filled};
 use crate::pack::pack;
@@ -280,18 +281,20 @@ impl PyForest {
         Ok(PyChainRows::new(py, rows))
     }
 
-    #[pyo3(signature = (scores, prefix_weight=1.0, *, shared=true, prompts=None))]
+    #[pyo3(signature = (scores, prefix_weight=1.0, *, shared=true, row_mean=false, prompts=None))]
     fn pack(
         &self,
         py: Python<'_>,
         scores: &Bound<'_, PyScores>,
         prefix_weight: f64,
         shared: bool,
+        row_mean: bool,
         prompts: Option<Input<'_, u32>>,
     ) -> PyResult<PyLayout> {
         let prompts = slice(&prompts)?.map(<[u32]>::to_vec);
         let (forest, scores) = (self.now(), &scores.get().scores);
-        let layout = py.detach(|| pack(&forest, scores, prefix_weight, shared, prompts.as_deref()))?;
+        let weighing = Weighing { prefix_weight, row_mean };
+        let layout = py.detach(|| pack(&forest, scores, weighing, shared, prompts.as_deref()))?;
         Ok(PyLayout { layout })
     }
 }

@@ -117,6 +117,8 @@ pub struct PyMicroBatch {
     gain: Py<PyArray1<f64>>,
     penalty: Py<PyArray1<f64>>,
     weights: Py<PyArray1<f64>>,
+    gain_weights: Py<PyArray1<f64>>,
+    penalty_weights: Py<PyArray1<f64>>,
     turn: Py<PyArray1<u32>>,
     row: Option<Py<PyArray1<u32>>>,
 }
@@ -144,6 +146,8 @@ impl PyMicroBatch {
             gain: batch.gain.into_pyarray(py).unbind(),
             penalty: batch.penalty.into_pyarray(py).unbind(),
             weights: batch.weights.into_pyarray(py).unbind(),
+            gain_weights: batch.gain_weights.into_pyarray(py).unbind(),
+            penalty_weights: batch.penalty_weights.into_pyarray(py).unbind(),
             turn: batch.turn.into_pyarray(py).unbind(),
             row: batch.row.map(|row| row.into_pyarray(py).unbind()),
         }

@@ -23,6 +23,7 @@ SETTINGS = st.fixed_dictionaries(
         "estimator": st.sampled_from(["grpo", "tree-grpo", "parent", "sibling"]),
         "p": st.sampled_from([0.0, 0.5, 1.0]),
         "shared": st.booleans(),
+        "row_mean": st.booleans(),
         "seed": st.integers(0, 9),
     }
 )
@@ -34,18 +35,20 @@ def scored(forest: list[Tree], estimator: str, seed: int) -> tuple[Forest, Score
     return core, core.score(estimator, {}), nodes
 
 
-def packed(forest: list[Tree], *, estimator: str, p: float, shared: bool, seed: int) -> Layout:
+def packed(forest: list[Tree], *, estimator: str, p: float, shared: bool, seed: int, row_mean: bool = False) -> Layout:
     core, scores, _ = scored(forest, estimator, seed)
-    return core.pack(scores, p, shared=shared)
+    return core.pack(scores, p, shared=shared, row_mean=row_mean)
 
 
 def reference_of(
-    forest: list[Tree], scores: Scores, nodes: list[Node], p: float, shared: bool
+    forest: list[Tree], scores: Scores, nodes: list[Node], p: float, shared: bool, row_mean: bool
 ) -> reference_layout.Layout:
     """The slow layout, with the advantages that the core gave; tests of the estimators compare those."""
     column = scores.advantage if scores.leaf_advantage is None else scores.leaf_advantage
     advantage = {id(node): value for node, value in zip(nodes, column.tolist(), strict=True)}
-    return reference_layout.layout(forest, nodes, lambda node: advantage[id(node)], scores.leaf_level, p, shared)
+    return reference_layout.layout(
+        forest, nodes, lambda node: advantage[id(node)], scores.leaf_level, p, shared, row_mean
+    )
 
 
 def or_none(column: Any) -> list[int | None]:
@@ -72,22 +75,23 @@ def assert_same_layout(ours: Layout, theirs: reference_layout.Layout) -> None:
 @given(forest=FORESTS, options=SETTINGS)
 def test_a_layout_is_the_depth_first_order_of_a_trie(forest: list[Tree], options: dict[str, Any]) -> None:
     core, scores, nodes = scored(forest, options["estimator"], options["seed"])
-    p, shared = options["p"], options["shared"]
-    assert_same_layout(core.pack(scores, p, shared=shared), reference_of(forest, scores, nodes, p, shared))
+    p, shared, row_mean = options["p"], options["shared"], options["row_mean"]
+    theirs = reference_of(forest, scores, nodes, p, shared, row_mean)
+    assert_same_layout(core.pack(scores, p, shared=shared, row_mean=row_mean), theirs)
 
 
 @EXAMPLES
 @given(forest=FORESTS, options=SETTINGS, max_tokens=MAX_TOKENS)
 def test_micro_batches_agree_with_the_reference(forest: list[Tree], options: dict[str, Any], max_tokens: int) -> None:
     core, scores, nodes = scored(forest, options["estimator"], options["seed"])
-    p, shared = options["p"], options["shared"]
-    theirs = reference_of(forest, scores, nodes, p, shared)
+    p, shared, row_mean = options["p"], options["shared"], options["row_mean"]
+    theirs = reference_of(forest, scores, nodes, p, shared, row_mean)
     ranges = reference_layout.micro_batch_ranges(theirs, max_tokens)
-    micro_batches = core.pack(scores, p, shared=shared).micro_batches(max_tokens)
+    micro_batches = core.pack(scores, p, shared=shared, row_mean=row_mean).micro_batches(max_tokens)
     assert len(micro_batches) == len(ranges)
     for ours, owned in zip(micro_batches, ranges, strict=True):
         expected = reference_layout.micro_batch(theirs, *owned)
-        for name in ("gain", "penalty", "weights"):
+        for name in ("gain", "penalty", "weights", "gain_weights", "penalty_weights"):
             assert getattr(ours, name).tolist() == pytest.approx(expected.pop(name), rel=1e-12, abs=1e-12)
         assert or_none(ours.parent_token) == expected.pop("parent_token")
         assert ours.num_context == expected.pop("num_context")

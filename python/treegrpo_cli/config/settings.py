@@ -250,12 +250,17 @@ class LossConfig(Section):
     kl_coef: NonNegative = 0.0
     """Weight of the k3 estimate of KL(policy || reference); 0 loads no reference."""
     entropy_coef: NonNegative = 0.0
-    """Weight of the entropy bonus."""
-    denominator: Literal["token-mean", "constant"] = "token-mean"
+    """Weight of the entropy bonus, which stands under the denominator as all terms do.
+
+    It is of a mean over tokens, of a mean over rows of theirs, or, under a constant, of the sum of a row's entropies by
+    that constant: there it grows with the length of rows, and rows of 100 tokens at 1000 have a tenth of the bonus."""
+    denominator: Literal["token-mean", "sequence-mean", "constant"] = "token-mean"
+    """What an optimizer step's sum over tokens is divided by: their number (DAPO); each row by its own tokens, and then
+    by the number of rows (GRPO's equation, and GSPO's with `ratio = "sequence"`); a constant a row (Dr. GRPO)."""
     denominator_constant: Positive = 1000.0
     """Tokens a row of the constant denominator."""
     prefix_weight: Fraction = 1.0
-    """p of |L(n)|^p: 1 counts a shared turn once a leaf, 0 once."""
+    """p of |L(n)|^p: 1 counts a shared turn once a leaf, 0 once; `sequence-mean` takes 1."""
 
     @field_validator("dual_clip", "importance_clip", mode="before")
     @classmethod
@@ -273,6 +278,11 @@ class LossConfig(Section):
             raise ValueError(
                 'importance_clip weighs what is recomputed, and with old_logprobs = "sampler" the ratio itself is to '
                 'the sampler; set old_logprobs = "recomputed" or importance_clip = 0'
+            )
+        if self.denominator == "sequence-mean" and self.prefix_weight != 1:
+            raise ValueError(
+                'denominator = "sequence-mean" gives every row the same weight, and prefix_weight = '
+                f"{self.prefix_weight:g} takes some from rows that share turns; set prefix_weight = 1"
             )
         return self
 

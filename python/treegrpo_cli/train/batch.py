@@ -25,16 +25,18 @@ def layouts(
     prompts_per_minibatch: int,
     *,
     shared: bool,
+    row_mean: bool = False,
     prompts: NDArray[np.uint32] | None = None,
 ) -> list[Layout]:
-    """Lay out the prompts of each optimizer step; the last may hold fewer. `shared` computes equal prefixes once.
+    """Lay out the prompts of each optimizer step; the last may hold fewer. `shared` computes equal prefixes once,
+    `row_mean` gives all rows the same weight.
 
     `prompts` are those to train on, in their order; all of the forest's by default.
     """
     if prompts is None:
         prompts = np.array(list(dict.fromkeys(forest.columns()["prompt"].tolist())), dtype=np.uint32)
     chunks = [prompts[start : start + prompts_per_minibatch] for start in range(0, len(prompts), prompts_per_minibatch)]
-    return [forest.pack(scores, prefix_weight, shared=shared, prompts=chunk) for chunk in chunks]
+    return [forest.pack(scores, prefix_weight, shared=shared, row_mean=row_mean, prompts=chunk) for chunk in chunks]
 
 
 def to_batch(micro: MicroBatch, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> TrainBatch:
@@ -65,6 +67,8 @@ def to_batch(micro: MicroBatch, device: torch.device | str = "cpu", dtype: torch
         gain=numbers(micro.gain),
         penalty=numbers(micro.penalty),
         weights=numbers(micro.weights),
+        gain_weights=numbers(micro.gain_weights),
+        penalty_weights=numbers(micro.penalty_weights),
         turn=integers(micro.turn),
         row=None if micro.row is None else integers(micro.row),
         host=HostColumns(

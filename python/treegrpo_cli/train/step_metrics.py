@@ -31,8 +31,6 @@ def token_sums(
     difference = (before_update - batch.sampling_logprobs).abs()
     columns = {
         "entropy": result.entropy,
-        "clip_ratio/low_mean": terms.clipped_low,
-        "clip_ratio/high_mean": terms.clipped_high,
         MISMATCH_MEAN: difference,
     }
     if has_kl:
@@ -40,7 +38,12 @@ def token_sums(
     if terms.importance is not None and terms.truncated is not None:
         columns |= {IMPORTANCE_MEAN: terms.importance, IMPORTANCE_TRUNCATED: terms.truncated}
     sums = {name: (batch.weights * column).sum() for name, column in columns.items()}
-    return sums | {"loss": result.loss.detach(), MISMATCH_MAX: difference.max()}
+    return sums | {
+        "loss": result.loss.detach(),
+        MISMATCH_MAX: difference.max(),
+        "clip_ratio/low_mean": (batch.penalty_weights * terms.clipped_low).sum(),
+        "clip_ratio/high_mean": (batch.gain_weights * terms.clipped_high).sum(),
+    }
 
 
 def add(sums: dict[str, Tensor], more: dict[str, Tensor]) -> None:

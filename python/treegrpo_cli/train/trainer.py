@@ -121,8 +121,9 @@ class Trainer:
 
         def lay_out(shared: bool) -> list[Layout]:
             start, size = time.monotonic(), prompts_per_minibatch(self.config)
+            row_mean = self.loss.denominator == "sequence-mean"
             weight = self.loss.prefix_weight
-            packed = layouts(forest, scores, weight, size, shared=shared, prompts=prompts)
+            packed = layouts(forest, scores, weight, size, shared=shared, row_mean=row_mean, prompts=prompts)
             self.packing_s += time.monotonic() - start
             return packed
 
@@ -166,8 +167,7 @@ class Trainer:
         num_weighted = layout.weighted_tokens
         if num_weighted == 0:
             return []
-        is_mean = self.loss.denominator == "token-mean"
-        z = num_weighted if is_mean else self.loss.denominator_constant * len(layout.path_tokens)
+        z = self._denominator(layout)
         sums: dict[str, Tensor] = {}
         self.optimizer.zero_grad(set_to_none=True)
         for number, batch in enumerate(self._batches(layout)):
@@ -180,6 +180,17 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)  # they are as large as the weights, and the engine may sample next
         return [metrics]
+
+    def _denominator(self, layout: Layout) -> float:
+        """Z of a mini-batch."""
+        num_rows = len(layout.path_tokens)
+        match self.loss.denominator:
+            case "token-mean":
+                return layout.weighted_tokens
+            case "sequence-mean":
+                return num_rows
+            case _:
+                return self.loss.denominator_constant * num_rows
 
     def _backward(self, batch: TrainBatch, z: float, recomputed: Tensor | None) -> dict[str, Tensor]:
         """Add the micro-batch's share of the gradient; return its sums over tokens, each 0-dimensional."""
