@@ -15,10 +15,12 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedConfig,
     Qwen2Config,
+    Qwen3Config,
     Qwen3MoeConfig,
     Qwen3NextConfig,
 )
 from treegrpo_cli.errors import UserError
+from treegrpo_cli.models.positions import fix_positions
 from treegrpo_cli.train import policy as policy_module
 from treegrpo_cli.train.batch import to_batch
 from treegrpo_cli.train.forward import Decoder, tree_refusal
@@ -148,22 +150,35 @@ def test_a_model_with_a_state_or_an_attention_of_its_own_is_refused(monkeypatch:
     assert tree_refusal(model) == "its attention cannot be replaced"
 
 
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "original_max_position_embeddings": 16,
+    "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [1.0, 2.0, 4.0, 8.0],
+}
+
+
 @pytest.mark.parametrize(
-    ("rope", "refused"),
+    ("rope", "moving"),
     [
         ({"rope_type": "default", "rope_theta": 1e4}, ""),
         ({"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}, ""),
         ({"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}, "dynamic"),
-        ({"rope_type": "longrope", "rope_theta": 1e4}, "longrope"),
-        ({"full_attention": {"rope_type": "dynamic"}, "sliding_attention": {"rope_type": "default"}}, "dynamic"),
+        (LONGROPE, "longrope"),
+        (LONGROPE | {"long_factor": LONGROPE["short_factor"]}, ""),
     ],
 )
-def test_positions_that_depend_on_the_length_are_refused(rope: dict[str, Any], refused: str) -> None:
+def test_positions_that_depend_on_the_length_are_refused_until_they_are_fixed(
+    rope: dict[str, Any], moving: str
+) -> None:
     """A forest is as long as all its paths, and its longest path longer than most."""
-    model = make_model(FAMILIES["qwen3"])
-    model.config.rope_parameters = rope
-    reason = f"its {refused} positions depend on the longest row of a batch" if refused else None
+    model = make_model(Qwen3Config(**SIZES, rope_parameters=rope))
+    reason = f"its {moving} positions depend on the longest row of a batch" if moving else None
     assert tree_refusal(model) == reason
+    fix_positions(model, 256)
+    assert tree_refusal(model) is None
+    assert model.config.rope_parameters == rope
 
 
 def test_dropout_is_refused_and_a_loaded_policy_has_none(batch: TrainBatch, tmp_path: Path) -> None:

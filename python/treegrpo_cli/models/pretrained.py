@@ -26,6 +26,13 @@ def read_model_config(path: str | Path) -> Any:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
 
 
+def context_limit(model_path: str, max_model_len: int) -> int:
+    """Return `max_model_len`, or what the model's positions allow where that is less or nothing is asked."""
+    config = read_model_config(model_path).get_text_config()
+    limit = int(getattr(config, "max_position_embeddings", 0) or 0)
+    return min(max_model_len or limit, limit or max_model_len)
+
+
 def load_tokenizer(path: str | Path, chat_template: str = "") -> Any:
     """Return the model's tokenizer, with another chat template where one is given: a file or the template itself.
 

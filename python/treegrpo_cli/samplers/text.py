@@ -40,10 +40,3 @@ def end_token_ids(model_path: str, tokenizer: Any) -> frozenset[int]:
         ends = read_model_config(model_path).eos_token_id
     listed = ends if isinstance(ends, list) else [ends]
     return frozenset(token for token in [*listed, tokenizer.eos_token_id] if token is not None)
-
-
-def context_limit(model_path: str, max_model_len: int) -> int:
-    """Return `max_model_len`, or what the model's positions allow where that is less or nothing is asked."""
-    config = read_model_config(model_path).get_text_config()
-    limit = int(getattr(config, "max_position_embeddings", 0) or 0)
-    return min(max_model_len or limit, limit or max_model_len)

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 import torch
 from transformers import DynamicCache
 
-from treegrpo_cli.models.pretrained import load_causal_lm, load_tokenizer
+from treegrpo_cli.models.positions import fix_positions
+from treegrpo_cli.models.pretrained import context_limit, load_causal_lm, load_tokenizer
 from treegrpo_cli.samplers.stepping import Request, SteppedSampler
-from treegrpo_cli.samplers.text import context_limit, end_token_ids, find_stop, turn_text
+from treegrpo_cli.samplers.text import end_token_ids, find_stop, turn_text
 from treegrpo_cli.types import Completion, SamplingParams
 
 MAX_PREFILL_TOKENS = 16384
@@ -78,6 +79,7 @@ class TransformersSampler(SteppedSampler):
         super().__init__(context_limit(model_path, max_model_len))
         self.tokenizer = load_tokenizer(model_path)
         self.model = load_causal_lm(model_path, getattr(torch, dtype)).to(device).eval()
+        fix_positions(self.model, self.max_model_len)
         self.end_ids = end_token_ids(model_path, self.tokenizer)
         self.max_num_seqs = max_num_seqs
         self._queue: deque[Row] = deque()

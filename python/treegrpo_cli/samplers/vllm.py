@@ -10,9 +10,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from treegrpo_cli.models.pretrained import check_weight_files
+from treegrpo_cli.models.pretrained import check_weight_files, context_limit
 from treegrpo_cli.samplers.stepping import Request, SteppedSampler
-from treegrpo_cli.samplers.text import context_limit, end_token_ids, turn_text
+from treegrpo_cli.samplers.text import end_token_ids, turn_text
 from treegrpo_cli.samplers.vllm_engine import (
     cpu_settings,
     gpu_settings,

@@ -27,16 +27,37 @@ class ModelShape:
 
     @classmethod
     def of(cls, model: Any) -> ModelShape:
-        """Read the shape off a causal LM; of experts, count those that a token goes through."""
+        """Read the shape off a causal LM; of experts, count those that a token goes through.
+
+        Layers without attention, or with one of their own, count no pairs.
+        """
         config = model.config.get_text_config()
         embeddings = {id(module.weight) for module in (model.get_input_embeddings(), model.get_output_embeddings())}
         weights = [w for w in model.parameters() if w.dim() >= 2 and id(w) not in embeddings]
-        num_experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None) or 1
-        chosen = getattr(config, "num_experts_per_tok", None) or 1
+        layers = layer_configs(config)
+        num_experts = _number(layers[0], "num_experts") or _number(layers[0], "num_local_experts") or 1
+        chosen = _number(layers[0], "num_experts_per_tok") or 1
         used = sum(w.numel() * (chosen / num_experts if w.shape[0] == num_experts else 1.0) for w in weights)
-        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        pair = 4.0 * config.num_hidden_layers * config.num_attention_heads * head_size
-        return cls(2.0 * used, pair, config.num_hidden_layers)
+        return cls(2.0 * used, sum(4.0 * _attention_width(layer) for layer in layers), len(layers))
+
+
+def layer_configs(config: Any) -> list[Any]:
+    """Return what configures each layer of a text model: the model's own configuration, where all are alike."""
+    if getattr(config, "is_heterogeneous", False):
+        return list(config.per_layer_config)
+    return [config] * max(1, _number(config, "num_hidden_layers"))
+
+
+def _attention_width(config: Any) -> int:
+    """Heads times their size, 0 where a layer has none."""
+    heads = _number(config, "num_attention_heads")
+    return heads * _number(config, "head_dim") or (_number(config, "hidden_size") if heads else 0)
+
+
+def _number(config: Any, name: str) -> int:
+    """A whole number of a configuration, 0 where it has none of this name: some give one for each layer."""
+    value = getattr(config, name, 0)
+    return value if isinstance(value, int) else 0
 
 
 @dataclass(frozen=True)

@@ -7,22 +7,28 @@ asks for it again during the backward pass.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from treegrpo_cli.models.positions import moving_positions
 from treegrpo_cli.train.tree_attention import NAME, Plan, TreeUnsupportedError
 from treegrpo_cli.train.visibility import run_paths
 from treegrpo_cli.types import TrainBatch
 
 
 class Decoder:
-    """A causal LM without its head, and the two attentions that it switches between."""
+    """A causal LM without its head, and the two attentions that it switches between.
+
+    `rows_alone`: rows are forwarded one by one and unpadded, since this model computes them otherwise side by side.
+    """
 
     def __init__(self, model: Any) -> None:
         self.module = model.get_decoder()
+        self.rows_alone = False
         self._library_attention = self.module.config._attn_implementation
 
     def planned_states(self, batch: TrainBatch, tokens: slice, plan: Plan, embeds: Tensor | None = None) -> Tensor:
@@ -31,9 +37,8 @@ class Decoder:
         `embeds` [U, hidden] replace the tokens' own. Raises TreeUnsupportedError where the model does not attend so.
         """
         self.module.config._attn_implementation = NAME
-        states = self._call(
-            batch.token_ids[None, tokens], batch.positions[None, tokens], embeds, tokens, tree_plan=plan
-        )
+        positions = batch.positions[None, tokens]
+        states = self._call(batch.token_ids[None, tokens], positions, embeds, tokens, tree_plan=plan)
         if plan.num_calls != (num_layers := self.module.config.num_hidden_layers):
             raise TreeUnsupportedError(
                 f"{plan.num_calls} of {num_layers} layers attend through the library's interface"
@@ -43,41 +48,51 @@ class Decoder:
     def row_states(self, batch: TrainBatch, embeds: Tensor | None = None) -> Tensor:
         """Return the hidden states of `batch.predictors`, [P, hidden]; `embeds` [U, hidden] replace the tokens' own.
 
-        Each run is a row with all of its path in front, padded on the right: causality hides the padding.
+        Each run is a row with all of its path in front, padded on the right: causality hides the padding. The library
+        numbers the positions: not in every model do they begin at 0.
         """
         self.module.config._attn_implementation = self._library_attention
         device, host = batch.token_ids.device, batch.host
         paths = [torch.from_numpy(path) for path in run_paths(batch)]
-        rows = nn.utils.rnn.pad_sequence(paths, batch_first=True).to(device, non_blocking=True)
-        positions = torch.arange(rows.shape[1], device=device).expand_as(rows)
-        states = self._call(batch.token_ids[rows], positions, embeds, rows)
         row = np.searchsorted([start for start, _ in batch.runs], host.predictors, side="right") - 1
-        place = row * rows.shape[1] + host.positions[host.predictors]
-        return states.flatten(0, 1)[torch.from_numpy(place).to(device, non_blocking=True)]
+        place = host.positions[host.predictors]
+        if self.rows_alone:
+            rows = [path.to(device, non_blocking=True) for path in paths]
+            alone = (self._call(batch.token_ids[path][None], None, embeds, path)[0] for path in rows)
+            return torch.cat([states[place[row == number]] for number, states in enumerate(alone)])
+        padded = nn.utils.rnn.pad_sequence(paths, batch_first=True).to(device, non_blocking=True)
+        states = self._call(batch.token_ids[padded], None, embeds, padded)
+        index = torch.from_numpy(row * padded.shape[1] + place)
+        return states.flatten(0, 1)[index.to(device, non_blocking=True)]
 
-    def _call(self, token_ids: Tensor, positions: Tensor, embeds: Tensor | None, index: Any, **kwargs: Any) -> Tensor:
+    def _call(
+        self, token_ids: Tensor, positions: Tensor | None, embeds: Tensor | None, index: Any, **kwargs: Any
+    ) -> Tensor:
+        if positions is not None:
+            kwargs["position_ids"] = positions
         if embeds is not None:
             chosen = embeds[index]
             inputs = {"inputs_embeds": chosen if chosen.dim() == 3 else chosen[None]}
         else:
             inputs = {"input_ids": token_ids}
-        states: Tensor = self.module(**inputs, position_ids=positions, use_cache=False, **kwargs).last_hidden_state
+        states: Tensor = self.module(**inputs, use_cache=False, **kwargs).last_hidden_state
         return states
 
 
 def tree_refusal(model: Any) -> str | None:
     """Say why a model cannot compute a forest with every token once, or None where nothing speaks against it."""
-    config = model.get_decoder().config
+    decoder = model.get_decoder()
+    config = decoder.config
     foreign = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"})
-    rope = getattr(config, "rope_parameters", None) or {}
-    rope_types = {str(part.get("rope_type")) for part in (rope, *rope.values()) if isinstance(part, dict)}
     if foreign:
         return f"its {' and '.join(foreign)} layers do not read a mask, so siblings would see each other"
     if getattr(model, "_is_stateful", False):
         return "its layers carry a state from token to token, so siblings would see each other"
     if not getattr(model, "_supports_attention_backend", False):
         return "its attention cannot be replaced"
-    if moving := sorted(rope_types & {"dynamic", "longrope"}):
+    if "position_ids" not in inspect.signature(decoder.forward).parameters:
+        return "it takes no positions, and those of a forest are depths"
+    if moving := moving_positions(model):
         return f"its {moving[0]} positions depend on the longest row of a batch"
     if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
         return "dropout would be drawn once for what the chains draw anew in every row"

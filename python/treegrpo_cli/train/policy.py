@@ -6,7 +6,8 @@ Adam's moments in float32 and computes matrix products in bfloat16 (autocast). A
 bfloat16 would not move at all. Frozen linear weights (the reference, and the base under LoRA) are
 stored in bfloat16: autocast would round them to that anyway, so their results are the same bits.
 
-Dropout of the model is off, or the policy that is trained would not be the one that sampled; LoRA's own
+The model computes as it does when it samples, or the policy that is trained would not be the one that sampled: without
+dropout, jitter or layers that are skipped at random, and with positions that no other row moves. LoRA's own dropout
 is as configured.
 """
 
@@ -19,12 +20,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 
 from treegrpo_cli.config import Config, ModelConfig
 from treegrpo_cli.errors import UserError, said
 from treegrpo_cli.models.devices import choose_device, choose_dtype
-from treegrpo_cli.models.pretrained import load_causal_lm, read_model_config
+from treegrpo_cli.models.positions import fix_positions
+from treegrpo_cli.models.pretrained import context_limit, load_causal_lm, read_model_config
 from treegrpo_cli.train import head as heads
 from treegrpo_cli.train.forward import Decoder
 from treegrpo_cli.train.head import Head, HeadGradients, HeadResult, Objective
@@ -47,17 +50,17 @@ class Policy:
         self.uses_lora = config.model.lora_rank > 0
         self.device = choose_device(config.model.device)
         self.dtype = choose_dtype(config.model.dtype, self.device)
-        self.model = load_model(config.model.path)
+        self.model = self._load(config)
         self.network = add_lora(self.model, config.model) if self.uses_lora else self.model
         if config.model.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        self._place(self.network).train()
+        set_mode(self._place(self.network))
         self.decoder = Decoder(self.model)
         self.reference = None
         if config.loss.kl_coef > 0 and not self.uses_lora:
-            self.reference = self._place(load_model(config.model.path).requires_grad_(False)).eval()
+            self.reference = self._place(self._load(config).requires_grad_(False))
             self._reference_decoder = Decoder(self.reference)
-        self._check_head()
+        self._check_forward()
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Return what the optimizer moves, by name in `network`; tied weights once."""
@@ -115,6 +118,14 @@ class Policy:
                 tensor.to(dtype) if tensor.is_floating_point() else tensor,
             )
 
+    @staticmethod
+    def _load(config: Config) -> Any:
+        """Load the model with the positions that the engine computes with."""
+        path = config.model.path
+        model = load_model(path)
+        fix_positions(model, context_limit(path, config.rollout.context_tokens))
+        return model
+
     def _log_probs(self, model: Any, decoder: Decoder, batch: TrainBatch, path: AttentionPath) -> Tensor:
         with self._autocast(path.reuses_weights):
             return path.log_probs(decoder, self._head(model, path.reuses_weights), batch)
@@ -140,18 +151,29 @@ class Policy:
         return HeadGradients(_gradient_of(output.weight), _gradient_of(output.bias))
 
     @torch.no_grad()
-    def _check_head(self) -> None:
-        """Raise UserError where the model makes its logits in a way of its own."""
-        token_ids = torch.arange(4, device=self.device)[None]
-        with self._autocast():
-            logits = self.model(input_ids=token_ids, use_cache=False).logits[0]
-            states = self.decoder.module(input_ids=token_ids, use_cache=False).last_hidden_state[0]
-            targets = torch.arange(4, device=self.device)
-            ours, _ = heads.log_probs(self._head(self.model), states, targets, targets)
-        theirs = torch.log_softmax(logits.float() / self.temperature, dim=-1)[targets, targets]
-        if not torch.allclose(ours, theirs, rtol=0.0, atol=1e-3 if self.dtype == torch.float32 else 0.1):
-            name = type(self.model).__name__
-            raise UserError(f"model.path: {name} cannot be trained: its logits are not what its LM head gives")
+    def _check_forward(self) -> None:
+        """Raise UserError where the model does not read text alone, reads ahead, or makes its logits in its own way."""
+        targets = torch.arange(4, device=self.device)
+        cannot = f"model.path: {type(self.model).__name__} cannot be trained"
+        try:
+            with self._autocast():
+                logits = self.model(input_ids=targets[None], use_cache=False).logits[0]
+                before = self.model(input_ids=targets[None, :2], use_cache=False).logits[0]
+                states = self.decoder.module(input_ids=targets[None], use_cache=False).last_hidden_state[0]
+                ours, _ = heads.log_probs(self._head(self.model), states, targets, targets)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # whatever a model asks for beside text
+            raise UserError(
+                f"{cannot}: it does not compute plain text ({type(error).__name__}: {said(error)})"
+            ) from error
+        logprobs = torch.log_softmax(logits.float() / self.temperature, dim=-1)
+        tolerance = 1e-3 if self.dtype == torch.float32 else 0.1
+        known = torch.log_softmax(before.float() / self.temperature, dim=-1)
+        if not torch.allclose(logprobs[:2], known, rtol=0.0, atol=tolerance):
+            raise UserError(f"{cannot}: its tokens see those that come after them")
+        if not torch.allclose(ours, logprobs[targets, targets], rtol=0.0, atol=tolerance):
+            raise UserError(f"{cannot}: its logits are not what its LM head gives")
 
     def _autocast(self, reuses_weights: bool = False) -> torch.autocast:
         """Autocast; its cache keeps a bfloat16 copy of every float32 weight until the context ends.
@@ -171,7 +193,7 @@ class Policy:
 
 
 def load_model(path: str | Path) -> Any:
-    """Load a causal LM in float32, on the CPU, with every dropout at 0.
+    """Load a causal LM in float32, on the CPU, with every dropout at 0, in the mode in which it samples.
 
     Raises UserError where there is no model, or none with an LM head.
     """
@@ -182,6 +204,19 @@ def load_model(path: str | Path) -> Any:
     if not isinstance(model.get_output_embeddings(), nn.Linear):
         raise UserError(f"model.path: {type(model).__name__} cannot be trained: it has no linear LM head")
     return model
+
+
+def set_mode(network: nn.Module) -> None:
+    """Let a network compute as in sampling; adapters drop out, and layers are computed twice where they are told to.
+
+    Routers and norms may compute otherwise in training (Phi-3.5-MoE samples its experts there); the library computes
+    layers twice, for gradient checkpointing, in training alone.
+    """
+    network.eval()
+    for name, module in network.named_modules():
+        is_adapter = "lora_dropout" in name.split(".")
+        if is_adapter or isinstance(module, GradientCheckpointingLayer):
+            module.training = True
 
 
 def _gradient_of(weight: nn.Parameter | None) -> Tensor | None:
@@ -195,7 +230,7 @@ def _gradient_of(weight: nn.Parameter | None) -> Tensor | None:
 def _set_dropout_to_zero(config: Any) -> None:
     for part in (config, config.get_text_config()):
         for name, value in part.to_dict().items():
-            if isinstance(value, float) and any(word in name for word in ("dropout", "pdrop", "jitter")):
+            if isinstance(value, float) and any(word in name for word in ("dropout", "pdrop")):
                 setattr(part, name, 0.0)
 
 

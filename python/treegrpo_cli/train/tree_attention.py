@@ -1,20 +1,22 @@
 """Queries, keys, values of a depth-first forest -> attention output: each token sees its path and nothing else.
 
 A plan is what one forward knows of its forest; the attention paths make one each. It travels to every attention layer
-as the keyword `tree_plan` of the model's forward and is called there instead of the library's attention; the library
-then makes no mask, and a layer's sliding window is the window of that very layer, counted in depth.
+as the keyword `tree_plan` of the model's forward and is called there instead of the library's attention. Where the
+library would make a layer's mask, that layer's sliding window is noted, counted in depth: some models tell it to the
+mask alone.
 
 Shapes, beside the legend of `types`: H query heads, K key heads, D head size.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
 
 NAME = "treegrpo_tree"
 """Under this name the library knows `tree_attention`."""
@@ -25,6 +27,23 @@ FOREIGN = ("softcap", "s_aux", "position_bias", "indices", "block_indices")
 
 class TreeUnsupportedError(Exception):
     """The model's attention cannot be computed on a tree; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerMask:
+    """What the library's mask of a layer would be: causal, within `window` tokens where there is one."""
+
+    window: int | None
+
+
+def layer_mask(*, local_size: int | None = None, use_vmap: bool = False, **kwargs: Any) -> LayerMask:
+    """Note a layer's window, in the signature of the library's mask functions.
+
+    Raises TreeUnsupportedError where the model adds to the causal mask, or takes from it, in a way of its own.
+    """
+    if use_vmap or kwargs.get("allow_is_bidirectional_skip") is not None:
+        raise TreeUnsupportedError("its masks are more than causal")
+    return LayerMask(local_size)
 
 
 class Plan(Protocol):
@@ -41,7 +60,7 @@ def tree_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: LayerMask | Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
@@ -56,7 +75,8 @@ def tree_attention(
     if tree_plan is None:
         raise TreeUnsupportedError(f"{type(module).__name__} does not receive its model's keyword arguments")
     foreign = [name for name in FOREIGN if kwargs.get(name) is not None]
-    if foreign or dropout or attention_mask is not None or kwargs.get("is_causal") is False:
+    own_mask = attention_mask is not None and not isinstance(attention_mask, LayerMask)
+    if foreign or dropout or own_mask or kwargs.get("is_causal") is False:
         what = ", ".join(foreign) or ("dropout" if dropout else "a mask of its own")
         raise TreeUnsupportedError(f"{type(module).__name__} attends with {what}")
     size, value_size = query.shape[-1], value.shape[-1]
@@ -66,10 +86,12 @@ def tree_attention(
     scale = size**-0.5 if scaling is None else scaling
     if value_size < size:  # latent attention has two sizes, the kernels want one
         value = functional.pad(value, (0, size - value_size))
-    return tree_plan.attend(query, key, value, scale, sliding_window, module.layer_idx)[..., :value_size], None
+    window = attention_mask.window if isinstance(attention_mask, LayerMask) else sliding_window
+    return tree_plan.attend(query, key, value, scale, window, module.layer_idx)[..., :value_size], None
 
 
 AttentionInterface.register(NAME, tree_attention)
+AttentionMaskInterface.register(NAME, layer_mask)
 
 
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -22,6 +22,7 @@ from treegrpo_cli.train.counts import ModelShape, Step
 from treegrpo_cli.train.forward import Decoder
 from treegrpo_cli.train.head import Head, HeadGradients, HeadResult, Objective, Which
 from treegrpo_cli.train.paths.base import AttentionPath, register
+from treegrpo_cli.train.tree_attention import TreeUnsupportedError
 from treegrpo_cli.train.visibility import lower_right_mask, masked_attention
 from treegrpo_cli.types import TrainBatch
 
@@ -147,17 +148,21 @@ class EdgePlan:
     """One edge of a tree, a part without a branch, behind the keys and values of the edges above it.
 
     `computed` holds each layer's keys and values with their graph, `lent` the same as leaves of the edges
-    below, which leave their gradients there.
+    below, which leave their gradients there. `is_forwarded`: a layer that now asks again is a checkpointed one, whose
+    gradient is computed.
     """
 
     above: EdgePlan | None
     num_calls: int = 0
+    is_forwarded: bool = False
     computed: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     lent: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None, layer: int) -> Tensor:
         """See `tree_attention.Plan`."""
-        if layer not in self.computed:  # a checkpointed layer asks again while its gradient is computed
+        if layer in self.computed and not self.is_forwarded:
+            raise TreeUnsupportedError("its layers are computed several times in one forward")
+        if layer not in self.computed:
             self.computed[layer] = (key, value)
             self.lent[layer] = (
                 key.detach().requires_grad_(key.requires_grad),
@@ -200,6 +205,7 @@ def _forwards(
             finish(path.pop())
         plan = EdgePlan(path[-1].plan if path else None)
         states = decoder.planned_states(batch, slice(start, end), plan, embeds)
+        plan.is_forwarded = True
         predictors = _between(batch.host.predictors, start, end)
         targets = _between(batch.host.target_row, predictors.start, predictors.stop)
         path.append(_Edge(number, plan, states[batch.predictors[predictors] - start], predictors, targets))
