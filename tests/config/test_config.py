@@ -126,14 +126,20 @@ def test_num_generations_is_the_number_of_chains() -> None:
         make_config({"num_generations": 8})
 
 
-def test_the_example_for_qwen_has_the_settings_of_the_paper() -> None:
-    config = load_config(Path("examples/search-qwen2.5-3b.toml"))
-    rollout = config.rollout
+@pytest.mark.parametrize("hops", ["multi-hop", "single-hop"])
+def test_the_examples_for_three_billion_weights_have_the_settings_of_the_paper(hops: str) -> None:
+    config = load_config(Path(f"examples/gpu/{hops}-3b-80gb.toml"))
+    rollout, loss, optimizer, train = config.rollout, config.loss, config.optimizer, config.train
     assert (rollout.num_trees, rollout.num_expansions, rollout.num_rounds, rollout.num_kept_leaves) == (2, 2, 1, 3)
-    assert (rollout.max_turns, rollout.max_prompt_tokens, rollout.max_turn_tokens) == (3, 4096, 500)
-    assert (rollout.max_observation_tokens, rollout.temperature) == (500, 1.0)
-    assert (config.train.num_steps, config.train.prompts_per_step, config.train.prompts_per_minibatch) == (180, 512, 64)
-    assert (config.loss.kl_coef, config.optimizer.warmup_ratio, config.optimizer.learning_rate) == (0.001, 0.285, 1e-6)
+    assert (rollout.max_turns, rollout.max_prompt_tokens, rollout.max_turn_tokens) == (3, 2048, 500)
+    assert (rollout.max_observation_tokens, rollout.max_context_tokens) == (500, 4096 + 500)
+    assert (rollout.temperature, rollout.top_p, rollout.top_k) == (1.0, 1.0, 0)
+    assert (train.num_steps, train.prompts_per_step, train.prompts_per_minibatch, train.num_epochs) == (180, 512, 64, 1)
+    assert (loss.clip_low, loss.clip_high, loss.dual_clip) == (0.2, 0.2, 3.0)
+    assert (loss.kl_coef, loss.entropy_coef, loss.denominator) == (0.001, 0.001, "token-mean")
+    assert loss.old_logprobs == "recomputed"
+    assert (optimizer.learning_rate, optimizer.warmup_ratio, optimizer.schedule) == (1e-6, 0.285, "constant")
+    assert (optimizer.weight_decay, optimizer.max_grad_norm) == (0.01, 1.0)
     assert config.environment.options["topk"] == 3
     assert (config.reward.functions, config.reward.structure, config.reward.final_format) == (["format"], 0.2, 0.1)
     assert tomllib.loads(dump_config(config))["advantage"]["estimator"] == "tree-grpo"

@@ -27,7 +27,7 @@ QWEN = {
 }
 """Qwen2.5: all tied, two heads of keys."""
 
-SHIPPED = Path(__file__).parents[2] / "examples" / "search-qwen2.5-3b.toml"
+SHIPPED = Path(__file__).parents[2] / "examples" / "gpu" / "multi-hop-3b-80gb.toml"
 
 
 def model_of(size: str) -> Any:
