@@ -118,7 +118,7 @@ def make_trainer(model_dir: Path, path: str, loss: dict[str, Any], **sections: d
     for name, table in sections.items():
         tables[name] = tables.get(name, {}) | table
     trainer = Trainer(Config.model_validate(tables))
-    trainer.paths.self_checks = {path: Disagreement(None, None)}
+    trainer.paths.checks.found = dict.fromkeys((path, "chains"), Disagreement(None, None, longest=256))
     if trainer.policy.reference is not None:
         torch.manual_seed(1)
         for weight in trainer.policy.reference.parameters():

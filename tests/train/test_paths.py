@@ -65,7 +65,7 @@ def test_a_path_that_registers_itself_is_planned_checked_and_trained_on(tmp_path
     metrics = trainer.update(*make_step(0))
     assert metrics["tree/attention_path"] == free_path.name
     assert metrics["tree/self_check"] < 1e-5
-    assert list(trainer.paths.self_checks) == ["free"]
+    assert list(trainer.paths.checks.found) == ["chains", "free"]
 
 
 @pytest.mark.usefixtures("free_path")

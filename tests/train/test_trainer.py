@@ -14,7 +14,7 @@ from treegrpo_cli.config import Config
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.train import planner
 from treegrpo_cli.train.batch import layouts, to_batch
-from treegrpo_cli.train.path_choice import PathChooser
+from treegrpo_cli.train.checking import SelfChecks
 from treegrpo_cli.train.paths import depth_first, named, runs
 from treegrpo_cli.train.paths.flex import Flex
 from treegrpo_cli.train.paths.runs import RunsPlan
@@ -551,15 +551,15 @@ def test_the_path_is_explained_once_and_again_when_it_changes(model_dir: Path) -
     assert len(lines) == 3
 
 
-@pytest.mark.parametrize(("path", "is_checked"), [("auto", [False, True, False]), ("runs", [True, True, False])])
+@pytest.mark.parametrize(("path", "is_checked"), [("auto", [False, True, False]), ("runs", [True, False, False])])
 @pytest.mark.usefixtures("free_calls")
-def test_tree_paths_are_checked_until_a_forest_that_shares_was(
+def test_a_tree_path_is_checked_once_and_on_siblings_also_where_the_step_has_none(
     model_dir: Path, path: str, is_checked: list[bool]
 ) -> None:
     trainer = Trainer(make_config(model_dir, train={"attention_path": path}))
     metrics = [trainer.update(*step) for step in (make_chains(0), make_step(0), make_step(1))]
     assert ["tree/self_check" in step for step in metrics] == is_checked
-    assert 0 < metrics[1]["tree/self_check"] < 1e-5
+    assert 0 < metrics[is_checked.index(True)]["tree/self_check"] < 1e-5
 
 
 def test_every_path_is_checked_when_it_is_first_taken(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -571,14 +571,24 @@ def test_every_path_is_checked_when_it_is_first_taken(model_dir: Path, monkeypat
         )
         checked.append("tree/self_check" in trainer.update(*make_step(0)))
     assert checked == [True, False, True, False]
-    assert list(trainer.paths.self_checks) == ["runs", "depth-first"]
+    assert list(trainer.paths.checks.found) == ["chains", "runs", "depth-first"]
+
+
+def test_equal_rewards_beside_a_kl_are_nothing_against_a_path(model_dir: Path) -> None:
+    """The objective's gradient is 0 then, and any difference from it would be infinite."""
+    trees = make_trees(0)
+    for tree in trees:
+        set_rewards(tree, 1.0)
+    trainer = Trainer(make_config(model_dir, loss={"kl_coef": 0.1}, train={"attention_path": "runs"}))
+    assert 0 < trainer.update(*step_of(trees))["tree/self_check"] < 1e-5
 
 
 def test_the_self_check_leaves_the_update_as_it_is(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = make_config(model_dir, loss={"kl_coef": 0.1}, train={"attention_path": "runs"})
     checked = Trainer(config)
     expected = of_training(checked.update(*make_step(0)))
-    monkeypatch.setattr(PathChooser, "_check", lambda *_: {})
+    monkeypatch.setattr(SelfChecks, "check", lambda *_: None)
+    monkeypatch.setattr(SelfChecks, "check_chains", lambda _: None)
     unchecked = Trainer(config)
     assert of_training(unchecked.update(*make_step(0))) == expected
     for name, weight in unchecked.state_dict_for_sampler():
@@ -637,7 +647,7 @@ def test_a_path_that_the_device_cannot_compute_is_refused_before_the_run_begins(
         Trainer(make_config(model_dir, train={"attention_path": "flex"}))
 
 
-@pytest.mark.parametrize("found", [None, Disagreement(0.0, None)])
+@pytest.mark.parametrize("found", [None, Disagreement(0.0, None, longest=10_000)])
 @pytest.mark.parametrize("step", [make_step, make_chains])
 def test_a_path_that_this_machine_cannot_compute_is_refused_in_one_line(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch, step: Any, found: Disagreement | None
@@ -645,7 +655,7 @@ def test_a_path_that_this_machine_cannot_compute_is_refused_in_one_line(
     """What is known against it comes late; a run that was checked on another machine may go on here."""
     monkeypatch.setattr(Flex, "refusal", lambda *_: None)
     trainer = Trainer(make_config(model_dir, train={"attention_path": "flex"}))
-    trainer.paths.self_checks = {} if found is None else {"flex": found}
+    trainer.paths.checks.found = {} if found is None else {"flex": found}
     before = weights_of(trainer)
     with pytest.raises(
         UserError, match=r"^train\.attention_path: flex cannot .* FlexAttention has no gradient on cpu$"

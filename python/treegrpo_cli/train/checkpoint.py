@@ -83,7 +83,7 @@ class Checkpoint:
                 moments = self.moments[name].items()
                 # copied onto the weight's device; also where the file is mapped
                 trainer.optimizer.state[weight] = {key: part.to(weight.device, copy=True) for key, part in moments}
-        trainer.step, trainer.paths.self_checks = self.saved.step, dict(self.saved.self_checks)
+        trainer.step, trainer.paths.checks.found = self.saved.step, dict(self.saved.self_checks)
 
 
 def save_checkpoint(output_dir: str | Path, trainer: Trainer, state: dict[str, Any]) -> Path:
@@ -156,7 +156,7 @@ def _write_training_state(folder: Path, trainer: Trainer, state: dict[str, Any])
     contents = {
         "step": trainer.step,
         "moved": list(moments),
-        "self_checks": trainer.paths.self_checks,
+        "self_checks": trainer.paths.checks.found,
         "state": state,
     }
     (folder / STATE_JSON).write_bytes(orjson.dumps(contents, option=orjson.OPT_INDENT_2))

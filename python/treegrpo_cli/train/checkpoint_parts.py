@@ -110,11 +110,13 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _self_check(file: Path, path: str, found: Any) -> Disagreement:
     fields = found if isinstance(found, dict) else {}
-    difference, refusal = fields.get("difference"), fields.get("refusal")
+    difference, refusal, longest = fields.get("difference"), fields.get("refusal"), fields.get("longest", 0)
     is_number = difference is None or (type(difference) in (int, float) and difference >= 0)
-    if fields.keys() != {"difference", "refusal"} or not is_number or not isinstance(refusal, str | None):
+    is_count = type(longest) is int and longest >= 0
+    is_check = fields.keys() | {"longest"} == {"difference", "refusal", "longest"}
+    if not (is_check and is_number and is_count and isinstance(refusal, str | None)):
         raise _refused(file, f"self_checks.{path:.40} is no difference and refusal")
-    return Disagreement(difference, refusal)
+    return Disagreement(difference, refusal, longest)
 
 
 def _read_tensors(file: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:

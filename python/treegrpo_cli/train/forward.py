@@ -48,19 +48,21 @@ class Decoder:
     def row_states(self, batch: TrainBatch, embeds: Tensor | None = None) -> Tensor:
         """Return the hidden states of `batch.predictors`, [P, hidden]; `embeds` [U, hidden] replace the tokens' own.
 
-        Each run is a row with all of its path in front, padded on the right: causality hides the padding. The library
-        numbers the positions: not in every model do they begin at 0.
+        Each run that is read is a row with all of its path in front, padded on the right: causality hides the padding.
+        The library numbers the positions: not in every model do they begin at 0.
         """
         self.module.config._attn_implementation = self._library_attention
         device, host = batch.token_ids.device, batch.host
-        paths = [torch.from_numpy(path) for path in run_paths(batch)]
-        row = np.searchsorted([start for start, _ in batch.runs], host.predictors, side="right") - 1
+        run = np.searchsorted([start for start, _ in batch.runs], host.predictors, side="right") - 1
+        read, row = np.unique(run, return_inverse=True)
+        paths = run_paths(batch)
+        rows = [torch.from_numpy(paths[number]) for number in read]
         place = host.positions[host.predictors]
         if self.rows_alone:
-            rows = [path.to(device, non_blocking=True) for path in paths]
+            rows = [path.to(device, non_blocking=True) for path in rows]
             alone = (self._call(batch.token_ids[path][None], None, embeds, path)[0] for path in rows)
             return torch.cat([states[place[row == number]] for number, states in enumerate(alone)])
-        padded = nn.utils.rnn.pad_sequence(paths, batch_first=True).to(device, non_blocking=True)
+        padded = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device, non_blocking=True)
         states = self._call(batch.token_ids[padded], None, embeds, padded)
         index = torch.from_numpy(row * padded.shape[1] + place)
         return states.flatten(0, 1)[index.to(device, non_blocking=True)]

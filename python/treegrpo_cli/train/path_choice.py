@@ -1,4 +1,4 @@
-"""The forest of a step -> the attention path it takes: planned, checked against chains once, and said."""
+"""The forest of a step -> the attention path it takes: planned, checked against chains, and said."""
 
 from __future__ import annotations
 
@@ -8,22 +8,20 @@ from treegrpo_cli._core import Layout, MicroBatch
 from treegrpo_cli.config import Config
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.train import paths
-from treegrpo_cli.train.batch import to_batch
+from treegrpo_cli.train.checking import SelfChecks
 from treegrpo_cli.train.counts import ModelShape, Step
-from treegrpo_cli.train.head import Objective
 from treegrpo_cli.train.planner import Choice, choose
 from treegrpo_cli.train.policy import Policy
-from treegrpo_cli.train.self_check import Disagreement, check
-from treegrpo_cli.types import TrainBatch
 
-CHECK_TOKENS = 2048
-"""Tokens of the forest that the self-check computes."""
+ONE_ROW = 1
+"""Tokens of a micro-batch that every row exceeds, and so goes alone."""
+
+Metrics = dict[str, float | str]
 
 
 class PathChooser:
-    """Chooses step by step; `path` is the one that was taken last.
+    """Chooses step by step; `path` is the one that was taken last, `checks` what was found out about paths.
 
-    `self_checks` say for each path that was taken how far it is from chains on this model; a run keeps what was found.
     `say` takes the lines that explain the choice. Raises UserError where the settings ask for a path that cannot
     train this model.
     """
@@ -34,41 +32,58 @@ class PathChooser:
         subject = paths.Subject(policy.network, policy.device, policy.dtype, config.loss.ratio)
         found = ((path.name, path.refusal(subject)) for path in paths.registered())
         self._refusals = {name: reason for name, reason in found if reason is not None}
-        self.self_checks: dict[str, Disagreement] = {}
+        self.checks = SelfChecks(config, policy, say)
         self.path = paths.reference_path()
         self._said = ""
         self._check_wanted(self._refusals)
 
-    def take(
-        self, step: Step, packed: Sequence[Layout], objective_of: Callable[[TrainBatch], Objective]
-    ) -> dict[str, float | str]:
-        """Choose the `path` of a step whose shared layouts these are; return what the choice says of it.
+    def take(self, step: Step, packed: Sequence[Layout]) -> Metrics:
+        """Choose the `path` of a step whose shared layouts these are; return what a check has found.
 
-        A path that was not taken before computes a small forest first, by the objective that `objective_of` gives for
-        it, and chains do the same; where the two disagree, chains are what is trained on.
+        Chains, and a path that shares, compute a small forest before they are first taken, and again when paths
+        outgrow it; where the two disagree, chains are what is trained on.
         """
-        metrics: dict[str, float | str] = {}
-        choice = self._choose(step)
-        if choice.path.shares and choice.path.name not in self.self_checks:
-            metrics |= self._check(packed, choice.path, objective_of)
-            choice = self._choose(step)
-        self._explain(choice, step)
+        self._step = step
+        self.checks.begin(step, packed)
+        self.checks.check_chains()
+        difference, choice = None, self._choose()
+        if choice.path.shares:
+            difference = self.checks.check(choice.path)
+            choice = self._choose()
+        self._take(choice)
+        return {} if difference is None else {"tree/self_check": difference}
+
+    def give_up(self, reason: str) -> None:
+        """Leave the `path`, which failed in a forward, for chains. Raises UserError where the settings ask for it."""
+        self.checks.give_up(self.path, reason)
+        self._take(self._choose())
+
+    def micro_batches(self, layout: Layout) -> list[MicroBatch]:
+        """Cut a layout made for the `path` into what is computed at once."""
+        goes_alone = self._policy.decoder.rows_alone or self.checks.rows_alone
+        max_tokens = ONE_ROW if goes_alone and not self.path.shares else self._config.train.microbatch_tokens
+        return self.path.micro_batches(layout, max_tokens, self._policy.device)
+
+    def _take(self, choice: Choice) -> None:
+        self._explain(choice)
         self.path = choice.path
-        computed = float(self.path.computed_tokens(step))
-        return metrics | {
+
+    def metrics(self) -> Metrics:
+        """Return how the last step is computed, and of how many tokens."""
+        computed = float(self.path.computed_tokens(self._step))
+        return {
             "tree/computed_tokens": computed,
             "tree/trained_tokens": computed * self._config.train.num_epochs,
-            "tree/chain_tokens": float(step.chain_tokens),
+            "tree/chain_tokens": float(self._step.chain_tokens),
             "tree/attention_path": self.path.name,
         }
 
-    def _choose(self, step: Step) -> Choice:
-        found = [check.refusal for check in self.self_checks.values() if check.refusal is not None]
-        disagreeing = {path.name: found[0] for path in paths.registered() if path.shares} if found else {}
-        refusals = disagreeing | self._refusals
+    def _choose(self) -> Choice:
+        found, sharing = self.checks.refusal, [path.name for path in paths.registered() if path.shares]
+        refusals = ({} if found is None else dict.fromkeys(sharing, found)) | self._refusals
         self._check_wanted(refusals)
         policy = self._policy
-        return choose(step, self._shape, policy.device, policy.dtype, self._config.train.attention_path, refusals)
+        return choose(self._step, self._shape, policy.device, policy.dtype, self._config.train.attention_path, refusals)
 
     def _check_wanted(self, refusals: dict[str, str]) -> None:
         """Raise UserError where the settings ask for a path and something speaks against it."""
@@ -76,8 +91,9 @@ class PathChooser:
         if wanted in refusals:
             raise UserError(f"train.attention_path: {wanted} cannot train this model: {refusals[wanted]}")
 
-    def _explain(self, choice: Choice, step: Step) -> None:
+    def _explain(self, choice: Choice) -> None:
         """Say which path is taken and why, when that changes."""
+        step = self._step
         if choice.path.name == self._said:
             return
         self._said = choice.path.name
@@ -85,34 +101,3 @@ class PathChooser:
         alone = f"; a path of {step.longest_path:,} tokens exceeds train.microbatch_tokens = {budget:,} and goes alone"
         exceeds = choice.path.exceeds(step, budget)
         self._say(f"training on {choice.path.name}: {choice.reason}{alone if exceeds else ''}")
-
-    def _check(
-        self, packed: Sequence[Layout], path: paths.AttentionPath, objective_of: Callable[[TrainBatch], Objective]
-    ) -> dict[str, float | str]:
-        """Compute a small forest on this path and as chains."""
-        batch = self._small_forest(packed)
-        if batch is None:
-            return {}
-        is_local = self._config.loss.ratio == "token"
-        found = check(self._policy, batch, path, objective_of(batch), is_local=is_local)
-        for weight in self._policy.trained_parameters().values():
-            weight.grad = None
-        if batch.segments or found.refusal is not None:  # rows side by side do not show what a shared prefix does
-            self.self_checks[path.name] = found
-        if found.refusal is not None and self._config.train.attention_path == "auto":
-            self._say(f"warning: trees are trained on as chains: {found.refusal}")
-        return {} if found.difference is None else {"tree/self_check": found.difference}
-
-    def _small_forest(self, packed: Sequence[Layout]) -> TrainBatch | None:
-        """The micro-batch, if possible a shared one, with the longest path whose rows fit one forward."""
-        budget = self._config.train.microbatch_tokens
-        micros = [micro for layout in packed for micro in layout.micro_batches(min(budget, CHECK_TOKENS))]
-        trained = [micro for micro in micros if len(micro.target_ids)]
-        shared = [micro for micro in trained if len(micro.key_start)] or trained
-
-        def padded(micro: MicroBatch) -> int:
-            return (len(micro.run_start) - 1) * (int(micro.positions.max()) + 1)
-
-        fitting = [micro for micro in shared if padded(micro) <= budget]
-        chosen = max(fitting, key=padded) if fitting else min(shared, key=padded, default=None)
-        return None if chosen is None else to_batch(chosen, self._policy.device)

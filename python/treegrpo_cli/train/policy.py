@@ -14,12 +14,14 @@ is as configured.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 
@@ -83,6 +85,20 @@ class Policy:
         head, grads = self._head(self.model, path.reuses_weights), self._head_gradients()
         with self._autocast(path.reuses_weights):
             return path.backward(self.decoder, head, batch, objective, grads, is_local=is_local, embeds=embeds)
+
+    @contextmanager
+    def computing_in(self, dtype: torch.dtype) -> Iterator[None]:
+        """Compute in another dtype for a while: in bfloat16, or in what trained weights are stored in."""
+        own, self.dtype = self.dtype, dtype
+        stored = [module for module in self.network.modules() if _is_narrow(module)] if dtype != own else []
+        for module in stored:
+            module.forward = partial(_widened_linear, module)
+        try:
+            yield
+        finally:
+            self.dtype = own
+            for module in stored:
+                del module.forward
 
     @torch.no_grad()
     def log_probs(self, batch: TrainBatch, path: AttentionPath) -> Tensor:
@@ -240,6 +256,30 @@ def store_frozen_in_bfloat16(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Linear) and not module.weight.requires_grad and id(module.weight) not in embeddings:
             module.to(torch.bfloat16)
+
+
+def _is_narrow(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) and module.weight.dtype == torch.bfloat16
+
+
+def _widened_linear(module: Any, states: Tensor) -> Tensor:
+    """A frozen layer that is stored in bfloat16, as if it were stored in the dtype of what it is given."""
+    output: Tensor = _Widened.apply(states, module.weight)  # type: ignore[no-untyped-call]
+    return output if module.bias is None else output + module.bias
+
+
+class _Widened(torch.autograd.Function):
+    """A product with a frozen weight, which is widened for the time of the product only."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return functional.linear(states, weight.to(states.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        [weight] = ctx.saved_tensors
+        return grads[0] @ weight.to(grads[0].dtype), None
 
 
 def add_lora(model: Any, settings: ModelConfig) -> Any:

@@ -1,76 +1,216 @@
-"""A policy + a small forest -> how far an attention path is from chains, on the run's own model.
+"""A policy + a small forest -> how far an attention path is from rows computed alone, on the run's own model.
 
-What could go wrong with a model goes wrong in its forward: positions, masks, windows, state. So the forest is
-computed on the path and, leaf by leaf, as the library knows it; log-probabilities are compared, and the gradient
-of the loss at the tokens' embeddings, which passes through all layers.
+What could go wrong with a model goes wrong in its forward: positions, masks, windows, state. So the forest is computed
+on the path and, as the truth, leaf by leaf, each row alone in its forward and without padding; log-probabilities are
+compared, and the gradient of a sum of them with random signs at the tokens' embeddings, which passes through all
+layers. The run's own objective has no part in it: at a first step its gradient may vanish, and with it the measure.
+
+Both are computed in float32, or wider where the weights are, where rounding hides nothing; rows side by side say how
+much of it there is. In bfloat16 a path must be hardly further from the float32 truth than rows are.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from treegrpo_cli.errors import said
-from treegrpo_cli.train.paths import AttentionPath, reference_path
-from treegrpo_cli.train.tree_attention import TreeUnsupportedError
+from treegrpo_cli.train.check_forest import rows_of
+from treegrpo_cli.train.head import linear
+from treegrpo_cli.train.path_errors import PathFailedError, blaming
+from treegrpo_cli.train.paths import AttentionPath, Subject, reference_path
+from treegrpo_cli.train.policy import Policy
 from treegrpo_cli.types import TrainBatch
 
-if TYPE_CHECKING:
-    from treegrpo_cli.train.head import Objective
-    from treegrpo_cli.train.policy import Policy
+ROUNDING = {torch.float64: 1e-7, torch.float32: 1e-5}
+"""Relative difference that is never held against a computation in this dtype."""
 
-TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-4, torch.bfloat16: 0.1}
-"""Relative difference up to which two computations of a dtype count as the same."""
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
+"""Relative difference of rows side by side from rows alone up to which the padding counts for nothing."""
+
+WIDE_FACTOR, NARROW_FACTOR = 10.0, 1.5
+"""How many times as far from the truth as rows a path may be: in float32 as rows side by side, which are one kernel and
+hardly differ; in bfloat16 as rows in bfloat16."""
+
+UNSTEADY = 0.02
+"""Share of the tokens that are left out of the distance where routers choose experts: a tie that rounding breaks in
+another way changes a token, and says nothing against the path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
     """`difference`: the greater of the two relative differences, None where the path could not be computed.
 
-    `refusal`: why the path must not be used, None where it may.
+    `refusal`: why the path must not be used, None where it may · `longest`: tokens of the longest path computed.
     """
 
     difference: float | None
     refusal: str | None
+    longest: int = 0
 
 
-def check(
-    policy: Policy, batch: TrainBatch, path: AttentionPath, objective: Objective, *, is_local: bool
-) -> Disagreement:
-    """Compute the batch on `path` and as chains; adds to the weights' gradients, which the caller then drops."""
-    try:
-        ours = _computed(policy, batch, path, objective, is_local)
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
-    except TreeUnsupportedError as error:
-        return Disagreement(None, str(error))
-    except Exception as error:  # a kernel that does not know the model's shapes fails in its own way
-        return Disagreement(None, f"{type(error).__name__}: {said(error)}")
-    theirs = _computed(policy, batch, reference_path(), objective, is_local)
-    difference = max(_relative(one, other) for one, other in zip(ours, theirs, strict=True))
-    if difference <= TOLERANCE[policy.dtype]:
-        return Disagreement(difference, None)
-    return Disagreement(difference, f"{path.name} and chains differ by {difference:.1e} on this model")
-
-
-def _computed(
-    policy: Policy, batch: TrainBatch, path: AttentionPath, objective: Objective, is_local: bool
-) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Computed:
     """Log-probabilities of the targets [Q], and the gradient at the embeddings [U, hidden]."""
-    with torch.no_grad():
-        embeds = policy.model.get_input_embeddings()(batch.token_ids)
-    embeds.requires_grad_()
-    result = policy.backward(batch, path, objective, is_local=is_local, embeds=embeds)
-    assert embeds.grad is not None
-    return result.logprobs.detach(), embeds.grad
+
+    logprobs: Tensor
+    grad: Tensor
 
 
-def _relative(one: Tensor, other: Tensor) -> float:
-    """|one - other| / |other|, 0 where both vanish and infinite where either is not a number."""
-    distance, size = float((one - other).norm()), float(other.norm())
+class Trial:
+    """One small forest of a policy; what paths are compared with is computed once for all of them.
+
+    All of it adds to the weights' gradients, which the caller then drops. `is_local` as in `head.backward`.
+    """
+
+    def __init__(self, policy: Policy, batch: TrainBatch, *, is_local: bool = True) -> None:
+        self._policy, self._batch, self._is_local = policy, batch, is_local
+        generator = torch.Generator().manual_seed(0)
+        signs = torch.randint(0, 2, (len(batch.target_ids),), generator=generator) * 2 - 1
+        self._signs = signs.to(batch.target_ids.device)
+        self._wide = torch.promote_types(policy.model.get_input_embeddings().weight.dtype, torch.float32)
+        self._left_out = UNSTEADY if _has_experts(policy.model.config.get_text_config()) else 0.0
+
+    def of(self, path: AttentionPath) -> Disagreement:
+        """Compare a path with the truth; chains are rows side by side, and are compared with rows alone."""
+        try:
+            with _without_dropout(self._policy.network):
+                difference, refusal = self._padding() if path is reference_path() else self._path(path)
+        except PathFailedError as error:
+            difference, refusal = None, str(error)
+        return Disagreement(difference, refusal, self._batch.max_path_tokens)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the truth is numbers: there is none about a model that has others."""
+        with _without_dropout(self._policy.network):
+            alone = self._alone
+        return bool(alone.logprobs.isfinite().all() and alone.grad.isfinite().all())
+
+    def is_repeatable(self) -> bool:
+        """Whether a row alone gives what it gave before: nothing is drawn at random in the model's forward."""
+        with _without_dropout(self._policy.network):
+            again = self._rows(1, self._wide)
+        return max(self._distance(again, self._alone)) <= TOLERANCE[self._wide]
+
+    def _padding(self) -> tuple[float, str | None]:
+        difference = max(self._noise)
+        is_fine = difference <= TOLERANCE[self._wide]
+        return difference, None if is_fine else f"rows side by side and rows alone differ by {difference:.1e}"
+
+    def _path(self, path: AttentionPath) -> tuple[float | None, str | None]:
+        """The difference in the widest dtype that the path computes in, and what any of them says against it."""
+        policy = self._policy
+        is_narrow = policy.dtype == torch.bfloat16
+        reason = path.refusal(Subject(policy.network, policy.device, self._wide, "token"))
+        found = []
+        try:
+            found += [] if reason else [self._in_full(path)]
+        except PathFailedError:
+            if not is_narrow:  # else its kernel may know no more than it needs to
+                raise
+        if is_narrow and not any(refusal for _, refusal in found):
+            found.append(self._in_bfloat16(path))
+        return (found[0][0], found[-1][1]) if found else (None, reason)
+
+    def _in_full(self, path: AttentionPath) -> tuple[float, str | None]:
+        by_padding = self._noise if max(self._noise) <= TOLERANCE[self._wide] else (0.0, 0.0)
+        found = self._distance(self._on(path, self._wide), self._alone)
+        if _within(found, [max(ROUNDING[self._wide], WIDE_FACTOR * noise) for noise in by_padding]):
+            return max(found), None
+        return max(found), f"{path.name} and chains differ by {max(found):.1e} on this model"
+
+    def _in_bfloat16(self, path: AttentionPath) -> tuple[float, str | None]:
+        found, chains = self._distance(self._on(path, torch.bfloat16), self._alone), self._narrow_noise
+        if _within(found, [NARROW_FACTOR * noise for noise in chains]):
+            return max(found), None
+        is_off = f"{path.name} in bfloat16 is {max(found):.1e} from float32 on this model"
+        return max(found), f"{is_off}, and chains are {max(chains):.1e}"
+
+    @cached_property
+    def _alone(self) -> Computed:
+        return self._rows(1, self._wide)
+
+    @cached_property
+    def _noise(self) -> tuple[float, float]:
+        return self._distance(self._rows(2, self._wide), self._alone)
+
+    @cached_property
+    def _narrow_noise(self) -> tuple[float, float]:
+        return self._distance(self._rows(1, torch.bfloat16), self._alone)
+
+    def _distance(self, one: Computed, other: Computed) -> tuple[float, float]:
+        pairs = ((one.logprobs[:, None], other.logprobs[:, None]), (one.grad, other.grad))
+        by_logprob, by_grad = (_relative(ours, theirs, self._left_out) for ours, theirs in pairs)
+        return by_logprob, by_grad
+
+    def _on(self, path: AttentionPath, dtype: torch.dtype) -> Computed:
+        """Compute the whole forest on a path."""
+        with blaming(path):
+            return self._compute([(self._batch, torch.arange(len(self._signs)))], path, dtype)
+
+    def _rows(self, side_by_side: int, dtype: torch.dtype) -> Computed:
+        """Every run a row, so many in a forward: the longest beside the shortest."""
+        return self._compute(rows_of(self._batch, side_by_side), reference_path(), dtype)
+
+    def _compute(self, parts: Sequence[tuple[TrainBatch, Tensor]], path: AttentionPath, dtype: torch.dtype) -> Computed:
+        """Compute parts of the forest, each with the places of its targets in the whole."""
+        policy = self._policy
+        with torch.no_grad():
+            embeds = policy.model.get_input_embeddings()(self._batch.token_ids)
+        embeds.requires_grad_()
+        logprobs = torch.zeros(len(self._signs), dtype=self._wide, device=embeds.device)
+        with policy.computing_in(dtype):
+            for part, places in parts:
+                signed_sum = linear(self._signs[places].to(self._wide), None)
+                result = policy.backward(part, path, signed_sum, is_local=self._is_local, embeds=embeds)
+                logprobs[places] = result.logprobs.detach().to(self._wide)
+        assert embeds.grad is not None
+        return Computed(logprobs, embeds.grad)
+
+
+def check(policy: Policy, batch: TrainBatch, path: AttentionPath, *, is_local: bool = True) -> Disagreement:
+    """Compute the batch on `path` and row by row; adds to the weights' gradients, which the caller then drops."""
+    return Trial(policy, batch, is_local=is_local).of(path)
+
+
+def _relative(one: Tensor, other: Tensor, left_out: float) -> float:
+    """|one - other| / |other| of rows [N, D], the worst few of which may be left out.
+
+    0 where both vanish, and infinite where either is not a number.
+    """
+    squares = (one - other).double().square().sum(dim=1).sort().values
+    distance, size = float(squares[: math.ceil(len(squares) * (1 - left_out))].sum().sqrt()), float(other.norm())
+    if math.isnan(float(squares.sum())):
+        return math.inf
     if distance == 0:
         return 0.0
-    return distance / size if size > 0 and distance == distance else float("inf")
+    return distance / size if size > 0 else math.inf
+
+
+def _within(found: Sequence[float], limits: Sequence[float]) -> bool:
+    return all(math.isfinite(one) and one <= limit for one, limit in zip(found, limits, strict=True))
+
+
+def _has_experts(config: Any) -> bool:
+    names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    return any(getattr(config, name, None) for name in names)
+
+
+@contextmanager
+def _without_dropout(network: nn.Module) -> Iterator[None]:
+    """Adapters' dropout would tell two computations of the same apart."""
+    drawing = [module for module in network.modules() if isinstance(module, nn.Dropout) and module.training]
+    for module in drawing:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in drawing:
+            module.training = True

@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -31,7 +31,8 @@ from treegrpo_cli.train.counts import Step
 from treegrpo_cli.train.head import Objective, Which
 from treegrpo_cli.train.loss import Targets, TokenTerms, token_terms
 from treegrpo_cli.train.path_choice import PathChooser
-from treegrpo_cli.train.paths import AttentionPath, reference_path
+from treegrpo_cli.train.path_errors import PathFailedError, blaming
+from treegrpo_cli.train.paths import AttentionPath
 from treegrpo_cli.train.policy import Policy
 from treegrpo_cli.train.resolved_loss import resolved_loss
 from treegrpo_cli.train.schedule import (
@@ -42,10 +43,10 @@ from treegrpo_cli.train.schedule import (
     rate_warning,
 )
 from treegrpo_cli.train.step_metrics import GRAD_NORM, add, means, summary, token_sums
-from treegrpo_cli.train.tree_attention import TreeUnsupportedError
 from treegrpo_cli.types import TrainBatch
 
 Metrics = dict[str, float | str]
+T = TypeVar("T")
 
 
 class Trainer:
@@ -84,22 +85,24 @@ class Trainer:
         try:
             packed, metrics = self._lay_out(forest, scores, prompts)
             with self._random_state():
-                recomputed = self._recomputed(packed)
+                recomputed = self._attempt(self._recomputed, packed)
                 for epoch in range(self.config.train.num_epochs):
-                    for position, layout in enumerate(packed):
+                    for position in range(len(packed)):
                         self._set_learning_rate(epoch, position)
-                        history += self._optimizer_step(layout, recomputed[position])
+                        while recomputed is None or not self._attempt(
+                            self._optimizer_step, packed[position], recomputed[position], history
+                        ):
+                            packed = self._layouts(forest, scores, prompts, shared=False)
+                            recomputed = self._recomputed(packed)
         except (torch.OutOfMemoryError, MemoryError):
             raise UserError(
                 f"step {self.step + 1}: out of memory; lower train.microbatch_tokens, now "
                 f"{self.config.train.microbatch_tokens}, or sampler.gpu_memory_utilization, or set "
                 "model.gradient_checkpointing = true"
             ) from None
-        except TreeUnsupportedError as error:
-            raise UserError(f"train.attention_path: {self.paths.path.name} cannot train this model: {error}") from None
         self.step, self.is_whole = self.step + 1, True
         rate = float(self.optimizer.param_groups[0]["lr"])
-        return summary(history, self.loss.recomputes) | {"learning_rate": rate} | metrics
+        return summary(history, self.loss.recomputes) | {"learning_rate": rate} | metrics | self.paths.metrics()
 
     def state_dict_for_sampler(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the whole model in `model.dtype`, named as in its `state_dict()`, LoRA merged."""
@@ -118,24 +121,33 @@ class Trainer:
     ) -> tuple[list[Layout], Metrics]:
         """Lay out every mini-batch for the path that is chosen."""
         self.packing_s = 0.0
-
-        def lay_out(shared: bool) -> list[Layout]:
-            start, size = time.monotonic(), prompts_per_minibatch(self.config)
-            row_mean = self.loss.denominator == "sequence-mean"
-            weight = self.loss.prefix_weight
-            packed = layouts(forest, scores, weight, size, shared=shared, row_mean=row_mean, prompts=prompts)
-            self.packing_s += time.monotonic() - start
-            return packed
-
-        packed = lay_out(shared=True)
+        packed = self._layouts(forest, scores, prompts, shared=True)
         step = Step.of(packed, self.config.train.microbatch_tokens, self.policy.device)
         self._check_positions(step)
-        metrics = self.paths.take(step, packed, self._check_objective)
-        return (packed if self.paths.path.shares else lay_out(shared=False)), metrics
+        metrics = self.paths.take(step, packed)
+        return (packed if self.paths.path.shares else self._layouts(forest, scores, prompts, shared=False)), metrics
 
-    def _check_objective(self, batch: TrainBatch) -> Objective:
-        """The loss of a small forest, its reference computed as chains."""
-        return self._objective(self._targets(batch, reference_path()), z=float(batch.weights.sum()))
+    def _layouts(
+        self, forest: Forest, scores: Scores, prompts: NDArray[np.uint32] | None, *, shared: bool
+    ) -> list[Layout]:
+        start, size = time.monotonic(), prompts_per_minibatch(self.config)
+        row_mean, weight = self.loss.denominator == "sequence-mean", self.loss.prefix_weight
+        packed = layouts(forest, scores, weight, size, shared=shared, row_mean=row_mean, prompts=prompts)
+        self.packing_s += time.monotonic() - start
+        return packed
+
+    def _attempt(self, compute: Callable[..., T], *args: Any) -> T | None:
+        """Return what is computed; where the path fails, leave it for chains and return None.
+
+        What it held is free when that is back. Chains that follow when weights have moved, with a ratio to the
+        trainer's own policy, take it as it is by then.
+        """
+        try:
+            return compute(*args)
+        except PathFailedError as error:
+            reason = str(error)
+        self.paths.give_up(reason)
+        return None
 
     def _check_positions(self, step: Step) -> None:
         limit = getattr(self.policy.model.config.get_text_config(), "max_position_embeddings", None)
@@ -153,25 +165,31 @@ class Trainer:
         if not self.loss.recomputes or len(packed) * self.config.train.num_epochs == 1:
             return [None] * len(packed)
         path = self.paths.path
-        return [[self.policy.log_probs(batch, path) for batch in self._batches(layout)] for layout in packed]
+        with blaming(path):
+            return [[self.policy.log_probs(batch, path) for batch in self._batches(layout)] for layout in packed]
 
     def _batches(self, layout: Layout) -> Iterator[TrainBatch]:
         """What is forwarded of a mini-batch: all that has targets."""
-        budget, device = self.config.train.microbatch_tokens, self.policy.device
-        for micro in self.paths.path.micro_batches(layout, budget, device):
+        for micro in self.paths.micro_batches(layout):
             if len(micro.target_ids):
-                yield to_batch(micro, device)
+                yield to_batch(micro, self.policy.device)
 
-    def _optimizer_step(self, layout: Layout, recomputed: list[Tensor] | None) -> list[dict[str, float]]:
-        """Take one optimizer step; return its metrics, or nothing where no token is trained."""
+    def _optimizer_step(
+        self, layout: Layout, recomputed: list[Tensor] | None, history: list[dict[str, float]]
+    ) -> Literal[True]:
+        """Take one optimizer step, if a token is trained, and add its metrics.
+
+        Raises PathFailedError before any weight moves.
+        """
         num_weighted = layout.weighted_tokens
         if num_weighted == 0:
-            return []
+            return True
         z = self._denominator(layout)
         sums: dict[str, Tensor] = {}
         self.optimizer.zero_grad(set_to_none=True)
-        for number, batch in enumerate(self._batches(layout)):
-            add(sums, self._backward(batch, z, None if recomputed is None else recomputed[number]))
+        with blaming(self.paths.path):
+            for number, batch in enumerate(self._batches(layout)):
+                add(sums, self._backward(batch, z, None if recomputed is None else recomputed[number]))
         parameters = self.policy.trained_parameters().values()
         sums[GRAD_NORM] = torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.max_grad_norm)
         metrics = means(sums, num_weighted)
@@ -179,7 +197,8 @@ class Trainer:
         self.is_whole = False
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)  # they are as large as the weights, and the engine may sample next
-        return [metrics]
+        history.append(metrics)
+        return True
 
     def _denominator(self, layout: Layout) -> float:
         """Z of a mini-batch."""
