@@ -42,6 +42,14 @@ class HashSampler:
     def update_weights(self, weights: Iterable[tuple[str, Any]], policy_version: int) -> None:
         self.policy_version = policy_version
 
+    takes_adapter = False
+
+    def update_adapter(self, adapter: Any, policy_version: int) -> None:
+        raise NotImplementedError
+
+    def sleep(self) -> None:
+        pass
+
     def prefix_cache_hit_ratio(self) -> float | None:
         return None
 

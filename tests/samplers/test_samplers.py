@@ -427,7 +427,7 @@ class DyingSampler(SteppedSampler):
     def weight_shapes(self) -> dict[str, torch.Size]:
         return {}
 
-    def load_weights(self, weights: list[tuple[str, torch.Tensor]]) -> None:
+    def load_weights(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
         pass
 
     def free(self) -> None:

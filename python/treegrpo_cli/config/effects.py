@@ -25,6 +25,8 @@ CANNOT_CHANGE_THE_RESULT = frozenset(
         "sampler.max_num_seqs",
         "sampler.gpu_memory_utilization",
         "sampler.kv_cache_bytes",
+        "sampler.max_num_batched_tokens",
+        "sampler.sleep",
         "sampler.enforce_eager",
         "train.microbatch_tokens",
         "train.eval_steps",

@@ -203,7 +203,14 @@ class SamplerConfig(Section):
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.45
     kv_cache_bytes: NonNegativeInt = 0
     """0 = sized by the engine on a GPU, and for `max_num_seqs` short sequences on CPU."""
+    max_num_batched_tokens: TokensOrNone = 0
+    """Tokens of one engine step; 0 = 8,192, on a card of 70 GiB and more 16,384. On a CPU never less than a context."""
     enforce_eager: bool = False
+    sleep: Literal["auto"] | bool = "auto"
+    """Whether the engine gives its memory back while the policy is updated; `auto`: vLLM on CUDA does."""
+    lora: Literal["auto", "adapter", "merged"] = "auto"
+    """Where adapters stand in the engine: beside its weights, or merged into them; bfloat16 loses small changes then.
+    `auto`: beside them, unless the engine computes in float32 or cannot."""
 
 
 class AdvantageConfig(BaseModel):

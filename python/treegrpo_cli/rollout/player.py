@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from treegrpo_cli.config import Config
     from treegrpo_cli.rollout.world import World
-    from treegrpo_cli.samplers.base import Sampler
+    from treegrpo_cli.samplers.base import Sampler, Trained
 
 
 class Player:
@@ -67,10 +67,12 @@ class Player:
         return timings
 
 
-def open_sampler(config: Config, log_path: Path | None, say: Callable[[str], None]) -> Sampler:
+def open_sampler(
+    config: Config, log_path: Path | None, say: Callable[[str], None], trained: Trained | None = None
+) -> Sampler:
     """Start the engine that the config asks for, with room for the longest context that its limits allow.
 
-    `say` is told before one starts that takes a while.
+    `say` is told before one starts that takes a while; `trained` as in `make_sampler`.
     """
     return make_sampler(
         config.sampler,
@@ -81,4 +83,5 @@ def open_sampler(config: Config, log_path: Path | None, say: Callable[[str], Non
         seed=config.seed,
         log_path=log_path,
         say=say,
+        trained=trained,
     )

@@ -28,6 +28,7 @@ from treegrpo_cli.run.samples import draw_samples, draw_table
 from treegrpo_cli.run.stage import announce
 from treegrpo_cli.run.stopping import StopRequest
 from treegrpo_cli.run.tree_metrics import reward_metrics
+from treegrpo_cli.samplers.base import Trained
 from treegrpo_cli.train.trainer import Trainer
 from treegrpo_cli.trees.scoring import with_scores
 from treegrpo_cli.trees.tree_file import TreeWriter
@@ -71,7 +72,8 @@ class Session:
     def _open(self, stack: ExitStack, world: World, resumed_step: int | None) -> None:
         config = self.config
         announce(world, self.reporter)
-        sampler = open_sampler(config, self.directory.engine_log, self.reporter.say)
+        trained = Trained(self.trainer.policy.adapter())
+        sampler = open_sampler(config, self.directory.engine_log, self.reporter.say, trained)
         self.sampler = stack.enter_context(closing(sampler))
         self.reporter.say(f"rollouts run on {self.sampler.name}")
         self.send_weights()
@@ -131,16 +133,28 @@ class Session:
         return in_order
 
     def update(self, forest: Forest, scores: Scores, prompts: NDArray[np.uint32]) -> dict[str, float | str]:
-        """Train on these prompts of a step's forest; what is behind it is a whole step, and can be saved."""
+        """Train on these prompts of a step's forest, on the memory that the engine gives back meanwhile.
+
+        What is behind it is a whole step, and can be saved; the engine sleeps until `send_weights`.
+        """
+        with self.clock.of("weights"):
+            self.sampler.sleep()
         with self.clock.of("update"):
             metrics = self.trainer.update(forest, scores, prompts)
         self.keeper.state["num_tokens"] += forest.num_tokens
         return metrics
 
     def send_weights(self) -> None:
-        """Hand the policy's weights to the engine; what it samples from now on carries this step as its version."""
+        """Wake the engine and hand it the policy's weights, or the adapter where it takes that unmerged.
+
+        What it samples from now on carries this step as its version.
+        """
         with self.clock.of("weights"):
-            self.sampler.update_weights(self.trainer.state_dict_for_sampler(), self.step)
+            adapter = self.trainer.policy.adapter()
+            if adapter is not None and self.sampler.takes_adapter:
+                self.sampler.update_adapter(adapter, self.step)
+            else:
+                self.sampler.update_weights(self.trainer.state_dict_for_sampler(), self.step)
 
     def finish_step(self, trees: Sequence[Tree], scores: Scores, metrics: dict[str, float | str]) -> None:
         """Write metrics and trees of the step just trained; save and evaluate where that is due."""

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treegrpo_cli.errors import UserError
+from treegrpo_cli.samplers.base import Trained
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import SamplerConfig
+    from treegrpo_cli.models.weights import Adapter
     from treegrpo_cli.samplers.base import Sampler
 
 logger = logging.getLogger(__name__)
@@ -34,14 +36,15 @@ def make_sampler(
     seed: int,
     log_path: Path | None,
     say: Callable[[str], None] = logger.info,
+    trained: Trained | None = None,
 ) -> Sampler:
     """Start the engine of `config.engine`; `auto` takes vLLM where a build for the device is installed.
 
     `dtype` is as `model.dtype`, `device` is `auto` or a torch device; `max_model_len` bounds context plus turn in
     tokens, 0 = what the model allows. The engine's log goes to `log_path`; `say` is told before vLLM starts: that
-    takes a while.
+    takes a while. `trained`: what is sent to the engine while it runs, None where nothing is.
 
-    Raises UserError where the engine is not installed.
+    Raises UserError where the engine is not installed, or cannot do what is asked of it.
     """
     device = resolve_device(device)
     dtype = resolve_dtype(dtype, device)
@@ -49,7 +52,17 @@ def make_sampler(
         use_one_thread()
     if choose_engine(config.engine, device) == "vllm":
         from treegrpo_cli.samplers.vllm import VllmSampler
+        from treegrpo_cli.samplers.vllm_adapter import why_merged
 
+        if config.sleep is True and device == "cpu":
+            raise UserError("sampler.sleep: an engine on a CPU has no memory to give back")
+        if adapter := adapter_beside(config, trained, dtype):
+            reason = why_merged(model_path, adapter, dtype, device)
+            if reason and config.lora == "adapter":
+                raise UserError(f"sampler.lora: {reason}")
+            if reason:
+                say(f"adapters are merged into the engine's weights: {reason}")
+                adapter = None
         say("starting vLLM ...")
         return VllmSampler(
             model_path,
@@ -59,12 +72,28 @@ def make_sampler(
             max_model_len=max_model_len,
             seed=seed,
             log_path=log_path,
+            trained=trained and Trained(adapter),
+            say=say,
         )
     from treegrpo_cli.samplers.transformers import TransformersSampler
 
+    if config.sleep is True:
+        raise UserError("sampler.sleep: only vLLM gives memory back; set sampler.sleep = false")
     return TransformersSampler(
-        model_path, dtype=dtype, device=device, max_model_len=max_model_len, max_num_seqs=config.max_num_seqs
+        model_path,
+        dtype=dtype,
+        device=device,
+        max_model_len=max_model_len,
+        max_num_seqs=config.max_num_seqs,
+        adapter=adapter_beside(config, trained, dtype),
     )
+
+
+def adapter_beside(config: SamplerConfig, trained: Trained | None, dtype: str) -> Adapter | None:
+    """Return the adapter that is to stand beside the engine's weights: by `auto`, where merging would round it away."""
+    if trained is None or config.lora == "merged" or (config.lora == "auto" and dtype == "float32"):
+        return None
+    return trained.adapter
 
 
 def resolve_device(device: str) -> str:

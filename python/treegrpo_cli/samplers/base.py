@@ -11,6 +11,8 @@ from treegrpo_cli.types import Completion, SamplingParams, TokenIds
 if TYPE_CHECKING:
     import torch
 
+    from treegrpo_cli.models.weights import Adapter
+
 
 @dataclass(frozen=True, slots=True)
 class EngineCounts:
@@ -19,6 +21,13 @@ class EngineCounts:
     step_s: float = 0.0
     num_steps: int = 0
     generated_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What an engine is started for that gets new weights while it runs: `adapter`, or all weights where it is None."""
+
+    adapter: Adapter | None = None
 
 
 class Sampler(Protocol):
@@ -41,6 +50,19 @@ class Sampler(Protocol):
 
     def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]], policy_version: int) -> None:
         """Take a whole `state_dict()`'s items (tied tensors under every name) and forget cached prefixes."""
+        ...
+
+    @property
+    def takes_adapter(self) -> bool:
+        """Whether it computes the model as it is stored and an adapter beside it; else adapters come merged."""
+        ...
+
+    def update_adapter(self, adapter: Adapter, policy_version: int) -> None:
+        """Take a new adapter in the place of the last one, and forget cached prefixes."""
+        ...
+
+    def sleep(self) -> None:
+        """Give memory back until the next update, where this engine can. Only between rollouts."""
         ...
 
     def prefix_cache_hit_ratio(self) -> float | None:

@@ -12,11 +12,13 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from treegrpo_cli.free_time import busy
+from treegrpo_cli.models.weights import Weights
 from treegrpo_cli.samplers.base import EngineCounts
 from treegrpo_cli.samplers.pace import Pace
 from treegrpo_cli.samplers.step_thread import StepThread
@@ -24,6 +26,8 @@ from treegrpo_cli.types import Completion, SamplingParams, TokenIds
 
 if TYPE_CHECKING:
     import torch
+
+    from treegrpo_cli.models.weights import Adapter
 
 
 class EngineError(RuntimeError):
@@ -43,7 +47,7 @@ class Request:
 class SteppedSampler(ABC):
     """The part of a sampler that every engine shares: futures, cancellation, limits, counts.
 
-    An engine gives `add`, `drop`, `step`, `load_weights` and `free`.
+    An engine gives `add`, `drop`, `step`, `load_weights` and `free`; where it can, adapters and sleep too.
     """
 
     name: str
@@ -61,6 +65,7 @@ class SteppedSampler(ABC):
         self._num_requests = 0
         self._prompt_tokens = self._cached_tokens = 0
         self._counts = EngineCounts()
+        self._asleep = False
         self._error: EngineError | None = None
 
     @abstractmethod
@@ -80,8 +85,22 @@ class SteppedSampler(ABC):
         """Return the names and shapes of the model's `state_dict()`, tied weights under every name."""
 
     @abstractmethod
-    def load_weights(self, weights: list[tuple[str, torch.Tensor]]) -> None:
-        """Replace all weights and forget everything computed with the old ones."""
+    def load_weights(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
+        """Replace all weights, each as it comes, and forget everything computed with the old ones."""
+
+    takes_adapter: bool = False
+
+    def load_adapter(self, adapter: Adapter) -> None:
+        """Compute with this adapter from now on, where `takes_adapter`; forget everything computed with another."""
+        raise NotImplementedError
+
+    def fall_asleep(self) -> bool:
+        """Give memory back and return True; an engine that has none to give stays awake and returns False."""
+        return False
+
+    def waking(self) -> AbstractContextManager[None]:
+        """Take back the memory of the weights, let them be loaded, then take back the rest."""
+        return nullcontext()
 
     @abstractmethod
     def free(self) -> None:
@@ -95,6 +114,8 @@ class SteppedSampler(ABC):
         """
         if self._error:
             raise self._error
+        if self._asleep:
+            raise RuntimeError("the engine sleeps until it gets new weights")
         self._num_requests += 1
         request = self._request(str(self._num_requests), context, params, seed)
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
@@ -115,17 +136,42 @@ class SteppedSampler(ABC):
     def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]], policy_version: int) -> None:
         """Take a whole `state_dict()`'s items, and forget everything computed with the old weights.
 
+        Of `models.weights.Weights` names and shapes are seen before a tensor is made, and no two tensors are held.
         Raises ValueError where names or shapes are not the model's, RuntimeError while requests run.
         """
+        stream = Weights.of(weights)
+        check_shapes(self.weight_shapes(), stream.shapes)
+        self._replace(lambda: self.load_weights(iter(stream)), policy_version)
+
+    def update_adapter(self, adapter: Adapter, policy_version: int) -> None:
+        """Take a new adapter, and forget everything computed with the old one.
+
+        Raises RuntimeError while requests run.
+        """
+        if not self.takes_adapter:
+            raise ValueError(f"this {self.name} sampler takes adapters merged into the weights")
+        self._replace(lambda: self.load_adapter(adapter), policy_version)
+
+    def sleep(self) -> None:
+        """Give the engine's memory back until the next update. Raises RuntimeError while requests run."""
+        self._settle()
+        if not self._asleep:
+            self._asleep = self.fall_asleep()
+
+    def _replace(self, load: Callable[[], None], policy_version: int) -> None:
+        self._settle()
+        with self.waking() if self._asleep else nullcontext():
+            load()
+        self._asleep = False
+        self.policy_version = policy_version
+
+    def _settle(self) -> None:
+        """Be between two rollouts. Raises RuntimeError while requests run, EngineError where the engine died."""
         if self._error:
             raise self._error
-        items = list(weights)
-        check_weights(self.weight_shapes(), items)
         if self._futures:
             raise RuntimeError(f"{len(self._futures)} requests are still running: update weights between rollouts")
         self._join()
-        self.load_weights(items)
-        self.policy_version = policy_version
 
     def prefix_cache_hit_ratio(self) -> float | None:
         """Cached over all prompt tokens of requests finished since the last call; None without any."""
@@ -252,14 +298,13 @@ class SteppedSampler(ABC):
                 future.set_exception(error)
 
 
-def check_weights(shapes: dict[str, torch.Size], weights: list[tuple[str, torch.Tensor]]) -> None:
+def check_shapes(expected: dict[str, torch.Size], given: dict[str, torch.Size]) -> None:
     """Raise ValueError unless the weights have just these names and shapes.
 
     A weight that is left out would keep its old values without a sign; that is how a tied `lm_head.weight`
     gets stale, which a saved checkpoint lacks and a `state_dict()` has.
     """
-    given = {name: tensor.shape for name, tensor in weights}
-    missing, unknown = sorted(shapes.keys() - given.keys()), sorted(given.keys() - shapes.keys())
-    other = [f"{name} {tuple(given[name])}" for name in shapes if name in given and given[name] != shapes[name]]
+    missing, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
+    other = [f"{name} {tuple(given[name])}" for name in expected if name in given and given[name] != expected[name]]
     if missing or unknown or other:
         raise ValueError(f"weights do not fit the model: missing {missing}, unknown {unknown}, other shape {other}")

@@ -8,7 +8,7 @@ keys and values will do.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +16,8 @@ from transformers import DynamicCache
 
 from treegrpo_cli.models.positions import fix_positions
 from treegrpo_cli.models.pretrained import context_limit, load_causal_lm, load_tokenizer
+from treegrpo_cli.models.weights import Adapter
+from treegrpo_cli.samplers.adapted import AdaptedLayers, compute_head_in_float32
 from treegrpo_cli.samplers.stepping import Request, SteppedSampler
 from treegrpo_cli.samplers.text import end_token_ids, find_stop, turn_text
 from treegrpo_cli.types import Completion, SamplingParams
@@ -75,11 +77,23 @@ class TransformersSampler(SteppedSampler):
 
     name = "transformers"
 
-    def __init__(self, model_path: str, *, dtype: str, device: str, max_model_len: int, max_num_seqs: int) -> None:
+    def __init__(
+        self,
+        model_path: str,
+        *,
+        dtype: str,
+        device: str,
+        max_model_len: int,
+        max_num_seqs: int,
+        adapter: Adapter | None = None,
+    ) -> None:
         super().__init__(context_limit(model_path, max_model_len))
         self.tokenizer = load_tokenizer(model_path)
         self.model = load_causal_lm(model_path, getattr(torch, dtype)).to(device).eval()
         fix_positions(self.model, self.max_model_len)
+        compute_head_in_float32(self.model)
+        self._adapted = AdaptedLayers(self.model, adapter) if adapter else None
+        self.takes_adapter = adapter is not None
         self.end_ids = end_token_ids(model_path, self.tokenizer)
         self.max_num_seqs = max_num_seqs
         self._queue: deque[Row] = deque()
@@ -113,9 +127,17 @@ class TransformersSampler(SteppedSampler):
         """The names and shapes of the model's state dict."""
         return {name: tensor.shape for name, tensor in self.model.state_dict().items()}
 
-    def load_weights(self, weights: list[tuple[str, torch.Tensor]]) -> None:
-        """Copy a state dict into the model."""
-        self.model.load_state_dict(dict(weights))
+    @torch.no_grad()
+    def load_weights(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
+        """Copy a state dict into the model, a tensor at a time."""
+        own = self.model.state_dict()
+        for name, tensor in weights:
+            own[name].copy_(tensor)
+
+    def load_adapter(self, adapter: Adapter) -> None:
+        """Add this adapter to what its layers give."""
+        assert self._adapted is not None
+        self._adapted.load(adapter)
 
     def prefix_cache_hit_ratio(self) -> None:
         """None: no prefixes are kept."""

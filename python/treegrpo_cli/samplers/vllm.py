@@ -1,26 +1,30 @@
 """Requests -> completions with vLLM in this process: paged key-value cache, prefix caching, CPU or GPU.
 
-This file and `vllm_engine` are the only ones that import vllm.
+This file and its neighbours named `vllm_...` are the only ones that import vllm.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from treegrpo_cli.errors import UserError
 from treegrpo_cli.models.pretrained import check_weight_files, context_limit
 from treegrpo_cli.samplers.stepping import Request, SteppedSampler
 from treegrpo_cli.samplers.text import end_token_ids, turn_text
+from treegrpo_cli.samplers.vllm_adapter import EngineAdapter, adapter_settings, unknown_layer
 from treegrpo_cli.samplers.vllm_engine import (
-    cpu_settings,
-    gpu_settings,
     kept_random_state,
     log_to,
     start_engine,
     weight_shapes,
 )
+from treegrpo_cli.samplers.vllm_settings import cpu_settings, float32_head, gpu_settings
+from treegrpo_cli.samplers.vllm_sleep import Sleep
 from treegrpo_cli.types import Completion
 
 if TYPE_CHECKING:
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
     from vllm import SamplingParams as EngineParams
 
     from treegrpo_cli.config import SamplerConfig
+    from treegrpo_cli.models.weights import Adapter
+    from treegrpo_cli.samplers.base import Trained
 
 
 class VllmSampler(SteppedSampler):
@@ -45,12 +51,19 @@ class VllmSampler(SteppedSampler):
         max_model_len: int,
         seed: int,
         log_path: Path | None,
+        trained: Trained | None,
+        say: Callable[[str], None],
     ) -> None:
         super().__init__(context_limit(model_path, max_model_len))
         self._weight_shapes = weight_shapes(model_path)
+        adapter = trained.adapter if trained else None
+        reloads = trained is not None and adapter is None
         settings = (
-            cpu_settings(model_path, config, dtype, self.max_model_len) if device == "cpu" else gpu_settings(config)
+            cpu_settings(model_path, config, dtype, self.max_model_len)
+            if device == "cpu"
+            else gpu_settings(model_path, config, device, reloads=reloads, say=say)
         )
+        sleeps = device != "cpu" and trained is not None and config.sleep is not False
         check_weight_files(model_path)
         self._log_handler = log_to(log_path)
         self.engine = start_engine(
@@ -60,6 +73,8 @@ class VllmSampler(SteppedSampler):
             load_format="safetensors",  # never a pickle
             trust_remote_code=False,
             dtype=dtype,
+            hf_overrides=float32_head(dtype),
+            enable_sleep_mode=sleeps,
             seed=seed % 2**32,
             max_model_len=self.max_model_len,
             max_num_seqs=config.max_num_seqs,
@@ -67,7 +82,14 @@ class VllmSampler(SteppedSampler):
             logprobs_mode="processed_logprobs",  # of the distribution sampled from
             disable_log_stats=True,
             **settings,
+            **(adapter_settings(adapter) if adapter else {}),
         )
+        self._sleep = Sleep(self.engine, settings["device_ids"][0], keeps_weights=not reloads) if sleeps else None
+        self._adapter = EngineAdapter(self.engine, dtype) if adapter else None
+        self.takes_adapter = adapter is not None
+        if adapter and (problem := unknown_layer(self.engine, adapter)):
+            self.free()
+            raise UserError(f"sampler.lora: {problem}")
         self.tokenizer = self.engine.get_tokenizer()
         self.end_ids = end_token_ids(model_path, self.tokenizer)
         self._engine_ids: dict[str, str] = {}
@@ -77,7 +99,10 @@ class VllmSampler(SteppedSampler):
         from vllm.inputs import tokens_input
 
         self._engine_ids[request.request_id] = self.engine.add_request(
-            request.request_id, tokens_input(request.context), self._engine_params(request)
+            request.request_id,
+            tokens_input(request.context),
+            self._engine_params(request),
+            lora_request=self._adapter.request if self._adapter else None,
         )
 
     def drop(self, request_id: str) -> None:
@@ -104,11 +129,28 @@ class VllmSampler(SteppedSampler):
         """The names and shapes of the state dict that transformers would have; the engine packs its own."""
         return self._weight_shapes
 
-    def load_weights(self, weights: list[tuple[str, torch.Tensor]]) -> None:
-        """Load a state dict and reset the prefix cache, whose keys and values the old weights made."""
+    def load_weights(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
+        """Load a state dict, a layer at a time, and reset the prefix cache: the old weights made it."""
         with kept_random_state():
             self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         self.reset_prefix_cache()
+
+    def load_adapter(self, adapter: Adapter) -> None:
+        """Load an adapter in the place of the last one and reset the prefix cache."""
+        assert self._adapter is not None
+        with kept_random_state():
+            self._adapter.load(adapter)
+        self.reset_prefix_cache()
+
+    def fall_asleep(self) -> bool:
+        """Give weights and cache back, where `sampler.sleep` and the device let it."""
+        if self._sleep:
+            self._sleep.fall_asleep()
+        return self._sleep is not None
+
+    def waking(self) -> AbstractContextManager[None]:
+        """Wake for new weights."""
+        return self._sleep.waking() if self._sleep else nullcontext()
 
     def reset_prefix_cache(self) -> None:
         """Forget all cached prefixes. Raises RuntimeError where the engine refuses: a request still runs."""
@@ -119,7 +161,12 @@ class VllmSampler(SteppedSampler):
         """Shut the engine down and give its memory back, so that another one can start in this process."""
         from vllm.distributed import cleanup_dist_env_and_memory
 
+        if self._sleep and self._asleep:
+            self._sleep.end()
         self.engine.engine_core.shutdown()
+        if self._adapter:
+            self._adapter.close()
+        self._sleep = self._adapter = None
         del self.engine
         gc.collect()
         cleanup_dist_env_and_memory()

@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from treegrpo_cli.errors import UserError, said
-from treegrpo_cli.models.pretrained import read_model_config, shape_of_causal_lm
+from treegrpo_cli.models.pretrained import shape_of_causal_lm
 
 if TYPE_CHECKING:
     import torch
-
-    from treegrpo_cli.config import SamplerConfig
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # weights are handed over in this process
@@ -34,12 +32,8 @@ ENVIRONMENT = {
 CPU_ENVIRONMENT = {
     "TORCHDYNAMO_DISABLE": "1",  # compiling costs more than small models take
 }
-CPU_BLOCK_TOKENS = 32
-"""The smallest block there, so that short prompts are cached too: only full blocks are."""
 UNREADABLE_MODULE = "llvmlite.binding.ffi"
 """numba's library; the CPU engine looks through all modules when it starts, and fails at a wrapper in this one."""
-SHORT_SEQUENCE_TOKENS = 1024
-MAX_DEFAULT_KV_BYTES = 4 << 30
 
 
 def start_engine(log_path: Path | None, device: str, **settings: Any) -> Any:
@@ -143,42 +137,6 @@ def log_to(path: Path | None) -> logging.Handler:
     logger.propagate = False
     logger.addHandler(handler)
     return handler
-
-
-def cpu_settings(model_path: str, config: SamplerConfig, dtype: str, max_model_len: int) -> dict[str, Any]:
-    """Return the engine's settings on CPU, where it needs to be told the size of its cache.
-
-    Prompts are prefilled whole: in chunks, a request with a seed crashes the CPU engine.
-    """
-    tokens = max(max_model_len, config.max_num_seqs * min(max_model_len, SHORT_SEQUENCE_TOKENS))
-    token_bytes = kv_bytes_per_token(model_path, dtype)
-    smallest = (max_model_len + 2 * CPU_BLOCK_TOKENS) * token_bytes
-    return {
-        "enforce_eager": True,
-        "block_size": CPU_BLOCK_TOKENS,
-        "kv_cache_memory_bytes": max(
-            config.kv_cache_bytes or min(tokens * token_bytes, MAX_DEFAULT_KV_BYTES), smallest
-        ),
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(max_model_len, 8192),
-    }
-
-
-def gpu_settings(config: SamplerConfig) -> dict[str, Any]:
-    """Return the engine's settings on a GPU that it shares with the trainer."""
-    return {
-        "enforce_eager": config.enforce_eager,
-        "gpu_memory_utilization": config.gpu_memory_utilization,
-        "kv_cache_memory_bytes": config.kv_cache_bytes or None,
-    }
-
-
-def kv_bytes_per_token(model_path: str, dtype: str) -> int:
-    """Return the bytes that keys and values of one token take in all layers."""
-    config = read_model_config(model_path).get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * size * (4 if dtype == "float32" else 2))
 
 
 def weight_shapes(model_path: str) -> dict[str, torch.Size]:

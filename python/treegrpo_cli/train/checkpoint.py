@@ -26,6 +26,7 @@ from torch import Tensor
 
 from treegrpo_cli.errors import FileError, said
 from treegrpo_cli.models.pretrained import load_tokenizer
+from treegrpo_cli.models.weights import Weights
 from treegrpo_cli.train.checkpoint_folders import (
     STATE_JSON,
     checkpoints,
@@ -132,12 +133,17 @@ def _write_model(folder: Path, trainer: Trainer) -> None:
     policy = trainer.policy
     if policy.uses_lora:
         # the wrapped model's own names are not the plain model's: hand them over under those
-        policy.model.save_pretrained(folder, state_dict=dict(policy.weights(policy.dtype)))
+        policy.model.save_pretrained(folder, state_dict=_on_cpu(policy.weights(policy.dtype)))
         policy.network.save_pretrained(folder / ADAPTER, save_embedding_layers=False)
     else:
         policy.model.save_pretrained(folder)
     tokenizer = trainer.tokenizer or load_tokenizer(trainer.config.model.path, trainer.config.model.chat_template)
     tokenizer.save_pretrained(folder)
+
+
+def _on_cpu(weights: Weights) -> dict[str, Tensor]:
+    """A copy of the merged model has no room beside the trained one on its device."""
+    return {name: tensor.cpu() for name, tensor in weights}
 
 
 def _adapter_weights(network: Any) -> dict[str, Tensor]:

@@ -28,8 +28,13 @@ from transformers.utils.logging import disable_progress_bar
 from treegrpo_cli.config import Config, ModelConfig
 from treegrpo_cli.errors import UserError, said
 from treegrpo_cli.models.devices import choose_device, choose_dtype
+<<<<<<< HEAD
 from treegrpo_cli.models.positions import fix_positions
 from treegrpo_cli.models.pretrained import context_limit, load_causal_lm, read_model_config
+=======
+from treegrpo_cli.models.pretrained import load_causal_lm, read_model_config
+from treegrpo_cli.models.weights import Adapter, Weights
+>>>>>>> 64ad158 (Adapters stand beside the engine's weights where merging would round them away; its head is float32; weights are streamed; vLLM sleeps on CUDA while the policy is updated)
 from treegrpo_cli.train import head as heads
 from treegrpo_cli.train.forward import Decoder
 from treegrpo_cli.train.head import Head, HeadGradients, HeadResult, Objective
@@ -50,6 +55,7 @@ class Policy:
     def __init__(self, config: Config) -> None:
         self.temperature = config.rollout.temperature
         self.uses_lora = config.model.lora_rank > 0
+        self._lora = config.model
         self.device = choose_device(config.model.device)
         self.dtype = choose_dtype(config.model.dtype, self.device)
         self.model = self._load(config)
@@ -117,14 +123,36 @@ class Policy:
                 return self._log_probs(self.model, self.decoder, batch, path)
             return self._log_probs(self.reference, self._reference_decoder, batch, path)
 
-    def weights(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-        """Yield the plain model's `state_dict()`, tied names included, adapters merged on the way.
+    def weights(self, dtype: torch.dtype) -> Weights:
+        """Return the plain model's `state_dict()`, tied names included, adapters merged on the way.
 
-        The training weights stay as they are; a yielded tensor may share their memory.
+        The training weights stay as they are; a tensor of it may share their memory.
         """
+        shapes = {
+            name.replace(".base_layer.", "."): tensor.shape
+            for name, tensor in self.model.state_dict().items()
+            if not _is_of_an_adapter(name)
+        }
+        return Weights(shapes, lambda: self._merged(dtype))
+
+    def adapter(self) -> Adapter | None:
+        """Return the trained adapter, whose tensors are those that the optimizer moves; None without one."""
+        if not self.uses_lora:
+            return None
+        from peft.tuners.lora import LoraLayer
+
+        layers = {
+            name: (layer.lora_A["default"].weight, layer.lora_B["default"].weight)
+            for name, layer in self.model.named_modules()
+            if isinstance(layer, LoraLayer)
+        }
+        return Adapter(self._lora.lora_rank, self._lora.lora_alpha, layers)
+
+    @torch.no_grad()
+    def _merged(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
         modules = dict(self.model.named_modules())
         for name, tensor in self.model.state_dict().items():
-            if any(part.startswith("lora_") for part in name.split(".")):
+            if _is_of_an_adapter(name):
                 continue
             module, _, parameter = name.rpartition(".base_layer.")
             if module and parameter == "weight":
@@ -222,6 +250,7 @@ def load_model(path: str | Path) -> Any:
     return model
 
 
+<<<<<<< HEAD
 def set_mode(network: nn.Module) -> None:
     """Let a network compute as in sampling; adapters drop out, and layers are computed twice where they are told to.
 
@@ -233,6 +262,10 @@ def set_mode(network: nn.Module) -> None:
         is_adapter = "lora_dropout" in name.split(".")
         if is_adapter or isinstance(module, GradientCheckpointingLayer):
             module.training = True
+=======
+def _is_of_an_adapter(name: str) -> bool:
+    return any(part.startswith("lora_") for part in name.split("."))
+>>>>>>> 64ad158 (Adapters stand beside the engine's weights where merging would round them away; its head is float32; weights are streamed; vLLM sleeps on CUDA while the policy is updated)
 
 
 def _gradient_of(weight: nn.Parameter | None) -> Tensor | None:

@@ -26,6 +26,7 @@ from torch import Tensor
 from treegrpo_cli._core import Forest, Layout, Scores, derive_seed
 from treegrpo_cli.config import Config
 from treegrpo_cli.errors import UserError
+from treegrpo_cli.models.weights import Weights
 from treegrpo_cli.train.batch import layouts, to_batch
 from treegrpo_cli.train.counts import Step
 from treegrpo_cli.train.head import Objective, Which
@@ -104,8 +105,8 @@ class Trainer:
         rate = float(self.optimizer.param_groups[0]["lr"])
         return summary(history, self.loss.recomputes) | {"learning_rate": rate} | metrics | self.paths.metrics()
 
-    def state_dict_for_sampler(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the whole model in `model.dtype`, named as in its `state_dict()`, LoRA merged."""
+    def state_dict_for_sampler(self) -> Weights:
+        """Return the whole model in `model.dtype`, named as in its `state_dict()`, LoRA merged."""
         return self.policy.weights(self.policy.dtype)
 
     @contextmanager
