@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from treegrpo_cli import samplers
 from treegrpo_cli.config import SamplerConfig
 from treegrpo_cli.errors import UserError
+from treegrpo_cli.models.weights import Weights
 from treegrpo_cli.samplers import make_sampler
 from treegrpo_cli.samplers.stepping import EngineError, Request, SteppedSampler
 from treegrpo_cli.samplers.text import find_stop, turn_text
@@ -325,6 +327,35 @@ def test_weights_that_do_not_fit_are_refused_and_change_nothing(
     after = sample(sampler, items)
     assert tokens(after) == tokens(before)
     assert after[0].policy_version == before[0].policy_version != 9
+
+
+def test_weights_are_made_one_at_a_time_and_only_after_their_names_were_seen(
+    sampler: Any, model: Any, other_model: Any, contexts: list[list[int]]
+) -> None:
+    """As many as one layer of the engine is packed from are alive at once, never a second model."""
+    state, alive, most = other_model.state_dict(), WeakSet[torch.Tensor](), 0
+
+    def stream() -> Iterator[tuple[str, torch.Tensor]]:
+        nonlocal most
+        for name, tensor in state.items():
+            made = tensor.clone()
+            alive.add(made)
+            most = max(most, len(alive))
+            yield name, made
+            del made
+
+    shapes = {name: tensor.shape for name, tensor in state.items()}
+    short = {name: shape for name, shape in shapes.items() if name != "model.norm.weight"}
+    with pytest.raises(ValueError, match=r"missing \['model.norm.weight'\]"):
+        sampler.update_weights(Weights(short, stream), 9)
+    assert most == 0
+    version = sampler.policy_version
+    sampler.update_weights(Weights(shapes, stream), version)
+    assert 0 < most <= 4 < len(state)
+    streamed = tokens(sample(sampler, each(contexts[:8], GREEDY)))
+    sampler.update_weights(other_model.state_dict().items(), version)
+    assert tokens(sample(sampler, each(contexts[:8], GREEDY))) == streamed
+    sampler.update_weights(model.state_dict().items(), version)
 
 
 def test_weights_are_refused_while_requests_run(sampler: Any, model: Any, contexts: list[list[int]]) -> None:

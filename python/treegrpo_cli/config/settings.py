@@ -51,7 +51,7 @@ class ModelConfig(Section):
     """`auto` (cuda where there is one), or a torch device."""
     gradient_checkpointing: bool = False
     lora_rank: CountOrNone = 0
-    """0 trains all weights; otherwise low-rank adapters through peft, merged before they go to the sampler."""
+    """0 trains all weights; otherwise low-rank adapters through peft; `sampler.lora` says how they go to the engine."""
     lora_alpha: Positive = 32.0
     """Adapters count alpha / rank times; ranks of 16 to 64 with this alpha, or one of twice the rank, are usual."""
     lora_dropout: Fraction = 0.0

@@ -53,11 +53,13 @@ def make_sampler(
     if choose_engine(config.engine, device) == "vllm":
         from treegrpo_cli.samplers.vllm import VllmSampler
         from treegrpo_cli.samplers.vllm_adapter import why_merged
+        from treegrpo_cli.samplers.vllm_engine import quietly
 
         if config.sleep is True and device == "cpu":
             raise UserError("sampler.sleep: an engine on a CPU has no memory to give back")
         if adapter := adapter_beside(config, trained, dtype):
-            reason = why_merged(model_path, adapter, dtype, device)
+            with quietly(log_path, device):
+                reason = why_merged(model_path, adapter, dtype, device)
             if reason and config.lora == "adapter":
                 raise UserError(f"sampler.lora: {reason}")
             if reason:

@@ -41,9 +41,7 @@ def start_engine(log_path: Path | None, device: str, **settings: Any) -> Any:
 
     Raises UserError where it does not start: memory, a model that it does not know, whatever it says.
     """
-    prepare_environment(device)
-    with kept_random_state(), output_to(log_path), unlisted(UNREADABLE_MODULE), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quietly(log_path, device):
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -52,6 +50,15 @@ def start_engine(log_path: Path | None, device: str, **settings: Any) -> Any:
         except Exception as error:  # an engine fails in as many ways as it has parts
             told = "" if log_path in (None, Path(os.devnull)) else f"; its log is {log_path}"
             raise UserError(f"vLLM does not start: {type(error).__name__}: {said(error)}{told}") from error
+
+
+@contextmanager
+def quietly(log_path: Path | None, device: str) -> Iterator[None]:
+    """Import and start things of vllm: in the environment that they need, and leaving this process as it was."""
+    prepare_environment(device)
+    with kept_random_state(), output_to(log_path), unlisted(UNREADABLE_MODULE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager
