@@ -10,7 +10,7 @@ import torch
 from treegrpo_cli.config import Config
 from treegrpo_cli.models.devices import choose_dtype
 from treegrpo_cli.models.sizes import ModelSizes
-from treegrpo_cli.samplers.vllm_engine import cpu_settings
+from treegrpo_cli.samplers.vllm_settings import cpu_settings
 
 WORK_BYTES = 3 << 29
 """What vLLM on a GPU needs beside weights and cache: its largest batch, logits, graphs (read, not measured)."""

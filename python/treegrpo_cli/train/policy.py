@@ -28,13 +28,9 @@ from transformers.utils.logging import disable_progress_bar
 from treegrpo_cli.config import Config, ModelConfig
 from treegrpo_cli.errors import UserError, said
 from treegrpo_cli.models.devices import choose_device, choose_dtype
-<<<<<<< HEAD
 from treegrpo_cli.models.positions import fix_positions
 from treegrpo_cli.models.pretrained import context_limit, load_causal_lm, read_model_config
-=======
-from treegrpo_cli.models.pretrained import load_causal_lm, read_model_config
 from treegrpo_cli.models.weights import Adapter, Weights
->>>>>>> 64ad158 (Adapters stand beside the engine's weights where merging would round them away; its head is float32; weights are streamed; vLLM sleeps on CUDA while the policy is updated)
 from treegrpo_cli.train import head as heads
 from treegrpo_cli.train.forward import Decoder
 from treegrpo_cli.train.head import Head, HeadGradients, HeadResult, Objective
@@ -250,7 +246,6 @@ def load_model(path: str | Path) -> Any:
     return model
 
 
-<<<<<<< HEAD
 def set_mode(network: nn.Module) -> None:
     """Let a network compute as in sampling; adapters drop out, and layers are computed twice where they are told to.
 
@@ -262,10 +257,10 @@ def set_mode(network: nn.Module) -> None:
         is_adapter = "lora_dropout" in name.split(".")
         if is_adapter or isinstance(module, GradientCheckpointingLayer):
             module.training = True
-=======
+
+
 def _is_of_an_adapter(name: str) -> bool:
     return any(part.startswith("lora_") for part in name.split("."))
->>>>>>> 64ad158 (Adapters stand beside the engine's weights where merging would round them away; its head is float32; weights are streamed; vLLM sleeps on CUDA while the policy is updated)
 
 
 def _gradient_of(weight: nn.Parameter | None) -> Tensor | None:
