@@ -166,7 +166,7 @@ def _turn_terms(
             value = value * min(float((old - sampling)[place].exp()), settings.importance_clip)
         if log_ref is not None:
             d = log_ref[before[place], ids[at[place]]] - logprobs[place]
-            value = value - settings.kl_coef * (torch.exp(d) - d - 1)
+            value = value - settings.kl_coef * (rho if settings.kl_ratio else 1) * (torch.exp(d) - d - 1)
         if settings.entropy_coef:
             distribution = log_p[before[place]]
             value = value - settings.entropy_coef * (distribution.exp() * distribution).sum()

@@ -66,7 +66,7 @@ def by_definition(
             d = frozen[k - 1, ids[k]] - policy[k - 1, ids[k]]
             kl = torch.exp(d) - d - 1
             entropy = -(policy[k - 1].exp() * policy[k - 1]).sum()
-            objective = value - loss.kl_coef * kl + loss.entropy_coef * entropy
+            objective = value - loss.kl_coef * (rho * kl if loss.kl_ratio else kl) + loss.entropy_coef * entropy
             mismatch = abs(log_ratio[k] if old is None else old_logprobs[k] - sampling[k])
             terms = (objective, kl, entropy, mismatch, importance.clamp(max=bound), float(importance > bound))
             for name, term in zip(names, (*terms, 1.0), strict=True):

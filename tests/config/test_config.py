@@ -108,7 +108,14 @@ def test_trl_spellings_are_ours() -> None:
     )
     assert config == make_config(
         {
-            "loss": {"kl_coef": 0.04, "clip_low": 0.1, "clip_high": 0.28, "dual_clip": 4.0, "ratio": "sequence"},
+            "loss": {
+                "kl_coef": 0.04,
+                "kl_ratio": True,
+                "clip_low": 0.1,
+                "clip_high": 0.28,
+                "dual_clip": 4.0,
+                "ratio": "sequence",
+            },
             "train": {"num_epochs": 2},
             "optimizer": {"schedule": "cosine"},
         }

@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel
 from treegrpo_cli.config import Config
 from treegrpo_cli.config.files import load_config, make_config
+from treegrpo_cli.config.loss_spellings import TOGETHER
 from treegrpo_cli.config.spellings import ANSWERED, CONVERTED, SAME
 from treegrpo_cli.errors import UserError
 
@@ -46,7 +47,8 @@ def test_no_name_is_in_two_tables_or_ours_already() -> None:
     assert not SAME.keys() & CONVERTED.keys()
     assert not SAME.keys() & ANSWERED.keys()
     assert not CONVERTED.keys() & ANSWERED.keys()
-    assert not (SAME.keys() | CONVERTED.keys() | ANSWERED.keys()) & keys_of()
+    assert not TOGETHER.keys() & (SAME.keys() | CONVERTED.keys() | ANSWERED.keys())
+    assert not (SAME.keys() | CONVERTED.keys() | ANSWERED.keys() | TOGETHER.keys()) & keys_of()
 
 
 @pytest.mark.parametrize("name", sorted(ANSWERED))
@@ -80,7 +82,25 @@ def nested_yaml(parts: list[str]) -> str:
         ("use_vllm=true", "sampler.engine", "vllm"),
         ("use_vllm=false", "sampler.engine", "transformers"),
         ("loss_type=dapo", "loss.denominator", "token-mean"),
+        ("loss_type=grpo", "loss.denominator", "sequence-mean"),
         ("loss_type=dr_grpo", "loss.denominator", "constant"),
+        ("loss_type=dr_grpo", "loss.denominator_constant", 512.0),
+        ("beta=0.1", "loss.kl_ratio", True),
+        ("beta=0", "loss.kl_ratio", False),
+        ("use_bias_correction_kl=true", "loss.kl_ratio", True),
+        ("actor_rollout_ref.actor.kl_loss_coef=0.1", "loss.kl_ratio", False),
+        ("delta=1.2", "loss.dual_clip", 1.2),
+        ("vllm_importance_sampling_correction=false", "loss.importance_clip", 0.0),
+        ("vllm_importance_sampling_correction=false", "loss.old_logprobs", "recomputed"),
+        ("vllm_importance_sampling_mode=token_truncate", "loss.importance_clip", 3.0),
+        ("algorithm.rollout_correction.rollout_is=token", "loss.importance_clip", 2.0),
+        ("algorithm.rollout_correction.rollout_is=null", "loss.importance_clip", 0.0),
+        ("algorithm.rollout_correction.bypass_mode=True", "loss.old_logprobs", "sampler"),
+        ("algorithm.rollout_correction.rollout_rs=null", "loss.old_logprobs", "auto"),
+        ("actor_rollout_ref.actor.tis_imp_ratio_cap=2", "loss.importance_clip", 2.0),
+        ("actor_rollout_ref.actor.tis_imp_ratio_cap=-1", "loss.importance_clip", 0.0),
+        ("actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean", "loss.denominator", "sequence-mean"),
+        ("actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum", "loss.denominator_constant", 1.0),
         ("scale_rewards=none", "advantage.scale", "none"),
         ("scale_rewards=true", "advantage.scale", "std"),
         ("output_dir=here", "output_dir", "here"),
@@ -124,10 +144,24 @@ def test_a_number_of_chains_is_the_number_of_trees_without_rounds(name: str) -> 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("loss_type=grpo", "loss_type: 'grpo' is not offered; loss.denominator is token-mean"),
+        ("loss_type=bnpo", "loss_type: 'bnpo' is the mean of the micro-batches.*loss.denominator = \"token-mean\""),
+        ("loss_type=cispo", "loss_type: 'cispo' is not offered; loss.denominator is token-mean"),
+        ("delta=1.1", r"delta: 1.1 is below 1 \+ epsilon_high = 1.2, where TRL bounds positive advantages"),
+        ("delta=x", "loss.dual_clip: expected a number above 1"),
+        (
+            "vllm_importance_sampling_correction=true",
+            "correction: vllm_importance_sampling_mode: only token_truncate is",
+        ),
+        ("vllm_importance_sampling_cap=2", "cap: vllm_importance_sampling_mode: only token_truncate is offered"),
+        ("vllm_importance_sampling_mode=sequence_mask", "mode: 'sequence_mask' is not offered; only token_truncate"),
+        ("vllm_importance_sampling_clip_min=0.5", "clip_min: weights have an upper bound alone"),
+        ("algorithm.rollout_correction.rollout_is=sequence", "rollout_is: 'sequence' is not offered"),
+        ("algorithm.rollout_correction.rollout_is_threshold=3", "it bounds the weights of rollout_is = token"),
+        ("algorithm.rollout_correction.rollout_rs=token_k1", "no token and no row is rejected"),
+        ("entropy_coef=0.1", "entropy_coef: here it is loss.entropy_coef, under loss.denominator"),
         ("scale_rewards=batch", "scale_rewards: 'batch' is not offered; advantage.scale"),
         ("actor_rollout_ref.rollout.name=sglang", "'sglang' is not offered; sampler.engine is vllm or transformers"),
-        ("actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum", "is not offered; loss.denominator"),
+        ("actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm", "is not offered; loss.denominator"),
         ('data.train_files=["a", "b"]', "data.train_files: data.train takes one file; join the 2 files"),
         ("actor_rollout_ref.ref.fsdp_config.param_offload=true", "no setting here does this"),
         ("critic.optim.lr=1e-5", "there is no critic"),
@@ -181,3 +215,79 @@ def test_a_verl_file_is_read_as_it_is(tmp_path: Path) -> None:
 def test_settings_of_the_environment_keep_the_names_that_it_gave_them() -> None:
     config = make_config({"environment": {"options": {"lr": 1, "critic": {"beta": 2}, "trainer": 3}}})
     assert config.environment.options == {"lr": 1, "critic": {"beta": 2}, "trainer": 3}
+
+
+@pytest.mark.parametrize(
+    ("given", "loss"),
+    [
+        (["beta=0.1", "use_bias_correction_kl=false"], {"kl_coef": 0.1}),
+        (["use_bias_correction_kl=false", "beta=0.1"], {"kl_coef": 0.1}),
+        (["beta=0.1", "loss.kl_ratio=false"], {"kl_coef": 0.1}),
+        (
+            ["loss_type=dr_grpo", "loss.denominator_constant=64"],
+            {"denominator": "constant", "denominator_constant": 64},
+        ),
+        (["epsilon_high=0.5", "epsilon=0.1", "delta=1.5"], {"clip_low": 0.1, "clip_high": 0.5, "dual_clip": 1.5}),
+        (
+            ["vllm_importance_sampling_mode=token_truncate", "vllm_importance_sampling_clip_max=5"],
+            {"old_logprobs": "recomputed", "importance_clip": 5},
+        ),
+        (
+            ["vllm_importance_sampling_cap=4", "vllm_importance_sampling_mode=token_truncate"],
+            {"old_logprobs": "recomputed", "importance_clip": 4},
+        ),
+        (
+            ["vllm_importance_sampling_mode=token_truncate", "vllm_importance_sampling_correction=False"],
+            {"old_logprobs": "recomputed", "importance_clip": 0},
+        ),
+        (
+            [
+                "algorithm.rollout_correction.rollout_is=token",
+                "algorithm.rollout_correction.rollout_is_threshold=1.5",
+                "algorithm.rollout_correction.bypass_mode=False",
+            ],
+            {"old_logprobs": "recomputed", "importance_clip": 1.5},
+        ),
+    ],
+)
+def test_what_means_something_together_is_read_together(given: list[str], loss: dict[str, Any]) -> None:
+    assert load_config(None, given) == make_config({"loss": loss})
+
+
+@pytest.mark.parametrize(
+    ("file", "given", "loss"),
+    [
+        ("beta = 0.5", ["use_bias_correction_kl=false"], {"kl_coef": 0.5}),
+        ("use_bias_correction_kl = false", ["beta=0.5"], {"kl_coef": 0.5}),
+        ("delta = 2.0", ["loss.dual_clip=3"], {"dual_clip": 3}),
+        ("[loss]\ndual_clip = 2.0", ["delta=3"], {"dual_clip": 3}),
+        (
+            'vllm_importance_sampling_mode = "token_truncate"',
+            ["vllm_importance_sampling_clip_max=2"],
+            {"old_logprobs": "recomputed", "importance_clip": 2},
+        ),
+    ],
+)
+def test_the_command_line_goes_on_where_the_file_ends(
+    tmp_path: Path, file: str, given: list[str], loss: dict[str, Any]
+) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(file)
+    assert load_config(path, given) == make_config({"loss": loss})
+
+
+def test_a_bound_that_a_wider_clip_makes_another_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("delta = 1.25")
+    assert load_config(path).loss.dual_clip == 1.25
+    with pytest.raises(UserError, match=r"delta: 1.25 is below 1 \+ epsilon_high = 1.28"):
+        load_config(path, ["epsilon_high=0.28"])
+    path.write_text("delta = 2\n[loss]\ndual_clip = 3")
+    with pytest.raises(UserError, match=r"c.toml: loss.dual_clip: given twice, once as delta"):
+        load_config(path)
+
+
+def test_groups_are_scaled_by_trl_s_own_deviation() -> None:
+    assert load_config(None, ["scale_rewards=group"]).advantage.options == {"scale": "std", "eps": 1e-4}
+    assert load_config(None, ["scale_rewards=group", "advantage.eps=1e-6"]).advantage.options["eps"] == 1e-6
+    assert load_config(None, ["scale_rewards=false"]).advantage.options == {"scale": "none"}

@@ -79,7 +79,13 @@ LOSSES: dict[str, dict[str, Any]] = {
         "dual_clip": 1.5,
         "prefix_weight": 0.5,
     },
-    "a mean over rows": {"denominator": "sequence-mean", "kl_coef": 0.1, "entropy_coef": 0.05, "dual_clip": 1.5},
+    "a mean over rows": {
+        "denominator": "sequence-mean",
+        "kl_coef": 0.1,
+        "entropy_coef": 0.05,
+        "dual_clip": 1.5,
+        "kl_ratio": True,
+    },
     "a constant denominator": {"denominator": "constant", "denominator_constant": 50.0, "prefix_weight": 0.0},
 }
 

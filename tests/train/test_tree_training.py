@@ -55,7 +55,7 @@ CASES = {
         {"ratio": "turn", "dual_clip": 1.5, "prefix_weight": 0.0}, "grpo", 4, ("low", "high", "dual")
     ),
     "grpo, a turn's ratio to the trainer's own policy, weights for the engine's": Case(
-        {"ratio": "turn", "importance_clip": 2.0, "kl_coef": 0.1}, "grpo", 1, ()
+        {"ratio": "turn", "importance_clip": 2.0, "kl_coef": 0.1, "kl_ratio": True}, "grpo", 1, ()
     ),
     "grpo, a mean over rows, KL, entropy": Case(
         {"denominator": "sequence-mean", "kl_coef": 0.1, "entropy_coef": 0.05}, "grpo", 2

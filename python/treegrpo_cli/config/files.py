@@ -16,8 +16,9 @@ from pydantic import BaseModel, ValidationError
 
 from treegrpo_cli.config import Config
 from treegrpo_cli.config.documents import read_document
+from treegrpo_cli.config.loss_spellings import settle_delta
 from treegrpo_cli.config.spellings import in_our_words, is_foreign
-from treegrpo_cli.config.values import MAX_DEPTH, check_values
+from treegrpo_cli.config.values import MAX_DEPTH, check_values, flat
 from treegrpo_cli.errors import UserError, nearest
 
 
@@ -29,7 +30,10 @@ def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
     """
     source = "the command line" if path is None else str(path)
     tree = _with_our_names(read_document(path), source) if path is not None else {}
-    for key, value in in_our_words(map(_parse_override, overrides)):
+    for key, value in in_our_words(map(_parse_override, overrides), flat(tree)):
+        for other in {"delta", "loss.dual_clip"} - {key} if key in ("delta", "loss.dual_clip") else ():
+            if any(there == other for there, _ in _settings(tree)):
+                _remove(tree, other)
         _assign(tree, key, value)
     return make_config(tree, source)
 
@@ -39,6 +43,7 @@ def make_config(tree: Mapping[str, Any], source: str = "config") -> Config:
     tree = _with_our_names(tree, source)
     try:
         _count_chains(tree)
+        settle_delta(tree)
         check_values(tree)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
@@ -88,7 +93,7 @@ def _with_our_names(given: Mapping[str, Any], source: str) -> dict[str, Any]:
         foreign = [pair for pair in _settings(tree) if is_foreign(pair[0])]
         for key, _ in foreign:
             _remove(tree, key)
-        for key, value in in_our_words(foreign):
+        for key, value in in_our_words(foreign, flat(tree)):
             known = _settings(tree)
             if any(key == other and value != there for other, there in known):
                 raise UserError(f"{key}: given twice, once under another name")

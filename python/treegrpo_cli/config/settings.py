@@ -256,6 +256,8 @@ class LossConfig(Section):
     `auto`: 3 where the dtype is not float32, else 0."""
     kl_coef: NonNegative = 0.0
     """Weight of the k3 estimate of KL(policy || reference); 0 loads no reference."""
+    kl_ratio: bool = False
+    """Multiply the estimate by the ratio, through which its gradient is that of the KL itself (DeepSeek-V3.2)."""
     entropy_coef: NonNegative = 0.0
     """Weight of the entropy bonus, which stands under the denominator as all terms do.
 

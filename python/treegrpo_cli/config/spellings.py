@@ -1,14 +1,16 @@
 """Names that TRL, transformers, peft and verl give to settings -> ours, or one line that says what there is here.
 
-One table a kind: `SAME` where only the name differs, `CONVERTED` where the value does too, `ANSWERED` where nothing
-here means the same. A name stands as its users type it, with its sections.
+One table a kind: `SAME` where only the name differs, `CONVERTED` where the value does too (`loss_spellings.TOGETHER`:
+by what else is given), `ANSWERED` where nothing here means the same. A name stands as its users type it, with its
+sections.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from treegrpo_cli.config.loss_spellings import TOGETHER
 from treegrpo_cli.errors import UserError
 
 Pair = tuple[str, Any]
@@ -18,9 +20,8 @@ ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 
 SAME = {
     # TRL, transformers, peft
-    "beta": "loss.kl_coef",
+    "use_bias_correction_kl": "loss.kl_ratio",
     "epsilon_high": "loss.clip_high",
-    "delta": "loss.dual_clip",
     "importance_sampling_level": "loss.ratio",
     "num_iterations": "train.num_epochs",
     "max_steps": "train.num_steps",
@@ -97,7 +98,7 @@ SAME = {
     "retriever.url": "environment.options.retriever_url",
     "retriever.topk": "environment.options.topk",
 }
-"""Their name -> ours; the values mean the same. `num_generations` is resolved last: see `files.py`."""
+"""Their name -> ours; the values mean the same. `num_generations` and `delta` are resolved last: see `files.py`."""
 
 
 def _one_of(ours: str, values: dict[Any, Any], instead: str = "") -> Callable[[Any], list[Pair]]:
@@ -128,19 +129,15 @@ def _loggers(value: Any) -> list[Pair]:
     return [("report_to", [name for name in names if name != "console"])]
 
 
-SCALES = {True: "std", False: "none", "group": "std", "none": "none"}
+SCALES = {True: "std", False: "none"}
 ENGINES = "sampler.engine is vllm or transformers"
-DENOMINATORS = "loss.denominator is token-mean (a mean over a step's tokens) or constant"
 
 CONVERTED: dict[str, Callable[[Any], list[Pair]]] = {
     "use_vllm": _one_of("sampler.engine", {True: "vllm", False: "transformers"}),
     "bf16": _one_of("model.dtype", {True: "bfloat16", False: "float32"}),
-    "loss_type": _one_of("loss.denominator", {"dapo": "token-mean", "dr_grpo": "constant"}, DENOMINATORS),
-    "scale_rewards": _one_of("advantage.scale", SCALES, "advantage.scale is std (of the group) or none"),
     "data.train_files": _one_file("data.train"),
     "data.val_files": _one_file("data.eval"),
     f"{ACTOR}.clip_ratio": lambda value: [("loss.clip_low", value), ("loss.clip_high", value)],
-    f"{ACTOR}.loss_agg_mode": _one_of("loss.denominator", {"token-mean": "token-mean"}, DENOMINATORS),
     f"{ROLLOUT}.name": _one_of("sampler.engine", {"vllm": "vllm", "hf": "transformers"}, ENGINES),
     f"{ROLLOUT}.top_k": _one_of("rollout.top_k", {-1: 0}),
     "algorithm.adv_estimator": _one_of("advantage.estimator", {}),
@@ -171,7 +168,9 @@ ANSWERED = {
     "steps_per_generation": "it is train.prompts_per_step / train.prompts_per_minibatch",
     "gradient_accumulation_steps": MICRO_BATCHES,
     "auto_find_batch_size": MICRO_BATCHES,
-    "max_completion_length": COMPLETION,
+    "max_completion_length": f"{COMPLETION}; what loss_type = dr_grpo divides by is loss.denominator_constant",
+    "entropy_coef": "here it is loss.entropy_coef, under loss.denominator; TRL's is always a mean over tokens",
+    "top_entropy_quantile": "all sampled tokens are trained",
     "max_tool_calling_iterations": "here it is rollout.max_turns, which counts the answer too",
     "num_train_epochs": EPOCHS,
     "logging_steps": "every step is logged, to metrics.jsonl and to report_to",
@@ -207,6 +206,7 @@ ANSWERED = {
     f"{ACTOR}.use_dynamic_bsz": MICRO_BATCHES,
     f"{ACTOR}.use_kl_loss": "loss.kl_coef above 0 turns it on",
     f"{ACTOR}.kl_loss_type": "the KL is verl's low_var_kl, weighed by loss.kl_coef",
+    f"{ROLLOUT}.calculate_log_probs": "the sampler's log-probabilities are always kept",
     f"{ROLLOUT}.tensor_model_parallel_size": ONE_GPU,
     f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu": MICRO_BATCHES,
     "algorithm.use_kl_in_reward": NO_KL_REWARD,
@@ -226,25 +226,22 @@ ANSWERED = {
 """Their name, or a section of theirs -> what to do instead."""
 
 
-def in_our_words(pairs: Iterable[Pair]) -> Iterator[Pair]:
+def in_our_words(pairs: Iterable[Pair], known: Mapping[str, Any] | None = None) -> Iterator[Pair]:
     """Yield every setting under our name; those that are nobody's or ours already as they are.
 
-    Raises UserError for a setting that has no counterpart here, with what there is.
+    `known` are settings that stand already, under our names: some of theirs mean something only beside others. Raises
+    UserError for a setting that has no counterpart here, with what there is.
     """
     pairs = [(key.lstrip("+"), value) for key, value in pairs]
-    given = {key for key, _ in pairs}
+    given = {**(known or {}), **dict(pairs)}
     for key, value in pairs:
-        if key == "epsilon":
-            yield "loss.clip_low", value
-            if "epsilon_high" not in given:
-                yield "loss.clip_high", value
-        elif key in SAME:
+        if key in SAME:
             yield SAME[key], value
-        elif key in CONVERTED:
+        elif key in CONVERTED or key in TOGETHER:
             try:
-                yield from CONVERTED[key](value)
+                yield from TOGETHER[key](value, given) if key in TOGETHER else CONVERTED[key](value)
             except UserError as error:
-                raise UserError(f"{key}: {error}") from None
+                raise UserError(str(error) if str(error).startswith(key) else f"{key}: {error}") from None
         elif answer := _answer(key):
             raise UserError(f"{key}: {answer}")
         else:
@@ -253,7 +250,7 @@ def in_our_words(pairs: Iterable[Pair]) -> Iterator[Pair]:
 
 def is_foreign(key: str) -> bool:
     """Whether `in_our_words` would do anything to a dotted key."""
-    return key == "epsilon" or key in SAME or key in CONVERTED or bool(_answer(key))
+    return key in SAME or key in CONVERTED or key in TOGETHER or bool(_answer(key))
 
 
 def _answer(key: str) -> str | None:

@@ -14,6 +14,10 @@ pi_old is the policy that sampled: as the sampler computed it, or as the trainer
 v_t = min(pi_old / pi_sampler, C) makes up for the difference of the two where that is asked for (truncated importance
 sampling: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training"); else v_t = 1.
 
+The value of k3, e^d - d - 1, is on average KL(pi || pi_ref) where pi = pi_old, but its gradient, (1 - e^d) grad log pi,
+is on average that of KL(pi_ref || pi). With `kl_ratio` the term is rho_t (e^d - d - 1), whose gradient, -rho_t d grad
+log pi, is that of KL(pi || pi_ref) (DeepSeek-AI 2025, "DeepSeek-V3.2").
+
 An advantage enters as its positive and its negative part, times w: `gain` and `penalty`. A chain row has
 one of the two; a turn that is computed once for several leaves has both, the sums over its leaves, and
 the same formula then equals the sum over the replicated rows.
@@ -99,6 +103,7 @@ def token_terms(
     dual_clip: float | None = None,
     importance_clip: float | None = None,
     kl_coef: float = 0.0,
+    kl_ratio: bool = False,
     entropy_coef: float = 0.0,
 ) -> TokenTerms:
     """Compute the terms of the loss for Q tokens, from [Q] each; the loss is -(sum of `objective`) / Z.
@@ -115,7 +120,7 @@ def token_terms(
     kl = torch.zeros_like(policy_logprobs)
     if targets.ref_logprobs is not None:
         kl = k3(policy_logprobs, targets.ref_logprobs)
-        objective = objective - kl_coef * weights * kl
+        objective = objective - kl_coef * weights * (ratio * kl if kl_ratio else kl)
     if entropy_coef > 0:
         objective = objective + entropy_coef * weights * entropy
     with torch.no_grad():

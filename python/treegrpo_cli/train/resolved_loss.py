@@ -33,6 +33,7 @@ class ResolvedLoss:
     clip_high: float
     dual_clip: float | None
     kl_coef: float
+    kl_ratio: bool
     entropy_coef: float
     denominator: str
     denominator_constant: float
@@ -60,6 +61,7 @@ def resolved_loss(loss: LossConfig, dtype: torch.dtype) -> ResolvedLoss:
         clip_high=loss.clip_high,
         dual_clip=_bound(loss.dual_clip, DUAL_CLIP if rounds else None),
         kl_coef=loss.kl_coef,
+        kl_ratio=loss.kl_ratio,
         entropy_coef=loss.entropy_coef,
         denominator=loss.denominator,
         denominator_constant=loss.denominator_constant,

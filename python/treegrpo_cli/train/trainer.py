@@ -254,6 +254,7 @@ class Trainer:
             dual_clip=self.loss.dual_clip,
             importance_clip=self.loss.importance_clip,
             kl_coef=self.loss.kl_coef,
+            kl_ratio=self.loss.kl_ratio,
             entropy_coef=self.loss.entropy_coef,
         )
 
