@@ -12,6 +12,7 @@ from treegrpo_cli.train import paths
 from treegrpo_cli.train.paths import base
 from treegrpo_cli.train.paths.base import register
 from treegrpo_cli.train.paths.dense import Dense
+from treegrpo_cli.train.paths.flex import Flex
 from treegrpo_cli.train.paths.runs import Runs
 from treegrpo_cli.train.planner import choose
 from treegrpo_cli.train.trainer import Trainer
@@ -89,3 +90,14 @@ def test_each_path_knows_what_it_cannot_train() -> None:
     assert runs.refusal(subject("mps")) == "mps has no kernel for it"
     assert runs.refusal(subject("cuda")) == "attention of variable lengths computes in bfloat16, not in torch.float32"
     assert runs.refusal(subject("cuda", torch.bfloat16, "sequence")) == ratio
+
+
+def test_flex_attention_that_is_not_compiled_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uncompiled it computes all pairs."""
+    monkeypatch.setattr(base, "tree_refusal", lambda _: None)
+    for name in ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE"):
+        monkeypatch.setenv(name, "0")
+    assert Flex().refusal(subject("cuda")) is None
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    assert Flex().refusal(subject("cuda")) == "TORCHDYNAMO_DISABLE = 1 keeps FlexAttention from being compiled"
+    assert Flex().refusal(subject("cpu")) == "FlexAttention has no gradient on cpu"

@@ -3,20 +3,26 @@
 import inspect
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
+from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.attention.varlen import varlen_attn
+from torch.utils._python_dispatch import TorchDispatchMode
 from treegrpo_cli.train.batch import to_batch
-from treegrpo_cli.train.paths import runs
+from treegrpo_cli.train.paths import flex, runs
 from treegrpo_cli.train.paths.dense import DensePlan
 from treegrpo_cli.train.paths.depth_first import EdgePlan
-from treegrpo_cli.train.paths.flex import FlexPlan
+from treegrpo_cli.train.paths.flex import FlexPlan, block_mask
 from treegrpo_cli.train.paths.runs import RunsPlan
 from treegrpo_cli.train.tree_attention import TreeUnsupportedError
+from treegrpo_cli.train.visibility import pairs_of_blocks, visible
 from treegrpo_cli.types import TrainBatch
 
 from tests.chainwise import Rows, random_trees
+from tests.steps import make_trees, step_of
 
 WINDOWS = [None, 1, 4, 1000]
 HEADS, KEY_HEADS, HEAD_SIZE, SCALE = 4, 2, 8, 0.4
@@ -111,6 +117,92 @@ def test_flex_attention_sees_what_the_mask_of_all_pairs_shows(batch: TrainBatch,
     output = FlexPlan(batch).attend(query, key, value, SCALE, window, 0)
     truth = expected(batch, query, key, value, window)
     torch.testing.assert_close(output, truth, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [2, 5, 16, 128])
+@pytest.mark.parametrize("window", WINDOWS)
+def test_the_blocks_of_flex_attention_are_those_of_the_mask_of_all_pairs(
+    batch: TrainBatch, window: int | None, size: int
+) -> None:
+    length = len(batch.token_ids)
+    expected = create_block_mask(visible(batch, window), None, None, length, length, "cpu", BLOCK_SIZE=size)
+    found = block_mask(batch, window, size)
+    assert (found.shape, found.BLOCK_SIZE) == (expected.shape, expected.BLOCK_SIZE)
+    assert torch.equal(found.to_dense(), expected.to_dense())
+    for name in ("kv", "full_kv", "q", "full_q"):
+        ours, theirs = (getattr(mask, f"{name}_num_blocks") for mask in (found, expected))
+        assert ours.dtype == theirs.dtype == torch.int32
+        assert torch.equal(ours, theirs), name
+        ours, theirs = (getattr(mask, f"{name}_indices") for mask in (found, expected))
+        assert ours.dtype == theirs.dtype == torch.int32
+        assert torch.equal(ours, theirs), name
+
+
+def test_some_blocks_are_seen_in_full_some_in_part_and_some_not(batch: TrainBatch) -> None:
+    """Else equality would say little."""
+    counts = pairs_of_blocks(batch, 10, 3)
+    assert (counts == 9).any()
+    assert ((counts > 0) & (counts < 9)).any()
+    assert (np.tril(counts == 0, -1)).any()
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that one result of torch has."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **kwargs or {})
+        self.numel = max(self.numel, result.numel() if isinstance(result, Tensor) else 0)
+        return result
+
+
+def test_a_mask_of_blocks_is_made_without_the_pairs() -> None:
+    forest, scores = step_of(make_trees(0, turn_tokens=60))
+    [micro] = forest.pack(scores).micro_batches(100_000)
+    batch, length = to_batch(micro), len(micro.token_ids)
+    assert length > 1000
+    with Largest() as of_pairs:
+        create_block_mask(visible(batch, 100), None, None, length, length, "cpu")
+    with Largest() as of_blocks:
+        block_mask(batch, 100)
+    assert of_pairs.numel >= length**2
+    assert of_blocks.numel <= length
+
+
+def compile_flex(monkeypatch: pytest.MonkeyPatch, **options: Any) -> CompileCounter:
+    """Let FlexAttention be compiled as on CUDA, up to the kernel: each compilation is counted and runs as it is."""
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)  # as vLLM's settings for a CPU leave it
+    counter = CompileCounter()
+    function = torch.compile(flex.plain_flex_attention(), backend=counter, **flex.COMPILE_OPTIONS | options)
+    monkeypatch.setattr(flex, "plain_flex_attention", lambda: function)
+    return counter
+
+
+def test_flex_attention_compiles_for_a_window_but_for_no_other_forest(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = compile_flex(monkeypatch)
+    for seed in range(5):
+        rows = Rows.of(random_trees(seed, 50, num_turns=8 + seed), "grpo")
+        [whole] = rows.forest.pack(rows.scores).micro_batches(10_000)
+        batch = to_batch(whole)
+        query, key, value = (tensor.detach() for tensor in heads(batch, torch.float32))
+        plan = FlexPlan(batch)
+        for window in (None, 4, 7):
+            output = plan.attend(query, key, value, SCALE, window, 0)
+            truth = expected(batch, query, key, value, window)
+            torch.testing.assert_close(output, truth, rtol=0, atol=1e-5)
+        assert 1 <= compiled.frame_count <= 3
+
+
+def test_flex_attention_that_asks_for_too_many_compilations_is_no_slow_attention(
+    batch: TrainBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch would compute all pairs from there on, and say so in a log."""
+    compile_flex(monkeypatch, recompile_limit=1)
+    query, key, value = (tensor.detach() for tensor in heads(batch, torch.float32))
+    FlexPlan(batch).attend(query, key, value, SCALE, None, 0)
+    with pytest.raises(TreeUnsupportedError, match="was compiled 64 times and asks for more"):
+        FlexPlan(batch).attend(query, key, value, SCALE, 4, 0)
 
 
 def test_flex_attention_is_refused_where_it_has_no_gradient(batch: TrainBatch) -> None:

@@ -1,4 +1,4 @@
-"""TrainBatch -> which tokens each sees: as a rule, as the tokens of a path, and the masks that say so."""
+"""TrainBatch -> which tokens each sees: as a rule, as the tokens of a path, by blocks, and the masks that say so."""
 
 from __future__ import annotations
 
@@ -38,6 +38,26 @@ def run_paths(batch: TrainBatch) -> list[NDArray[np.int64]]:
             own = np.concatenate([outer[: positions[above] + 1], own])
         paths.append(own)
     return paths
+
+
+def pairs_of_blocks(batch: TrainBatch, window: int | None, size: int) -> NDArray[np.int64]:
+    """Count the pairs that are seen between each `size` queries and each `size` keys, [blocks, blocks].
+
+    A token sees of its own run what precedes it, and of a segment above all; of both the end that its window reaches.
+    """
+    positions = batch.host.positions
+    num_blocks = -(-len(positions) // size)
+    counts = np.zeros((num_blocks, num_blocks), dtype=np.int64)
+    own = ((start, end, start, end) for start, end in batch.runs)
+    for key_start, key_end, start, end in (*own, *batch.segments):
+        queries = np.arange(start, end)
+        last, first = np.minimum(queries + 1, key_end), np.full(len(queries), key_start)
+        if window is not None:
+            first += np.maximum(positions[queries] - positions[key_start] - window + 1, 0)
+        for block in range(key_start // size, -(-key_end // size)):
+            seen = np.minimum(last, (block + 1) * size) - np.maximum(first, block * size)
+            counts[:, block] += np.bincount(queries // size, np.maximum(seen, 0), num_blocks).astype(np.int64)
+    return counts
 
 
 def lower_right_mask(query: Tensor, num_keys: int, window: int | None) -> Tensor:
