@@ -10,7 +10,8 @@ a layer autograd keeps, with hidden size h, queries of a and keys of k in all he
     4 (4I)          the gate, its activation, the other half, and their product
 
 and under autocast the last three in bfloat16, the second of them once for each of five products. A checkpointed layer
-keeps its input alone, and one layer at a time the rest. A test holds this to what is allocated, within a sixth.
+keeps its input alone, and one layer at a time the rest, with autocast's copies of its weights. A test holds this to
+what is allocated, within a sixth.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from treegrpo_cli.models.devices import choose_dtype
 from treegrpo_cli.models.sizes import ModelSizes
 from treegrpo_cli.train import head as heads
 from treegrpo_cli.train.counts import CACHED_TOKENS
+from treegrpo_cli.train.paths import named
 from treegrpo_cli.train.policy import add_lora, store_frozen_in_bfloat16
 from treegrpo_cli.train.schedule import prompts_per_minibatch
 
@@ -85,10 +87,10 @@ def trainer_bytes(config: Config, model: Any, device: torch.device) -> TrainerBy
         gradients=FLOAT * kept.trained,
         moments=2 * FLOAT * kept.trained,
         reference=_frozen_bytes(model, dtype) if needs_reference else 0,
-        copies=kept.copies,
+        copies=kept.copies // (sizes.num_layers if again and not _is_edge_by_edge(config) else 1),
         activations=tokens * sizes.num_layers * (FLOAT * sizes.hidden if again else whole),
         head=_head(config, sizes, tokens, device, dtype),
-        layer=tokens * ((whole if again else 0) + 3 * FLOAT * (sizes.hidden + sizes.intermediate)),
+        layer=tokens * ((whole if again else 0) + 3 * (FLOAT * sizes.hidden + dtype.itemsize * sizes.intermediate)),
     )
 
 
@@ -138,12 +140,17 @@ def _copies(network: Any) -> int:
 def _tokens(config: Config, sizes: ModelSizes, device: torch.device) -> int:
     """Tokens of the largest micro-batch: a path that exceeds `train.microbatch_tokens` goes alone."""
     path = min(config.rollout.context_tokens, sizes.max_tokens or config.rollout.context_tokens)
-    if config.train.attention_path == "depth-first":
+    if _is_edge_by_edge(config):
         return path
     tree, budget = config.rollout.leaves_kept * path, config.train.microbatch_tokens
     if device.type == "cpu":
         budget = min(budget, max(CACHED_TOKENS, tree))
     return max(path, min(budget, prompts_per_minibatch(config) * config.rollout.num_trees * tree))
+
+
+def _is_edge_by_edge(config: Config) -> bool:
+    wanted = config.train.attention_path
+    return wanted != "auto" and named(wanted).reuses_weights
 
 
 def _kept_bytes(config: Config, model: Any, sizes: ModelSizes, dtype: torch.dtype) -> int:
