@@ -26,10 +26,9 @@ class ChatDialect(Templated):
     def _prepare(self) -> None:
         if not self._tokenizer.chat_template:
             raise UserError("environment.dialect: the model has no chat template; use the inline dialect")
-        ends = [self._tokenizer.convert_ids_to_tokens(end) for end in sorted(self._end_ids)]
-        self._break_structure = breaker(
-            [*structural_tokens(self._tokenizer), *ends, "<tool_call>", "</tool_call>"],
-        )
+        ends = [self._tokenizer.decode([end], skip_special_tokens=False) for end in sorted(self._end_ids)]
+        ends = [end for end in ends if end]
+        self._break_structure = breaker([*structural_tokens(self._tokenizer), *ends, "<tool_call>", "</tool_call>"])
         plain = self._render([message("user", "question")])
         if self._tools and plain == self._render([message("user", "question")], self._tools):
             raise UserError("chat template: does not show tools to the model; use the inline dialect")

@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -137,14 +138,18 @@ def _bounded(parse: Callable[[], Any], text: str) -> Any:
 
 @contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
-    """Raise `_TooLong` in the body after so many seconds; only the main thread, where rollouts run, hears alarms."""
-    if threading.current_thread() is not threading.main_thread() or signal.getitimer(signal.ITIMER_REAL)[0]:
+    """Raise `_TooLong` in the body after so many seconds; only the main thread, where rollouts run, hears alarms.
+
+    An alarm that somebody else has set rings when it would have, or right afterwards.
+    """
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def ring(*_: object) -> None:
         raise _TooLong
 
+    others, started = signal.getitimer(signal.ITIMER_REAL)[0], time.monotonic()
     before = signal.signal(signal.SIGALRM, ring)
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -154,3 +159,5 @@ def _alarm(seconds: float) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, 0)
     finally:
         signal.signal(signal.SIGALRM, before)
+        if others:
+            signal.setitimer(signal.ITIMER_REAL, max(others - (time.monotonic() - started), 1e-3))
