@@ -220,7 +220,7 @@ class AdvantageConfig(BaseModel):
 
     estimator: str = "tree-grpo"
     dead_prompts: Literal["keep", "drop"] = "keep"
-    """Prompts whose rewards are all equal: keep their tokens in denominator and KL, or drop them."""
+    """Prompts whose rewards are all equal: keep their tokens and rows in denominator and KL, or drop them."""
 
     @property
     def options(self) -> dict[str, Any]:

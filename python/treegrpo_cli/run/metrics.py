@@ -9,8 +9,10 @@ seconds, log-probabilities, KL and entropy in nats.
     loss, grad_norm                                 mean over the step's optimizer steps
     learning_rate                                   of the last of them
     kl, entropy                                     k3 against the reference; of the sampled distribution
-    clip_ratio/low_mean, /high_mean                 share of tokens beyond the clip on either side
+    clip_ratio/low_mean, /high_mean                 share of the rows' tokens beyond the clip on either side
     sampling/sampling_logp_difference/mean, /max    |policy - sampling| before any update: engine mismatch
+    sampling/importance_sampling_ratio/mean         of the weights that make up for it, and the share of tokens
+    sampling/importance_sampling_ratio/truncated    whose weight loss.importance_clip has cut
     num_tokens, step_time                           tokens trained on so far, duration of the step
     tree/num_nodes, tree/num_leaves, tree/depth_mean, tree/sharing_ratio, tree/frac_zero_advantage_nodes,
     tree/intra_reward_std, tree/prefix_cache_hit_ratio, and signal by depth
