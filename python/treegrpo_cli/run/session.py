@@ -29,6 +29,7 @@ from treegrpo_cli.run.stage import announce
 from treegrpo_cli.run.stopping import StopRequest
 from treegrpo_cli.run.tree_metrics import reward_metrics
 from treegrpo_cli.samplers.base import Trained
+from treegrpo_cli.train.arriving import check_merged
 from treegrpo_cli.train.trainer import Trainer
 from treegrpo_cli.trees.scoring import with_scores
 from treegrpo_cli.trees.tree_file import TreeWriter
@@ -76,6 +77,8 @@ class Session:
         sampler = open_sampler(config, self.directory.engine_log, self.reporter.say, trained)
         self.sampler = stack.enter_context(closing(sampler))
         self.reporter.say(f"rollouts run on {self.sampler.name}")
+        if not self.sampler.takes_adapter:
+            check_merged(self.trainer.policy, config)
         self.send_weights()
         self.player = Player(world, self.sampler, config)
         self._doubts = Doubts(self.reporter.warn, world.environment.tools)
