@@ -27,6 +27,9 @@ from treegrpo_cli.train.footprint import TrainerBytes, trainer_bytes
 CUDA_BYTES = 1 << 30
 """Of a GPU for CUDA itself: its context, kernels, what allocators lose."""
 
+HANDOVER_COPIES = 3
+"""Of the largest weight, in float32: merged, rounded, and what the engine holds of a layer until it is whole."""
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryCount:
@@ -91,12 +94,15 @@ def count(config: Config, model: Any, device: torch.device, engine: str) -> Memo
     Raises UserError where adapters do not fit the model, UncountableError where it does not name its sizes.
     """
     sampled = engine_bytes(config, model, device, engine)
+    largest = 4 * max(weight.numel() for weight in model.parameters())
     is_shared = choose_dtype(config.model.dtype, device) == torch.float32 and not config.model.lora_rank
     return MemoryCount(
         trainer=trainer_bytes(config, model, device),
         engine=sampled,
         overhead=CUDA_BYTES if device.type == "cuda" else 0,
-        handover=0 if is_shared else sampled.weights,
+        handover=0 if is_shared else HANDOVER_COPIES * largest,
+        sleeps=engine == "vllm" and device.type == "cuda" and config.sampler.sleep is not False,
+        frees_gradients=True,
     )
 
 
