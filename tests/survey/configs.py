@@ -41,7 +41,7 @@ GROUPS: tuple[tuple[int, str], ...] = (
         HEADS,
         "num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads attention_heads"
         " num_decoder_attention_heads num_encoder_attention_heads swa_num_attention_heads linear_num_value_heads"
-        " linear_num_heads",
+        " linear_num_heads mamba_n_heads mamba_num_heads n_mamba_heads",
     ),
     (
         KEY_HEADS,
@@ -57,7 +57,7 @@ GROUPS: tuple[tuple[int, str], ...] = (
         16,
         "moe_intermediate_size shared_expert_intermediate_size expert_ffn_hidden_size kv_lora_rank q_lora_rank"
         " moe_shared_expert_intermediate_size shared_intermediate_size hidden_size_per_layer_input o_lora_rank"
-        " time_step_rank moe_latent_size",
+        " time_step_rank moe_latent_size mamba_head_dim mamba_headdim",
     ),
     (
         8,
@@ -73,7 +73,7 @@ GROUPS: tuple[tuple[int, str], ...] = (
     ),
     (
         1,
-        "n_group topk_group first_k_dense_replace n_shared_experts num_shared_experts num_kv_shared_layers"
+        "n_group topk_group first_k_dense_replace n_shared_experts num_shared_experts"
         " mamba_n_groups n_groups moe_layer_start_index",
     ),
     (
@@ -86,9 +86,32 @@ SIZES = {name: size for size, names in GROUPS for name in names.split()}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 MIXED = ("sliding_attention", "full_attention")
+ROPE = {"rope_type": "default", "rope_theta": 1e4}
+SHARING = {"num_hidden_layers": 4, "layer_types": [*MIXED, *MIXED], "num_kv_shared_layers": 2}
+"""The last two layers attend to the keys of the first two."""
 
-OWN: dict[str, dict[str, Any]] = {}
-"""What a family needs beside or instead of the sizes above, by its `model_type`."""
+OWN: dict[str, dict[str, Any]] = {
+    "gemma4_text": SHARING,
+    "gemma4_unified_text": SHARING,
+    "gemma4_assistant": {"text_config": "gemma4_text"},
+    "gemma4_unified_assistant": {"text_config": "gemma4_unified_text"},
+    "cohere_compass_text": {"layer_types": list(MIXED), "rope_parameters": dict.fromkeys(MIXED, ROPE)},
+    "bamba": {"mamba_d_head": 16, "attn_layer_indices": [1]},
+    "granitemoehybrid": {"mamba_d_head": 16, "layer_types": ["linear_attention", "full_attention"]},
+    "mamba2": {"head_dim": 16},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": WINDOW},
+    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0}},
+    "got_ocr2": {"text_config": "qwen2"},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "doge": {"keep_window_size": 4},
+    "modernbert-decoder": {"local_attention": 2 * WINDOW},
+    "reformer": {"axial_pos_shape": [16, 16], "axial_pos_embds_dim": [16, 16]},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {"layer_types": ["linear_attention", "hybrid"] * 2, "num_hidden_layers": 4},
+    "zamba2": {"layer_types": ["linear_attention", "hybrid"] * 2, "num_hidden_layers": 4, "hybrid_layer_ids": [1, 3]},
+    "zaya": {"num_experts_per_tok": 1},
+}
+"""What a family needs beside or instead of the sizes above, by its `model_type`; a text model may be named."""
 
 ROPES: dict[str, dict[str, Any]] = {
     "linear": {"factor": 4.0},
@@ -151,10 +174,15 @@ def _tiny_arguments(config_class: Any, family: str) -> dict[str, Any]:
     arguments |= {name: value for name, value in SPECIAL.items() if name in defaults}
     if defaults.get("sliding_window"):
         arguments["sliding_window"] = WINDOW
+    if "kv_lora_rank" in defaults:
+        arguments["num_key_value_heads"] = HEADS
     for name, part in getattr(config_class, "sub_configs", {}).items():
         if name in defaults and hasattr(part, "__dataclass_fields__"):
             arguments[name] = _tiny_arguments(part, getattr(part, "model_type", ""))
-    return arguments | OWN.get(family, {})
+    arguments |= OWN.get(family, {})
+    if isinstance(text := arguments.get("text_config"), str):
+        arguments["text_config"] = _tiny_arguments(CONFIG_MAPPING[text], text) | {"model_type": text}
+    return arguments
 
 
 def _defaults(config_class: Any) -> dict[str, Any]:

@@ -13,11 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from treegrpo_cli.models.positions import moving_positions
 from treegrpo_cli.train.tree_attention import NAME, Plan, TreeUnsupportedError
 from treegrpo_cli.train.visibility import run_paths
 from treegrpo_cli.types import TrainBatch
+
+CHOOSING_MODELS = {"doge"}
+CHOOSING_LAYERS = {
+    "indexed_attention",
+    "compressed_sparse_attention",
+    "heavily_compressed_attention",
+    "minimax_m3_sparse",
+}
+"""By `model_type` and in `layer_types`, what attends to the keys of the highest scores."""
 
 
 class Decoder:
@@ -27,8 +37,8 @@ class Decoder:
     """
 
     def __init__(self, model: Any) -> None:
-        self.module = model.get_decoder()
-        self.rows_alone = False
+        self.module = decoder_of(model)
+        self.rows_alone = chooses_keys(self.module.config)
         self._library_attention = self.module.config._attn_implementation
 
     def planned_states(self, batch: TrainBatch, tokens: slice, plan: Plan, embeds: Tensor | None = None) -> Tensor:
@@ -81,11 +91,30 @@ class Decoder:
         return states
 
 
+def decoder_of(model: Any) -> Any:
+    """Return the part of a causal LM that makes the hidden states which its head reads; adapters may be around it."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    found = model.get_decoder()
+    if isinstance(found, PreTrainedModel) and found is not model:
+        return found
+    return getattr(model, "model", found)  # in some models "decoder" is a layer, and some name their base otherwise
+
+
+def chooses_keys(config: Any) -> bool:
+    """Whether attention sees a few chosen keys: of those that score alike, others in a longer row."""
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    return config.model_type in CHOOSING_MODELS or bool(layer_types & CHOOSING_LAYERS)
+
+
 def tree_refusal(model: Any) -> str | None:
     """Say why a model cannot compute a forest with every token once, or None where nothing speaks against it."""
-    decoder = model.get_decoder()
+    decoder = decoder_of(model)
     config = decoder.config
     foreign = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"})
+    if chooses_keys(config):
+        return "its attention chooses keys, and among equal ones by the row that they stand in"
+    if foreign == ["chunked_attention"]:
+        return "its chunked_attention layers count places in a row, where a forest has depths"
     if foreign:
         return f"its {' and '.join(foreign)} layers do not read a mask, so siblings would see each other"
     if getattr(model, "_is_stateful", False):

@@ -177,12 +177,16 @@ class Policy:
         """
         output, config = model.get_output_embeddings(), model.config.get_text_config()
         weight = output.weight.detach()
-        scale = getattr(model, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+        scale = getattr(model, "logit_scale", 1.0)
+        for divisor in ("logits_scaling", "logits_mup_width_multiplier"):
+            scale /= getattr(config, divisor, None) or 1.0
+        caps = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+        softcap = next((cap for name in caps if (cap := getattr(config, name, None))), None)
         return Head(
             weight.to(torch.bfloat16) if reuses_weights and self.dtype == torch.bfloat16 else weight,
             None if output.bias is None else output.bias.detach(),
             temperature=self.temperature / scale,
-            softcap=getattr(config, "final_logit_softcapping", None),
+            softcap=softcap,
         )
 
     def _head_gradients(self) -> HeadGradients:
