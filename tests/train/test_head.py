@@ -373,6 +373,15 @@ def test_a_gpu_is_given_few_large_operations(monkeypatch: pytest.MonkeyPatch) ->
     assert count_operations(monkeypatch) > 1_500
 
 
+@pytest.mark.usefixtures("real_sizes")
+def test_pieces_of_a_weight_cover_it_and_are_aligned_for_tensor_cores() -> None:
+    weight = torch.empty(151_937, 896, device="meta")
+    pieces = [range(151_937)[piece] for piece in head_module._pieces(weight)]
+    assert [token for piece in pieces for token in piece] == list(range(151_937))
+    assert len(pieces) > 3
+    assert all(piece.start % 64 == 0 for piece in pieces)
+
+
 def test_sizes_go_by_the_kind_of_device() -> None:
     assert sizes(torch.device("cuda:1")) is head_module.SIZES["cuda"]
     assert sizes(torch.device("cpu")) is head_module.SIZES["cpu"]

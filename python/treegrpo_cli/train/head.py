@@ -46,6 +46,9 @@ SIZES = {"cpu": Sizes(chunk=3 << 24, block=1 << 21), "cuda": Sizes(chunk=1 << 27
 """By device type. A block of 8 MiB stays in a CPU's cache. A GPU has none to stay in, and each operation costs it a
 launch of microseconds: blocks of 128 MiB outlast that many times over, four to a chunk of 512 MiB."""
 
+ALIGNED = 64
+"""Numbers at whose multiples a piece of a matrix begins and ends, where it has so many."""
+
 LEAST = -1e4
 """Stands for a log-probability of -inf where that is multiplied by its probability: exp of both is exactly 0."""
 
@@ -241,8 +244,9 @@ def _blocks(logits: Tensor) -> Iterator[slice]:
 
 
 def _pieces(weight: Tensor) -> Iterator[slice]:
-    """Pieces of the vocabulary: what is made of a weight beside it stays small."""
+    """Pieces of the vocabulary: what is made of a weight beside it stays small. Tensor cores want them aligned."""
     size = max(1, sizes(weight.device).block // weight.shape[1])
+    size -= size % ALIGNED if size > ALIGNED else 0
     return (slice(start, start + size) for start in range(0, len(weight), size))
 
 
