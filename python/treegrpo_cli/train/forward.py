@@ -48,7 +48,10 @@ class Decoder:
         """
         self.module.config._attn_implementation = NAME
         positions = batch.positions[None, tokens]
-        states = self._call(batch.token_ids[None, tokens], positions, embeds, tokens, tree_plan=plan)
+        nothing_hidden = torch.ones_like(positions)  # or the library reads the positions, to see if texts are packed
+        states = self._call(
+            batch.token_ids[None, tokens], positions, embeds, tokens, tree_plan=plan, attention_mask=nothing_hidden
+        )
         if plan.num_calls != (num_layers := self.module.config.num_hidden_layers):
             raise TreeUnsupportedError(
                 f"{plan.num_calls} of {num_layers} layers attend through the library's interface"
