@@ -126,6 +126,29 @@ def test_steps_that_differ_in_between_begin_the_count_anew() -> None:
     assert not lines
 
 
+@pytest.mark.parametrize(
+    ("dtype", "means", "said"),
+    [
+        ("float32", [2e-5, 0.009], []),
+        ("float32", [0.011, 0.011, 0.02], [0.011]),
+        ("float32", [0.02, 0.01, 0.05, 0.09, 0.11], [0.02, 0.05, 0.11]),
+        ("bfloat16", [0.02, 0.09], []),
+        ("bfloat16", [0.02, 0.5], [0.5]),
+    ],
+)
+def test_an_engine_that_is_another_policy_than_the_trainers_is_said_and_again_where_it_grows(
+    dtype: str, means: list[float], said: list[float]
+) -> None:
+    lines: list[str] = []
+    doubts = Doubts(lines.append, TOOLS)
+    for mean in means:
+        doubts.compare(mean, 10 * mean, dtype)
+    differ = "engine and trainer are two policies: their log-probabilities of a sampled token differ by"
+    assert [line.split(" nats")[0] for line in lines[::2]] == [f"{differ} {mean:.2g}" for mean in said]
+    assert all(f"({10 * mean:.2g} at most)" in line for mean, line in zip(said, lines[::2], strict=True))
+    assert all(line.startswith("usual causes: weights that did not arrive") for line in lines[1::2])
+
+
 def test_an_environment_without_tools_is_not_asked_to_call_some() -> None:
     lines: list[str] = []
     Doubts(lines.append, [], num_steps=1).look(signs(num_tool_calls=0))

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from treegrpo_cli.run.keeping import Keeper
 from treegrpo_cli.run.loop import draw_prompts, train
 from treegrpo_cli.run.progress import Reporter
 from treegrpo_cli.run.session import Session
+from treegrpo_cli.samplers.stepping import SteppedSampler
 from treegrpo_cli.train.checkpoint import checkpoints
 from treegrpo_cli.train.trainer import Trainer
 from treegrpo_cli.trees.tree_file import TreeWriter
-from treegrpo_cli.types import Task
+from treegrpo_cli.types import Completion, Task
 
 from tests.reference_metrics import reference_metrics
 from tests.runs import small_run, treegrpo
@@ -556,3 +558,22 @@ def test_a_folder_that_can_be_none_is_named_before_anything_runs(tmp_path: Path,
     config = make_config({"output_dir": str(tmp_path / place)})
     with pytest.raises(FileError, match=r"(file|/dev/full): is no folder"):
         RunDirectory(config, resume=False).check()
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_an_engine_of_another_policy_is_said_at_the_first_step(
+    shift: float, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample, warnings = SteppedSampler.sample, []
+
+    async def shifted(self: SteppedSampler, *args: Any) -> Completion:
+        completion = await sample(self, *args)
+        return replace(completion, logprobs=[logprob - shift for logprob in completion.logprobs])
+
+    monkeypatch.setattr(SteppedSampler, "sample", shifted)
+    reporter = Reporter(quiet=True)
+    monkeypatch.setattr(reporter, "warn", warnings.append)
+    settings = small_run(tmp_path, tiny_model_dir)
+    train(make_config(settings), reporter)
+    expected = "engine and trainer are two policies: their log-probabilities of a sampled token differ by 0.5 nats"
+    assert [line.startswith(expected) for line in warnings if "two policies" in line] == [True] * (shift > 0)

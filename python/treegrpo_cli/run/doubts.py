@@ -1,4 +1,4 @@
-"""Trees of a step, or of a rollout -> lines that say, once each, why a run that looks well learns nothing."""
+"""What a step, or a rollout, has brought -> lines that say, once each, why a run that looks well learns nothing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ from treegrpo_cli.types import FLAT
 
 NUM_STEPS = 3
 """So many steps in a row are no accident."""
+
+ENGINE_TOLERANCE = {"float32": 0.01, "bfloat16": 0.1}
+"""Mean |log-probability of the trainer - of the engine| of a sampled token, in nats, from which they are two policies.
+2e-5 is usual in float32 and 0.01 to 0.02 in bfloat16: five times as much, and more, is no rounding."""
+
+GROWTH = 2.0
+"""How many times the mismatch that was said is worth another line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,7 @@ class Doubts:
         self._tools = [str(tool.get("function", tool).get("name", "nameless")) for tool in tools]
         self._flat_steps = self._toolless_steps = 0
         self._said: set[str] = set()
+        self._mismatch = 0.0
 
     def look(self, signs: Signs) -> None:
         """Take the next step's."""
@@ -101,6 +109,26 @@ class Doubts:
                 f"all rewards are equal{self._for_so_long} (now {signs.low:g}), so there is nothing to learn from: "
                 "are the questions too hard or too easy, and does the reward function understand the completions?",
             )
+
+    def compare(self, mean: float, most: float, dtype: str) -> None:
+        """Take how far engine and trainer were apart before a step's update, in nats a token; they compute in `dtype`.
+
+        It is said of the first step that is far off, and again where it has grown.
+        """
+        if not mean > max(ENGINE_TOLERANCE[dtype], GROWTH * self._mismatch):
+            return
+        self._mismatch = mean
+        self._warn(
+            f"engine and trainer are two policies: their log-probabilities of a sampled token differ by {mean:.2g} "
+            f"nats on average ({most:.2g} at most), where {ENGINE_TOLERANCE[dtype]:g} in {dtype} would be much; "
+            "training so may not learn, or may diverge"
+        )
+        self._warn(
+            "usual causes: weights that did not arrive (a tied LM head, adapters that were not merged), a quantised "
+            "engine, an LM head in another precision, positions that scale with the engine's context (longrope: "
+            "rollout.max_context_tokens), a temperature, top_p or top_k that only one of them applies; "
+            "`treegrpo doctor` compares them on a tiny model"
+        )
 
     @property
     def _for_so_long(self) -> str:

@@ -30,6 +30,7 @@ from treegrpo_cli.run.stopping import StopRequest
 from treegrpo_cli.run.tree_metrics import reward_metrics
 from treegrpo_cli.samplers.base import Trained
 from treegrpo_cli.train.arriving import check_merged
+from treegrpo_cli.train.step_metrics import MISMATCH_MAX, MISMATCH_MEAN
 from treegrpo_cli.train.trainer import Trainer
 from treegrpo_cli.trees.scoring import with_scores
 from treegrpo_cli.trees.tree_file import TreeWriter
@@ -145,6 +146,9 @@ class Session:
         with self.clock.of("update"):
             metrics = self.trainer.update(forest, scores, prompts)
         self.keeper.state["num_tokens"] += forest.num_tokens
+        if MISMATCH_MEAN in metrics:
+            mean, most = float(metrics[MISMATCH_MEAN]), float(metrics[MISMATCH_MAX])
+            self._doubts.compare(mean, most, str(self.trainer.policy.dtype).removeprefix("torch."))
         return metrics
 
     def send_weights(self) -> None:
