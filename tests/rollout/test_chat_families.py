@@ -2,6 +2,7 @@
 
 import json
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ def chat(family: Family, *tools: dict[str, Any], parser: str = "auto") -> Any:
     return make_dialect(config, family.tokenizer(), tools or (SEARCH,), family.end_ids())
 
 
-CHATS = {}
+CHATS: dict[str, Any] = {}
 
 
 def chat_of(name: str) -> Any:
@@ -119,3 +120,11 @@ def test_what_a_template_would_leave_out_of_earlier_turns_is_said_at_the_start(n
     assert [expected in notice for expected, notice in zip(FAMILIES[name].notices, notices, strict=True)] == (
         [True] * len(notices)
     )
+
+
+def test_the_documented_families_and_their_readers_are_those_of_the_tests() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "chat-templates.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+    told = {name: (reader, lost) for name, _, reader, lost in rows[2:]}
+    assert {name: reader for name, (reader, _) in told.items()} == {n: family.reader for n, family in FAMILIES.items()}
+    assert {name for name, (_, lost) in told.items() if lost} == {n for n, family in FAMILIES.items() if family.notices}
