@@ -28,7 +28,7 @@ def added(name: str, message: dict[str, Any], turn: str) -> str:
     """Return the text that a message adds behind a turn in a family's dialect."""
     family = FAMILIES[name]
     tokenizer = family.tokenizer()
-    parser = "harmony" if name == "gpt-oss" else "json" if name in ("llama3.1", "qwen2.5") else family.reader[7:]
+    parser = family.reader.removeprefix("vLLM's ")
     config = Config.model_validate({"environment": {"dialect": "chat", "tool_parser": parser}})
     dialect = make_dialect(config, tokenizer, [tool_schema(search)], family.end_ids())
     ids = dialect.observation_ids([message], tokenizer.encode(turn, add_special_tokens=False))
@@ -70,6 +70,11 @@ def test_what_opens_the_next_turn_is_never_taken_for_a_second_end() -> None:
     found = 'response:search{value:<|"|>found<|"|>}<tool_response|>'
     assert added("gemma4", RESULT, "hm<|tool_response>") == found
     assert added("gemma4", RESULT, "hm<turn|>") == f"<|tool_response>{found}"
+
+
+def test_tools_that_mistral_moves_to_the_last_question_stay_where_they_stood() -> None:
+    assert added("mistral", NOTICE, "hm</s>") == "[INST] Again.[/INST]"
+    assert added("mistral", NOTICE, "hm") == "</s>[INST] Again.[/INST]"
 
 
 def test_the_engine_stops_at_every_end_token_of_the_generation_config_and_the_tokenizers_own(tmp_path: Path) -> None:
