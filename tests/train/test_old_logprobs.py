@@ -87,6 +87,7 @@ def test_all_minibatches_are_recomputed_before_the_first_of_them_moves_a_weight(
 def test_a_single_update_forwards_the_policy_once(model_dir: Path) -> None:
     def forwards(loss: dict[str, Any], **train: Any) -> int:
         trainer, calls = trainer_of(model_dir, loss, train=train), []
+        trainer.update(*make_step(2))  # the first one also checks the attention path
         trainer.policy.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(None))
         trainer.update(*make_step(2))
         return len(calls)
