@@ -29,10 +29,10 @@ Encoded = tuple[list[int], list[int]]
 class WarmUp:
     """Settings of the supervised training."""
 
-    num_problems: int = 96
+    num_problems: int = 40
     """Each is shown once."""
     problems_per_step: int = 8
-    learning_rate: float = 1e-4
+    learning_rate: float = 5e-5
     """Rises over the first quarter of the steps, then stays."""
 
 
