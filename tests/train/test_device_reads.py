@@ -66,7 +66,7 @@ def test_what_counts_as_a_read() -> None:
 @pytest.mark.parametrize("path", ["runs", "dense", "depth-first", "chains"])
 def test_no_number_is_read_while_a_micro_batch_is_computed(path: str, ratio: str, tmp_path: Path) -> None:
     """But by the library, where it makes its masks: it asks whether the positions of rows are those of packed texts."""
-    loss = {"ratio": ratio, "kl_coef": 0.1, "entropy_coef": 0.1}
+    loss = {"ratio": ratio, "kl_coef": 0.1, "entropy_coef": 0.1, "importance_clip": 2.0, "dual_clip": 3.0}
     trainer = make_trainer(save_model(FAMILIES["qwen2-window"], tmp_path), path, loss)
     trainer.paths.path = named(path)
     for micro in micro_batches(trainer, path):

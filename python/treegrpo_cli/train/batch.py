@@ -46,10 +46,10 @@ def to_batch(micro: MicroBatch, device: torch.device | str = "cpu", dtype: torch
     """
 
     def integers(column: NDArray[np.uint32]) -> Tensor:
-        return torch.from_numpy(_signed(column)).to(device, non_blocking=True)
+        return moved(_signed(column), device)
 
     def numbers(column: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(column.astype(np.float64)).to(dtype).to(device, non_blocking=True)
+        return moved(torch.from_numpy(column.astype(np.float64)).to(dtype), device)
 
     return TrainBatch(
         token_ids=integers(micro.token_ids),
@@ -79,6 +79,15 @@ def to_batch(micro: MicroBatch, device: torch.device | str = "cpu", dtype: torch
             turn=_signed(micro.turn),
         ),
     )
+
+
+def moved(column: NDArray[Any] | Tensor, device: torch.device | str) -> Tensor:
+    """Put what lies on the host on a device, without waiting for it where it is CUDA's.
+
+    The driver keeps a copy until then; other devices read the host's memory later, which may be gone.
+    """
+    tensor = torch.from_numpy(column) if isinstance(column, np.ndarray) else column
+    return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
 
 
 def _signed(column: NDArray[np.uint32]) -> NDArray[np.int64]:

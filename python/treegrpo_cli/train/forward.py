@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from treegrpo_cli.models.positions import moving_positions
+from treegrpo_cli.train.batch import moved
 from treegrpo_cli.train.tree_attention import NAME, Plan, TreeUnsupportedError
 from treegrpo_cli.train.visibility import run_paths
 from treegrpo_cli.types import TrainBatch
@@ -72,13 +73,12 @@ class Decoder:
         rows = [torch.from_numpy(paths[number]) for number in read]
         place = host.positions[host.predictors]
         if self.rows_alone:
-            rows = [path.to(device, non_blocking=True) for path in rows]
+            rows = [moved(path, device) for path in rows]
             alone = (self._call(batch.token_ids[path][None], None, embeds, path)[0] for path in rows)
             return torch.cat([states[place[row == number]] for number, states in enumerate(alone)])
-        padded = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device, non_blocking=True)
+        padded = moved(nn.utils.rnn.pad_sequence(rows, batch_first=True), device)
         states = self._call(batch.token_ids[padded], None, embeds, padded)
-        index = torch.from_numpy(row * padded.shape[1] + place)
-        return states.flatten(0, 1)[index.to(device, non_blocking=True)]
+        return states.flatten(0, 1)[moved(row * padded.shape[1] + place, device)]
 
     def _call(
         self, token_ids: Tensor, positions: Tensor | None, embeds: Tensor | None, index: Any, **kwargs: Any

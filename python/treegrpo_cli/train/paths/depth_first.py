@@ -18,6 +18,7 @@ from torch import Tensor
 
 from treegrpo_cli._core import Layout, MicroBatch
 from treegrpo_cli.train import head as heads
+from treegrpo_cli.train.batch import moved
 from treegrpo_cli.train.counts import ModelShape, Step
 from treegrpo_cli.train.forward import Decoder
 from treegrpo_cli.train.head import Head, HeadGradients, HeadResult, Objective, Which
@@ -135,7 +136,7 @@ class _Known:
         return heads.linear(self._by_logprob, self._by_entropy)
 
     def _find(self, objective: Objective, numbers: NDArray[np.int64]) -> None:
-        which = torch.from_numpy(numbers).to(self.logprobs.device, non_blocking=True)
+        which = moved(numbers, self.logprobs.device)
         _, by_logprob, by_entropy = heads.slopes(objective, self.logprobs[which], self.entropy[which], which)
         self._by_logprob[which] = by_logprob
         if by_entropy is not None:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from treegrpo_cli.train.batch import moved
 from treegrpo_cli.train.paths.base import Subject, register
 from treegrpo_cli.train.paths.one_forward import WholeForest
 from treegrpo_cli.train.paths.runs import VARLEN_DTYPES
@@ -69,7 +70,7 @@ def block_mask(batch: TrainBatch, window: int | None, size: int = BLOCK) -> Any:
     device, length = batch.token_ids.device, len(batch.host.positions)
     counts = pairs_of_blocks(batch, window, size)
     columns = (*_ordered((counts > 0) & (counts < size * size)), *_ordered(counts == size * size))
-    number, index, full_number, full_index = (torch.from_numpy(c).to(device, non_blocking=True) for c in columns)
+    number, index, full_number, full_index = (moved(column, device) for column in columns)
     lengths, sees = (length, length), visible(batch, window)
     return BlockMask.from_kv_blocks(number, index, full_number, full_index, size, sees, lengths)
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from treegrpo_cli.train.batch import moved
 from treegrpo_cli.train.cascade import Cascade
 from treegrpo_cli.train.counts import ModelShape, Step
 from treegrpo_cli.train.paths.base import Subject, register
@@ -79,8 +80,8 @@ class RunsPlan:
         device = self.batch.token_ids.device
         lengths = [end - start for start, end in self.batch.runs], [len(path) for path in self._paths]
         starts = (np.cumsum([0, *parts], dtype=np.int32) for parts in lengths)
-        columns = (np.concatenate(self._paths), *starts)
-        index, run_start, path_start = (torch.from_numpy(c).to(device, non_blocking=True) for c in columns)
+        columns: tuple[NDArray[Any], ...] = (np.concatenate(self._paths), *starts)
+        index, run_start, path_start = (moved(column, device) for column in columns)
         return index, run_start, path_start, max(lengths[0]), max(lengths[1])
 
     @cached_property
