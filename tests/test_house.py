@@ -25,7 +25,8 @@ BELOW: dict[str, set[str]] = {
     "train": {"models", "config", "types", "errors"},
     "run": {"train", "rollout", "rewards", "envs", "samplers", "models", "trees", "config", "data"}
     | {"signals", "types", "errors"},
-    "cli": {"run", "trees", "config", "signals", "errors"},
+    "doctor": {"run", "train", "samplers", "models", "config", "data", "types", "errors"},
+    "cli": {"doctor", "run", "trees", "config", "signals", "errors"},
     "__main__": {"cli", "signals"},
 }
 """Room -> the rooms that it uses, itself aside, and no others. A top-level module is a room of its own."""

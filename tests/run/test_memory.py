@@ -55,10 +55,6 @@ def settings(**sections: dict[str, Any]) -> Config:
     return Config.model_validate(sections)
 
 
-def awake_engine(config: Config) -> Config:
-    return remedies.changed(config, [("sampler.sleep", False)])
-
-
 def test_the_shipped_settings_of_three_billion_weights_are_those_worked_by_hand() -> None:
     embeddings, hidden, layers = VOCABULARY * 2048, 2048, 36
     matrices = 2 * hidden * hidden + 2 * hidden * 256 + 3 * hidden * 11_008  # q, o; k, v; gate, up, down
@@ -70,19 +66,20 @@ def test_the_shipped_settings_of_three_billion_weights_are_those_worked_by_hand(
     assert (trainer.weights, trainer.gradients, trainer.moments) == (4 * weights, 4 * weights, 8 * weights)
     linear = layers * (matrices + biases)
     assert trainer.reference == 2 * linear + 4 * (weights - linear)
-    assert trainer.copies == 2 * matrices  # checkpointed: those of one layer
+    assert trainer.copies == 2 * matrices  # a checkpointed layer at a time
     tokens = 16_384
     assert trainer.activations == tokens * layers * 4 * hidden  # checkpointed: each layer's input
     assert counted.engine.weights == 2 * weights
-    # the update, beside an engine that sleeps: the design's 70 to 72 GB without the copies of other layers
-    assert 65e9 < counted.phases(card(79.1).total)["the update"] < 68e9
+    # the update, beside an engine that sleeps
+    assert 66e9 < counted.phases(card(79.1).total)["the update"] < 70e9
 
 
 def test_three_billion_weights_fit_a_card_of_80_where_the_engine_sleeps() -> None:
-    counted = count(load_config(SHIPPED), model_of("3B"), CUDA, "vllm")
-    assert counted.peak(card(79.1).total) < card(79.1).free
-    awake = count(awake_engine(load_config(SHIPPED)), model_of("3B"), CUDA, "vllm")
-    assert awake.phases(card(79.1).total)["the update"] > card(79.1).free
+    config = load_config(SHIPPED)
+    assert problems(config, model_of("3B"), CUDA, "vllm", card(79.1)) == []
+    awake = remedies.changed(config, [("sampler.sleep", False)])
+    [line] = problems(awake, model_of("3B"), CUDA, "vllm", card(79.1))
+    assert '; set sampler.sleep = "auto", or sampler.gpu_memory_utilization = ' in line
 
 
 @pytest.mark.parametrize(("size", "lora_rank", "share"), [("0.5B", 0, 0.3), ("1.5B", 16, 0.4)])
@@ -101,13 +98,13 @@ def test_what_leaves_the_result_as_it_is_comes_first() -> None:
 
 
 def test_several_changes_are_named_where_one_is_not_enough() -> None:
-    config = settings(loss={"kl_coef": 0.1}, sampler={"gpu_memory_utilization": 0.4, "sleep": False})
-    [line] = problems(config, model_of("1.5B"), CUDA, "vllm", card(47))
+    config = settings(loss={"kl_coef": 0.1}, sampler={"gpu_memory_utilization": 0.4})
+    [line] = problems(config, model_of("1.5B"), CUDA, "vllm", card(32))
     named = line.partition("; set ")[2].split(" and ")
     assert len(named) > 1
     changes = [(key, json.loads(value)) for key, _, value in (change.partition(" = ") for change in named)]
-    assert problems(remedies.changed(config, changes), model_of("1.5B"), CUDA, "vllm", card(47)) == []
-    assert problems(remedies.changed(config, changes[:-1]), model_of("1.5B"), CUDA, "vllm", card(47)) != []
+    assert problems(remedies.changed(config, changes), model_of("1.5B"), CUDA, "vllm", card(32)) == []
+    assert problems(remedies.changed(config, changes[:-1]), model_of("1.5B"), CUDA, "vllm", card(32)) != []
 
 
 def test_adapters_are_named_where_all_weights_cannot_fit() -> None:
@@ -130,11 +127,11 @@ def test_a_share_that_cannot_hold_the_engine_is_named_with_one_that_can() -> Non
 
 
 def test_what_others_take_of_a_card_is_not_free() -> None:
-    config = settings(model={"gradient_checkpointing": True}, sampler={"gpu_memory_utilization": 0.3, "sleep": False})
-    memory = replace(card(23.6), free=15 * GIB)
+    config = settings(model={"gradient_checkpointing": True}, sampler={"gpu_memory_utilization": 0.3})
+    memory = replace(card(23.6), free=12 * GIB)
     assert problems(config, model_of("0.5B"), CUDA, "vllm", card(23.6)) == []
     [line] = problems(config, model_of("0.5B"), CUDA, "vllm", memory)
-    assert "cuda:0 has 15.0" in line
+    assert "cuda:0 has 12.0" in line
 
 
 def test_on_a_cpu_only_what_is_certain_is_refused() -> None:

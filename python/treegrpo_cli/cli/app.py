@@ -17,6 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from treegrpo_cli import signals
+from treegrpo_cli.cli.commands.doctor import doctor
 from treegrpo_cli.cli.commands.estimators import list_estimators
 from treegrpo_cli.cli.commands.evaluate import evaluate
 from treegrpo_cli.cli.commands.inspect_tree import inspect_tree
@@ -30,6 +31,7 @@ Exit codes:
 \b
   0    done
   1    too much of a run failed (train.max_failed_fraction),
+       the doctor found something wrong,
        or the reader of the output is gone
   2    a mistake in arguments, settings, data or files: a line says which
   130  stopped by Ctrl-C, 143 by SIGTERM; --resume continues from there
@@ -159,3 +161,4 @@ app.command("estimators", short_help="List the estimators: how rewards become ad
 app.command(short_help="Grow trees, score them and write them.")(rollout)
 app.command("eval", short_help="Measure a model or a run on questions.")(evaluate)
 app.command(short_help="Train a policy on the trees it grows.")(train)
+app.command(short_help="Look whether this machine and a run's settings are right.")(doctor)

@@ -15,7 +15,7 @@ import torch
 
 from treegrpo_cli.config import Config
 from treegrpo_cli.errors import Problems
-from treegrpo_cli.models.devices import choose_device, choose_dtype
+from treegrpo_cli.models.devices import choose_device
 from treegrpo_cli.models.memory import DeviceMemory, memory_of
 from treegrpo_cli.models.pretrained import shape_of_causal_lm
 from treegrpo_cli.models.sizes import UncountableError
@@ -27,34 +27,23 @@ from treegrpo_cli.train.footprint import TrainerBytes, trainer_bytes
 CUDA_BYTES = 1 << 30
 """Of a GPU for CUDA itself: its context, kernels, what allocators lose."""
 
-HANDOVER_COPIES = 3
-"""Of the largest weight, in float32: merged, rounded, and what the engine holds of a layer until it is whole."""
-
 
 @dataclass(frozen=True, slots=True)
 class MemoryCount:
-    """Bytes of trainer and engine on one device.
-
-    `overhead` is the device's own; `handover` what a hand-over of weights holds beside both. `sleeps`: the engine
-    gives its memory back for the update; `frees_gradients`: gradients are gone while there are rollouts.
-    """
+    """Bytes of trainer and engine on one device; `overhead` is the device's own."""
 
     trainer: TrainerBytes
     engine: EngineBytes
     overhead: int
-    handover: int
-    sleeps: bool = False
-    frees_gradients: bool = False
 
     def phases(self, device_bytes: int) -> dict[str, int]:
-        """What each phase needs at once, on a device of this size."""
-        trainer, engine = self.trainer, self.engine.on(device_bytes)
-        between = self.overhead + trainer.kept + (0 if self.frees_gradients else trainer.gradients)
-        update = self.overhead + trainer.kept + trainer.gradients + trainer.micro_batch
+        """What each phase needs at once, on a device of this size; gradients are there in an update alone."""
+        trainer, engine = self.trainer, self.engine
+        kept = self.overhead + trainer.kept
         return {
-            "rollouts": between + engine,
-            "the update": update + (0 if self.sleeps else engine),
-            "new weights": between + self.handover + (self.engine.weights if self.sleeps else engine),
+            "rollouts": kept + engine.on(device_bytes),
+            "the update": kept + trainer.gradients + trainer.micro_batch + engine.asleep_on(device_bytes),
+            "new weights": kept + engine.handed + (engine.weights if engine.sleeps else engine.on(device_bytes)),
         }
 
     def peak(self, device_bytes: int) -> int:
@@ -69,11 +58,12 @@ class MemoryCount:
     def certain(self) -> MemoryCount:
         """The same without what is an estimate, or is taken only where it is there."""
         trainer = replace(self.trainer, copies=0, activations=0, head=0, layer=0)
-        return replace(self, trainer=trainer, engine=EngineBytes(self.engine.weights, 0), handover=0)
+        return replace(self, trainer=trainer, engine=EngineBytes(self.engine.weights, 0))
 
     def parts(self, device_bytes: int) -> dict[str, int]:
         """Each part by its name, without those that this run does not have."""
         trainer = self.trainer
+        engine = "engine, asleep in the update" if self.engine.sleeps else "engine"
         parts = {
             "weights": trainer.weights,
             "gradients": trainer.gradients,
@@ -82,7 +72,7 @@ class MemoryCount:
             "bfloat16 copies": trainer.copies,
             "activations": trainer.activations,
             "head or a layer": max(trainer.head, trainer.layer),
-            "engine": self.engine.on(device_bytes),
+            engine: self.engine.on(device_bytes),
             "CUDA": self.overhead,
         }
         return {name: part for name, part in parts.items() if part}
@@ -93,16 +83,10 @@ def count(config: Config, model: Any, device: torch.device, engine: str) -> Memo
 
     Raises UserError where adapters do not fit the model, UncountableError where it does not name its sizes.
     """
-    sampled = engine_bytes(config, model, device, engine)
-    largest = 4 * max(weight.numel() for weight in model.parameters())
-    is_shared = choose_dtype(config.model.dtype, device) == torch.float32 and not config.model.lora_rank
     return MemoryCount(
         trainer=trainer_bytes(config, model, device),
-        engine=sampled,
+        engine=engine_bytes(config, model, device, engine),
         overhead=CUDA_BYTES if device.type == "cuda" else 0,
-        handover=0 if is_shared else HANDOVER_COPIES * largest,
-        sleeps=engine == "vllm" and device.type == "cuda" and config.sampler.sleep is not False,
-        frees_gradients=True,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -29,8 +30,17 @@ def remedy(config: Config, least_share: float, fits: Callable[[Config], bool]) -
         for number in range(len(strongest) + 1):
             chosen = [*costly, *strongest[:number]]
             if chosen and fits(changed(config, chosen)):
-                return f"set {' and '.join(map(_words, chosen))}"
+                return f"set {' and '.join(map(_words, _needed(config, chosen, fits)))}"
     return "no setting makes it fit: take a smaller model or a larger device"
+
+
+def _needed(config: Config, changes: list[Change], fits: Callable[[Config], bool]) -> list[Change]:
+    """Leave out what the others do without."""
+    for change in list(changes):
+        others = [one for one in changes if one != change]
+        if others and fits(changed(config, others)):
+            changes = others
+    return changes
 
 
 def changed(config: Config, changes: Sequence[Change]) -> Config:
@@ -44,7 +54,7 @@ def changed(config: Config, changes: Sequence[Change]) -> Config:
 
 def _harmless(config: Config, least_share: float) -> list[list[Change]]:
     """Changes that leave the result as it is, each from its mildest to its strongest form."""
-    options: list[list[Change]] = []
+    options: list[list[Change]] = [[("sampler.sleep", "auto")]] if config.sampler.sleep is False else []
     if not config.model.gradient_checkpointing:
         options.append([("model.gradient_checkpointing", True)])
     tokens = config.train.microbatch_tokens
@@ -67,4 +77,4 @@ def _costly(config: Config) -> list[Change]:
 
 def _words(change: Change) -> str:
     key, value = change
-    return f"{key} = {str(value).lower() if isinstance(value, bool) else value}"
+    return f"{key} = {json.dumps(value)}"

@@ -15,18 +15,27 @@ from treegrpo_cli.samplers.vllm_settings import cpu_settings
 WORK_BYTES = 3 << 29
 """What vLLM on a GPU needs beside weights and cache: its largest batch, logits, graphs (read, not measured)."""
 
+ASLEEP_BYTES = 1 << 30
+"""What it keeps of that while it sleeps."""
+
+HANDED_COPIES = 3
+"""Of the largest weight, in float32: merged, rounded, and what the engine holds of a layer until it is whole."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineBytes:
     """Bytes of an engine: `weights` in its dtype, and `cache`, keys and values with what it works in.
 
     `share` > 0: it takes this part of the whole device, weights and cache included, and `cache` is the least that it
-    can do with: one sequence.
+    can do with: one sequence. `handed`: what lives beside it while new weights come. `sleeps`: it
+    gives its memory back while the policy is updated, but for `ASLEEP_BYTES`.
     """
 
     weights: int
     cache: int
     share: float = 0.0
+    handed: int = 0
+    sleeps: bool = False
 
     @property
     def least(self) -> int:
@@ -36,6 +45,10 @@ class EngineBytes:
     def on(self, device_bytes: int) -> int:
         """What it takes of a device of this size."""
         return max(int(self.share * device_bytes), self.least)
+
+    def asleep_on(self, device_bytes: int) -> int:
+        """What it takes of it while the policy is updated."""
+        return ASLEEP_BYTES if self.sleeps else self.on(device_bytes)
 
 
 def engine_bytes(config: Config, model: Any, device: torch.device, engine: str) -> EngineBytes:
@@ -47,12 +60,17 @@ def engine_bytes(config: Config, model: Any, device: torch.device, engine: str) 
     weights = sum(weight.numel() for weight in model.parameters()) * dtype.itemsize
     tokens = min(config.rollout.context_tokens, sizes.max_tokens or config.rollout.context_tokens)
     sequence = tokens * 2 * sizes.num_layers * sizes.keys * dtype.itemsize
+    is_shared = dtype == torch.float32 and not config.model.lora_rank  # the policy's own tensors are handed over
+    largest = max(weight.numel() for weight in model.parameters())
+    handed = 0 if is_shared else HANDED_COPIES * torch.float32.itemsize * largest
     if engine != "vllm":
-        return EngineBytes(weights, sequence)
+        return EngineBytes(weights, sequence, handed=handed)
     if device.type == "cpu":
         name = str(dtype).removeprefix("torch.")
         settings = cpu_settings(config.model.path, config.sampler, name, tokens)
-        return EngineBytes(weights, settings["kv_cache_memory_bytes"])
+        return EngineBytes(weights, settings["kv_cache_memory_bytes"], handed=handed)
+    sleeps = config.sampler.sleep is not False
     if config.sampler.kv_cache_bytes:
-        return EngineBytes(weights, WORK_BYTES + config.sampler.kv_cache_bytes)
-    return EngineBytes(weights, WORK_BYTES + sequence, config.sampler.gpu_memory_utilization)
+        return EngineBytes(weights, WORK_BYTES + config.sampler.kv_cache_bytes, handed=handed, sleeps=sleeps)
+    share = config.sampler.gpu_memory_utilization
+    return EngineBytes(weights, WORK_BYTES + sequence, share, handed, sleeps)

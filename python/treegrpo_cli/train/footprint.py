@@ -46,8 +46,9 @@ class TrainerBytes:
     """Bytes of training. `weights`, `moments` (AdamW's two) and `reference` stay; `gradients` live from the first
     backward pass to the optimizer step; the others are those of one micro-batch.
 
-    `copies` are what autocast makes of weights in bfloat16, `activations` what lies between forward and backward pass,
-    `head` the LM head with its chunk of logits, `layer` what the gradient of one layer takes when the head is done.
+    `copies` are what autocast makes of weights in bfloat16 and a graph keeps, `activations` what lies between forward
+    and backward pass, `head` the LM head with its chunk of logits, `layer` what the gradient of one layer takes behind
+    the head.
     """
 
     weights: int
