@@ -29,6 +29,7 @@ CANNOT_CHANGE_THE_RESULT = frozenset(
         "sampler.sleep",
         "sampler.enforce_eager",
         "train.microbatch_tokens",
+        "train.num_threads",
         "train.eval_steps",
         "train.save_steps",
         "train.max_checkpoints",

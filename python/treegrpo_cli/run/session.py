@@ -31,6 +31,7 @@ from treegrpo_cli.run.tree_metrics import reward_metrics
 from treegrpo_cli.samplers.base import Trained
 from treegrpo_cli.train.arriving import check_merged
 from treegrpo_cli.train.step_metrics import MISMATCH_MAX, MISMATCH_MEAN
+from treegrpo_cli.train.threads import Threads
 from treegrpo_cli.train.trainer import Trainer
 from treegrpo_cli.trees.scoring import with_scores
 from treegrpo_cli.trees.tree_file import TreeWriter
@@ -59,6 +60,7 @@ class Session:
             world = self._prepare(stack)
             self.trainer = Trainer(config, reporter.say, world.tokenizer)
             self.keeper = Keeper(config, self.directory, self.trainer, reporter, self.tasks)
+            self._threads = Threads(config.train.num_threads, self.trainer.policy.device, reporter.say)
             self.clock, self._failure_log = Clock(), FailureLog(reporter)
             resumed_step = self.keeper.load_newest() if resume else None
             self._open(stack, world, resumed_step)
@@ -143,7 +145,7 @@ class Session:
         """
         with self.clock.of("weights"):
             self.sampler.sleep()
-        with self.clock.of("update"):
+        with self.clock.of("update"), self._threads.taken():
             metrics = self.trainer.update(forest, scores, prompts)
         self.keeper.state["num_tokens"] += forest.num_tokens
         if MISMATCH_MEAN in metrics:
