@@ -329,8 +329,9 @@ class TrainConfig(Section):
     attention_path: Literal["auto", "chains", "runs", "flex", "dense", "depth-first"] = "auto"
     """How shared prefixes are computed: `auto` chooses by shape and memory, `chains` repeats them in every row."""
     num_threads: CountOrNone = 0
-    """Of an update on a CPU; 0 = `OMP_NUM_THREADS`, else all cores where nobody else computes, else one. Runs are equal to
-    the bit where it is equal."""
+    """Of an update on a CPU; 0 = `OMP_NUM_THREADS`, else all cores where nobody else computes, else one.
+
+    Runs are equal to the bit where this is."""
     eval_steps: NonNegativeInt = 0
     """Evaluate every so many steps, before the first and after the last; 0 = never."""
     save_steps: NonNegativeInt = 10
