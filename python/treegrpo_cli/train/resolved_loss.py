@@ -1,10 +1,9 @@
 """`[loss]` + the dtype that engine and trainer compute in -> the loss as it is computed, nothing left to choose.
 
-Two programs that round to bfloat16 give the same token log-probabilities that differ by hundredths of a nat, and by
-whole nats where a token is unlikely. A ratio to the sampler's takes that for a change of the policy: it clips tokens
-that no update has moved. So the ratio is to the trainer's own policy there, the difference to the sampler is a weight
-of its own, bounded, and the ratio is bounded on the side where the clip leaves it open. In float32 the two agree to
-1e-5, and nothing is computed twice.
+Two programs that round to bfloat16 differ on every token, most where it is unlikely. A ratio to the sampler's
+log-probabilities takes that for a change of the policy: it clips tokens that no update has moved. So the ratio is to
+the trainer's own policy there, the difference to the sampler is a weight of its own, bounded, and the ratio is bounded
+on the side where the clip leaves it open. In float32 the two agree to rounding, and nothing is computed twice.
 """
 
 from __future__ import annotations

@@ -28,12 +28,10 @@ from treegrpo_cli.config import Config
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.models.weights import Weights
 from treegrpo_cli.train.batch import layouts, to_batch
+from treegrpo_cli.train.batch_loss import BatchLoss, denominator
 from treegrpo_cli.train.counts import Step
-from treegrpo_cli.train.head import Objective, Which
-from treegrpo_cli.train.loss import Targets, TokenTerms, token_terms
 from treegrpo_cli.train.path_choice import PathChooser
 from treegrpo_cli.train.path_errors import PathFailedError, blaming
-from treegrpo_cli.train.paths import AttentionPath
 from treegrpo_cli.train.policy import Policy
 from treegrpo_cli.train.resolved_loss import resolved_loss
 from treegrpo_cli.train.schedule import (
@@ -185,7 +183,7 @@ class Trainer:
         num_weighted = layout.weighted_tokens
         if num_weighted == 0:
             return True
-        z = self._denominator(layout)
+        z = denominator(self.loss, layout)
         sums: dict[str, Tensor] = {}
         self.optimizer.zero_grad(set_to_none=True)
         with blaming(self.paths.path):
@@ -201,62 +199,14 @@ class Trainer:
         history.append(metrics)
         return True
 
-    def _denominator(self, layout: Layout) -> float:
-        """Z of a mini-batch."""
-        num_rows = len(layout.path_tokens)
-        match self.loss.denominator:
-            case "token-mean":
-                return layout.weighted_tokens
-            case "sequence-mean":
-                return num_rows
-            case _:
-                return self.loss.denominator_constant * num_rows
-
     def _backward(self, batch: TrainBatch, z: float, recomputed: Tensor | None) -> dict[str, Tensor]:
         """Add the micro-batch's share of the gradient; return its sums over tokens, each 0-dimensional."""
         path = self.paths.path
-        targets = self._targets(batch, path, recomputed)
-        objective = self._objective(targets, z)
-        result = self.policy.backward(batch, path, objective, is_local=self.loss.ratio == "token")
-        with torch.no_grad():
-            terms = self._terms(result.logprobs, result.entropy, targets)
+        loss = BatchLoss(self.loss, self.policy, batch, path, z, recomputed)
+        result = self.policy.backward(batch, path, loss.objective, is_local=self.loss.ratio == "token")
+        terms = loss.terms(result.logprobs, result.entropy)
         before_update = result.logprobs if recomputed is None else recomputed
         return token_sums(batch, result, terms, before_update, has_kl=self.loss.kl_coef > 0)
-
-    def _targets(self, batch: TrainBatch, path: AttentionPath, recomputed: Tensor | None = None) -> Targets:
-        segment = {"token": None, "turn": batch.turn, "sequence": batch.row}[self.loss.ratio]
-        needs_reference = self.loss.kl_coef > 0
-        return Targets(
-            old_logprobs=recomputed if self.loss.recomputes else batch.sampling_logprobs,
-            gain=batch.gain,
-            penalty=batch.penalty,
-            weights=batch.weights,
-            segment=segment,
-            ref_logprobs=self.policy.ref_log_probs(batch, path) if needs_reference else None,
-            sampling_logprobs=batch.sampling_logprobs,
-        )
-
-    def _objective(self, targets: Targets, z: float) -> Objective:
-        """The loss as a function of the targets' log-probabilities and entropies."""
-
-        def objective(logprobs: Tensor, entropy: Tensor, which: Which) -> Tensor:
-            return -self._terms(logprobs, entropy, targets.part(which)).objective.sum() / z
-
-        return objective
-
-    def _terms(self, logprobs: Tensor, entropy: Tensor, targets: Targets) -> TokenTerms:
-        return token_terms(
-            logprobs,
-            entropy,
-            targets,
-            clip_low=self.loss.clip_low,
-            clip_high=self.loss.clip_high,
-            dual_clip=self.loss.dual_clip,
-            importance_clip=self.loss.importance_clip,
-            kl_coef=self.loss.kl_coef,
-            kl_ratio=self.loss.kl_ratio,
-            entropy_coef=self.loss.entropy_coef,
-        )
 
     def _check_finite(self, metrics: dict[str, float]) -> None:
         if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
