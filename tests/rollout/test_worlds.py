@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from treegrpo_cli.config import Config
 from treegrpo_cli.config.files import make_config
 from treegrpo_cli.errors import UserError
+from treegrpo_cli.rollout import world
 from treegrpo_cli.rollout.collect import collect
 from treegrpo_cli.rollout.player import Player
 from treegrpo_cli.rollout.records import tree_record
@@ -184,3 +186,24 @@ def test_questions_alone_are_played_in_one_turn_and_judged_by_a_reward_of_ones_o
         assert "Who?" in root["text"]
         assert {(turn["parent"], turn["status"]) for turn in turns} == {(0, "done")}
         assert [turn["reward"] for turn in turns] == [float(len(turn["text"])) for turn in turns]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "engine", "asked"),
+    [("chat", "auto", ["cpu"]), ("chat", "vllm", ["cpu"]), ("chat", "transformers", []), ("inline", "auto", [])],
+)
+def test_the_engines_environment_is_set_before_a_parser_of_vllm_may_be_imported(
+    dialect: str, engine: str, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices: list[str] = []
+    monkeypatch.setattr(world, "why_no_vllm", devices.append)
+    config = Config.model_validate(
+        {
+            "environment": {"name": "calculator", "dialect": dialect},
+            "sampler": {"engine": engine},
+            "model": {"device": "cpu"},
+        }
+    )
+    monkeypatch.setattr(world, "make_dialect", lambda *_: devices.append("dialect"))
+    World(config, TOKENIZER)
+    assert devices == [*asked, "dialect"]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from treegrpo_cli.envs import check_environment, close_environment, load_environment
 from treegrpo_cli.rollout.dialects import make_dialect
+from treegrpo_cli.samplers import resolve_device, why_no_vllm
 from treegrpo_cli.samplers.text import end_token_ids
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ class World:
     def __init__(self, config: Config, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.environment = load_environment(config.environment, config.limits.resolved)
+        _prepare_engine(config)
         ends = end_token_ids(config.model.path, tokenizer) if config.model.path else ()
         self.dialect = make_dialect(config, tokenizer, self.environment.tools, ends)
         self._check_timeout_s = config.environment.check_timeout_s
@@ -34,3 +36,9 @@ class World:
         if not self._closed:
             self._closed = True
             await close_environment(self.environment)
+
+
+def _prepare_engine(config: Config) -> None:
+    """Have vLLM's environment set as its engine needs it before a chat template may call for one of its parsers."""
+    if config.environment.dialect == "chat" and config.sampler.engine != "transformers":
+        why_no_vllm(resolve_device(config.model.device))
