@@ -225,7 +225,7 @@ DEEPSEEK = """\
 {%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}{{- '<｜tool▁outputs▁end｜>' }}{%- endif %}
 {%- else %}
 {{- '<｜Assistant｜>' + (m.content or '').split('</think>')[-1] }}
-{%- if m.tool_calls %}{{- '<｜tool▁calls▁begin｜>' }}
+{%- if m.tool_calls and m.content is none %}{{- '<｜tool▁calls▁begin｜>' }}
 {%- for c in m.tool_calls %}
 {%- set f = c.function %}
 {{- '<｜tool▁call▁begin｜>' + c.type + '<｜tool▁sep｜>' + f.name + '\\n```json\\n' + f.arguments + '\\n```' }}
@@ -257,6 +257,7 @@ class Family:
     notices: tuple[str, ...] = ()
     """What is said at the start to be lost."""
     arguments_are_text: bool = False
+    """And there is no content beside a call."""
     ids: tuple[str, ...] = ("000000001", "000000002")
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -419,6 +420,6 @@ FAMILIES = {
         bos="<｜begin▁of▁sentence｜>",
         two=f"<｜tool▁calls▁begin｜>{_deepseek('a')}\n{_deepseek('b')}<｜tool▁calls▁end｜>",
         arguments_are_text=True,
-        notices=("leaves thoughts out of earlier turns;",),
+        notices=(BEHIND_A_USER,),
     ),
 }

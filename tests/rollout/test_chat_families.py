@@ -1,6 +1,7 @@
 """Chat templates of the shapes of well-known families: calls are read back, contexts are the template's own."""
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from treegrpo_cli.config import Config
 from treegrpo_cli.envs import tool_schema
 from treegrpo_cli.rollout.dialects import make_dialect
 
-from tests.chat_templates import FAMILIES, Family
+from tests.chat_templates import FAMILIES, QWEN_CALL, Family, chatml
 
 
 def reads_it(name: str) -> Any:
@@ -63,7 +64,8 @@ def calls_of(family: Family, *queries: str) -> dict[str, Any]:
         return {"id": id_, "type": "function", "function": {"name": "search", "arguments": arguments}}
 
     made = [call(id_, query) for id_, query in zip(family.ids, queries, strict=False)]
-    return {"role": "assistant", "content": "", "reasoning_content": family.thought, "tool_calls": made}
+    content = None if family.arguments_are_text else ""
+    return {"role": "assistant", "content": content, "reasoning_content": family.thought, "tool_calls": made}
 
 
 def opened(family: Family, text: str) -> str:
@@ -120,6 +122,12 @@ def test_what_a_template_would_leave_out_of_earlier_turns_is_said_at_the_start(n
     assert [expected in notice for expected, notice in zip(FAMILIES[name].notices, notices, strict=True)] == (
         [True] * len(notices)
     )
+
+
+def test_thoughts_that_are_left_out_also_behind_a_result_are_said_to_be() -> None:
+    always = chatml(QWEN_CALL, said="{%- set said = m.content.split('</think>')[-1].lstrip('\\n') %}")
+    [notice] = chat(replace(FAMILIES["qwen3"], template=always)).notices
+    assert notice.startswith("chat template: leaves thoughts out of earlier turns; trees keep every token")
 
 
 def test_the_documented_families_and_their_readers_are_those_of_the_tests() -> None:

@@ -43,6 +43,16 @@ class Written(NamedTuple):
     text: str
 
 
+class Shape(NamedTuple):
+    """How a recorded call is given to the template: DeepSeek's want text, and no content."""
+
+    arguments_are_text: bool
+    content: str | None
+
+
+SHAPES = tuple(itertools.starmap(Shape, itertools.product((False, True), ("", None))))
+
+
 class Conversations:
     """A chat template, asked by examples."""
 
@@ -51,12 +61,12 @@ class Conversations:
         self._render, self._tools = render, tools
         closing = self.last_turn_end().strip()
         self._ends = [*ends, closing] if closing else ends
-        self._arguments_are_text = False
-        self._records = bool(tools) and any(self._can_record(as_text) for as_text in (False, True))
+        self._shape = SHAPES[0]
+        self._records = bool(tools) and any(self._can_record(shape) for shape in SHAPES)
         self._takes_content = self._check_content()
 
-    def _can_record(self, as_text: bool) -> bool:
-        self._arguments_are_text = as_text
+    def _can_record(self, shape: Shape) -> bool:
+        self._shape = shape
         try:
             return PROBE in self._behind_calls([self._result()], num_calls=1, ids_as_given=False)
         except UserError:
@@ -118,7 +128,7 @@ class Conversations:
         calls = [ToolCall(name, self._stand_in(), id_) for name, id_ in zip(names, ids, strict=False)]
         numbered = iter(ids)
         answers = [{"name": names[0], **m, "tool_call_id": next(numbered)} if m in results else m for m in messages]
-        text = self._render([QUESTION, _recorded(calls, self._arguments_are_text), *answers], self._tools)
+        text = self._render([QUESTION, _recorded(calls, self._shape), *answers], self._tools)
         behind = _behind_last(text, STAND_IN, num_calls)
         starts = [start for end in self._ends if (start := behind.find(end)) >= 0]
         if not starts:
@@ -131,9 +141,9 @@ class Conversations:
     def written(self, calls: Sequence[ToolCall]) -> Written | None:
         """Return a turn of these calls as the template writes it, None where it writes no such turn."""
         named = tuple(ToolCall(call.name, call.arguments, _made_up_id(i)) for i, call in enumerate(calls))
-        for as_text in (self._arguments_are_text,) if self._records else (False, True):
+        for shape in (self._shape,) if self._records else SHAPES:
             try:
-                text = self._turn([QUESTION, _recorded(named, as_text)])
+                text = self._turn([QUESTION, _recorded(named, shape)])
             except UserError:
                 continue
             if all(call.name in text for call in calls):
@@ -173,7 +183,7 @@ class Conversations:
     def loses_thoughts(self, role: str) -> bool:
         """Whether the template leaves a turn's thought out once a message of this role follows."""
         turn, following = self._turn_before(role)
-        inside = {**turn, "content": f"<think>\n{THOUGHT}\n</think>\n\n{turn['content']}"}
+        inside = {**turn, "content": f"<think>\n{THOUGHT}\n</think>\n\n{turn['content'] or ''}"}
         beside = [{**turn, key: THOUGHT} for key in ("reasoning_content", "reasoning", "thinking")]
         known = [inside, *(turn for turn in beside if self._writes(turn))]
         return any(self._drops(turn, following) for turn in known)
@@ -183,7 +193,7 @@ class Conversations:
         if role == "user":
             return message("assistant", STAND_IN), message("user", PROBE)
         call = ToolCall(self._tools[0]["function"]["name"], self._stand_in(), _made_up_id(0))
-        return _recorded([call], self._arguments_are_text), {**self._result(), "tool_call_id": call.id}
+        return _recorded([call], self._shape), {**self._result(), "tool_call_id": call.id}
 
     def _writes(self, turn: Message) -> bool:
         """Whether the template knows this way to give a thought."""
@@ -200,14 +210,14 @@ class Conversations:
         return STAND_IN in text and THOUGHT not in text
 
 
-def _recorded(calls: Sequence[ToolCall], arguments_are_text: bool) -> Message:
+def _recorded(calls: Sequence[ToolCall], shape: Shape) -> Message:
     """Return an assistant's message that makes these calls."""
 
     def record(call: ToolCall) -> dict[str, Any]:
-        arguments = orjson.dumps(call.arguments).decode() if arguments_are_text else call.arguments
+        arguments = orjson.dumps(call.arguments).decode() if shape.arguments_are_text else call.arguments
         return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
-    return {**message("assistant", ""), "tool_calls": [record(call) for call in calls]}
+    return {"role": "assistant", "content": shape.content, "tool_calls": [record(call) for call in calls]}
 
 
 def _made_up_id(index: int) -> str:
