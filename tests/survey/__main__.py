@@ -45,6 +45,7 @@ def main() -> None:
     waiting = [case for case in cases if arguments.only is not None or case[:2] not in found]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for case, line in zip(waiting, pool.map(partial(_tried, timeout=arguments.timeout), waiting), strict=True):
+            line = {"class": class_name(case[0])} | line
             found[case[:2]] = line
             with arguments.found.open("a") as file:
                 file.write(json.dumps({"family": case[0], "variant": case[1]} | line) + "\n")

@@ -22,6 +22,10 @@ small layers and random weights. Made by
 
     python -m tests.survey --found families.jsonl --ropes {ropes} --write docs/families.md
 
+A row stands for a family's plain configuration and for those of its variants of which the same is true: biases and tied
+embeddings the other way round, a sliding window, a decoder's flag, and, for the model types behind `--ropes`, linear,
+dynamic, yarn, llama3 and longrope positions.
+
 Paths of a small forest are longer than every window, and than the positions that models with scaled ones were made for.
 The truth is the library's model as it samples, row by row, each alone and without padding. The *difference* is the
 greatest of loss and gradients, relative and in float32, over all ways to compute that are open to the family.
