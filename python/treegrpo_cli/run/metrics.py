@@ -18,7 +18,7 @@ seconds, log-probabilities, KL and entropy in nats.
     tree/intra_reward_std, tree/prefix_cache_hit_ratio, and signal by depth
     tree/computed_tokens, tree/chain_tokens         tokens that an epoch forwards, and those of one row a leaf
     tree/trained_tokens                             tokens that all epochs of the step forwarded
-    tree/attention_path, tree/self_check            how (see planner), and how far from chains at the first step
+    tree/attention_path, tree/self_check            how (see planner), and how far from rows alone, where checked
     tree/num_tool_calls, tree/num_failed_tool_calls tools that ran, and those of them that raised
     failures/prompt, /reset                         share of prompts that failed: too long and the like; no start
     failures/tool, /reward                          share of branches that a tool closed; whose reward failed
