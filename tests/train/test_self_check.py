@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from treegrpo_cli.train.check_forest import small_forest
-from treegrpo_cli.train.forward import Decoder
+from treegrpo_cli.train.forward import Decoder, tree_refusal
 from treegrpo_cli.train.paths import Subject, named
 from treegrpo_cli.train.paths.dense import DensePlan
 from treegrpo_cli.train.paths.depth_first import DepthFirst, EdgePlan
@@ -21,6 +21,7 @@ from treegrpo_cli.types import TrainBatch
 
 from tests.chainwise import Rows, random_trees
 from tests.families import FAMILIES, FOREIGN_ATTENTION, OTHERS, VOCABULARY, make_trainer, save_model
+from tests.survey.configs import tiny_config
 
 DTYPES = ["float64", "float32", "bfloat16", "bfloat16 alone"]
 """The last: a path whose kernel has no float32, as that of variable lengths on CUDA."""
@@ -138,11 +139,10 @@ def test_it_sees_every_fault_in_every_dtype(
 ) -> None:
     family, spoil = FAULTS[fault]
     policy = make_policy(FAMILIES[family], tmp_path, dtype, monkeypatch)
-    honest = Trial(policy, make_batch(0))
-    assert [honest.of(named(path)).refusal for path in PATHS] == [None] * 3
     spoil(monkeypatch)
+    trial = Trial(policy, make_batch(0))
     for path in PATHS:
-        result = check(policy, make_batch(0), named(path))
+        result = trial.of(named(path))
         assert result.difference is not None, path
         assert result.refusal is not None, path
         if dtype == "bfloat16 alone":
@@ -151,7 +151,39 @@ def test_it_sees_every_fault_in_every_dtype(
             )
         else:
             assert result.refusal == f"{path} and chains differ by {result.difference:.1e} on this model"
-    assert Trial(policy, make_batch(0)).of(named("chains")).refusal is None
+    assert trial.of(named("chains")).refusal is None
+
+
+@pytest.mark.parametrize("fault", [None, "a sibling", "a window too long"])
+def test_a_model_whose_forward_takes_no_embeddings_is_compared_at_a_weight(
+    fault: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = Decoder._call
+
+    def from_tokens(self: Decoder, token_ids: Tensor, positions: Any, embeds: Any, *args: Any, **kwargs: Any) -> Tensor:
+        if embeds is not None:
+            raise TypeError("give tokens")
+        return call(self, token_ids, positions, embeds, *args, **kwargs)
+
+    monkeypatch.setattr(Decoder, "_call", from_tokens)
+    policy = make_policy(FAMILIES[FAULTS[fault][0] if fault else "qwen3"], tmp_path, "float32", monkeypatch)
+    if fault:
+        FAULTS[fault][1](monkeypatch)
+    trial = Trial(policy, make_batch(0))
+    assert trial._distance(trial._on(named("depth-first"), torch.float32), trial._alone)[1] > (1e-3 if fault else 0)
+    for path in PATHS:
+        assert (trial.of(named(path)).refusal is not None) == bool(fault)
+    assert trial.of(named("chains")).refusal is None
+
+
+@pytest.mark.parametrize("family", ["gemma4_text", "mamba", "rwkv", "doge", "phimoe"])
+def test_families_of_other_kinds_are_honest(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers of several shapes, states, keys that are chosen, routers that round in a way of their own."""
+    policy = make_policy(tiny_config(family, {}), tmp_path, "float32", monkeypatch)
+    trial = Trial(policy, make_batch(0))
+    paths = ["chains", *(PATHS if tree_refusal(policy.network) is None else [])]
+    assert len(paths) == (4 if family in ("gemma4_text", "phimoe") else 1)
+    assert [trial.of(named(path)).refusal for path in paths] == [None] * len(paths)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
