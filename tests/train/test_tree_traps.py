@@ -273,3 +273,18 @@ def test_a_model_with_a_head_of_its_own_is_refused(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(policy_module, "load_causal_lm", lambda *_: model)
     with pytest.raises(UserError, match="LlamaForCausalLM cannot be trained: it has no linear LM head"):
         make_trainer(model_dir, "chains", {})
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_large_logits_that_bfloat16_rounds_are_nothing_against_a_model(lora_rank: int, tmp_path: Path) -> None:
+    model_dir = save_model(FAMILIES["qwen2"], tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(40)
+    model.save_pretrained(model_dir)
+    policy = make_trainer(model_dir, "chains", {}, model={"dtype": "bfloat16", "lora_rank": lora_rank}).policy
+    token_ids = torch.arange(4)[None]
+    with policy.computing_in(torch.float32):
+        logits = policy.model(input_ids=token_ids).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (policy.model(input_ids=token_ids).logits - logits).abs().max() > 0.1
