@@ -1,5 +1,6 @@
 """The example that trains SmolLM2, with the tests' tiny model in its place: data, worked problems, settings, a step."""
 
+import doctest
 import json
 import re
 import sys
@@ -22,6 +23,7 @@ from tests.runs import treegrpo
 EXAMPLE = Path(__file__).parents[1] / "examples" / "smollm2"
 sys.path.insert(0, str(EXAMPLE))
 import prepare  # noqa: E402
+import problems as problems_module  # noqa: E402
 from lessons import IGNORED, Encoder, WarmUp  # noqa: E402
 from problems import FIRST, HELD_OUT, SECOND, TRAIN, WARM_UP, make_problems  # noqa: E402
 
@@ -140,3 +142,7 @@ def test_a_step_of_the_settings_trains_a_model(world: Path, tmp_path: Path) -> N
     [line] = [orjson.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_bytes().splitlines()]
     assert line["tree/num_leaves"] == 2 * 4 * 2
     assert (tmp_path / "run" / "checkpoint-1" / "model.safetensors").exists()
+
+
+def test_the_example_in_a_docstring_holds() -> None:
+    assert doctest.testmod(problems_module) == (0, 2)
