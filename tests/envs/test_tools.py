@@ -321,3 +321,16 @@ def test_the_schema_of_a_tool_comes_from_signature_and_docstring() -> None:
 def test_a_function_that_cannot_be_a_tool_says_why(tmp_path: Path, body: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_environment(config(write_module(tmp_path, f"import socket\n{body}", "f")))
+
+
+def test_a_result_carries_the_id_of_a_call_that_has_one() -> None:
+    def double(number: int) -> int:
+        """Double a number."""
+        return 2 * number
+
+    calls = (ToolCall("double", {"number": 2}, "abcdef012"), ToolCall("double", {"number": 3}))
+    _, result = asyncio.run(ToolEnvironment([double], "chat").step(ToolState(), Action("", calls)))
+    assert result.observation == (
+        {"role": "tool", "name": "double", "content": "4", "tool_call_id": "abcdef012"},
+        {"role": "tool", "name": "double", "content": "6"},
+    )
