@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import tomli_w
+import torch
 from treegrpo_cli.cli import doctor as command
 from treegrpo_cli.doctor import attention, engines, report, versions
 from treegrpo_cli.doctor.finding import Finding
+from treegrpo_cli.models import devices, drivers
 from treegrpo_cli.models.memory import DeviceMemory
 from treegrpo_cli.run import memory
 from treegrpo_cli.samplers import why_no_vllm
@@ -125,6 +127,18 @@ def test_a_missing_package_is_a_line_with_its_remedy(monkeypatch: pytest.MonkeyP
     wrong = lines_of(done.stdout, "wrong")
     assert "peft: not installed: pip install 'treegrpo[train]'" in wrong
     assert "torch: 2.1.0 is installed, and treegrpo is made for >=2.9" in wrong
+
+
+@pytest.mark.usefixtures("quickly")
+def test_a_driver_that_is_too_old_is_a_line_and_the_cpu_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+    for module in (drivers, devices):
+        monkeypatch.setattr(module, "why_no_cuda", lambda: "the NVIDIA driver is 550.54, update the driver")
+    monkeypatch.setattr(engines, "checks", lambda *arguments: asked.append(arguments) or iter(()))
+    done = run("doctor")
+    assert done.returncode == 1
+    assert lines_of(done.stdout, "wrong") == ["driver: the NVIDIA driver is 550.54, update the driver"]
+    assert asked[0][2:4] == (torch.device("cpu"), torch.float32)
 
 
 def test_without_torch_only_versions_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

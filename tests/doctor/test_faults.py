@@ -254,6 +254,21 @@ def test_a_path_that_raises_is_a_line(monkeypatch: pytest.MonkeyPatch, model: Pa
     assert {*said.values()} == {"ImportError: undefined symbol: flash_attn"}
 
 
+def test_a_dtype_that_a_card_does_not_have_is_not_here(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+    def choose(name: str, device: torch.device) -> torch.dtype:
+        if name == "bfloat16":
+            raise UserError("model.dtype: this card has no bfloat16")
+        return torch.float32
+
+    monkeypatch.setattr(attention, "choose_dtype", choose)
+    monkeypatch.setattr(attention, "registered", lambda: (reference_path(),))
+    findings = found(attention.checks(model, CPU))
+    assert {subject: finding.verdict for subject, finding in findings.items()} == {
+        "chains in float32": "right",
+        "chains in bfloat16": "not here",
+    }
+
+
 @pytest.mark.parametrize("fault", [lambda grad: grad * 1.001, lambda grad: grad * float("nan")])
 def test_a_gradient_that_is_a_little_off_is_found(
     monkeypatch: pytest.MonkeyPatch, model: Path, fault: Callable[[Tensor], Tensor]

@@ -21,6 +21,8 @@ from torch import Tensor
 from treegrpo_cli.config import Config
 from treegrpo_cli.doctor.finding import Check, NotHereError, WrongError
 from treegrpo_cli.doctor.forests import batch_of, random_trees
+from treegrpo_cli.errors import UserError
+from treegrpo_cli.models.devices import choose_dtype
 from treegrpo_cli.train.paths import AttentionPath, Subject, reference_path, registered
 from treegrpo_cli.train.policy import Policy, load_model
 from treegrpo_cli.types import TrainBatch
@@ -71,6 +73,10 @@ class Bench:
 
     def compare(self, path: AttentionPath, dtype: torch.dtype) -> str:
         """Say how far a path is from lone rows, and how long it took. Raises WrongError, NotHereError."""
+        try:
+            choose_dtype(str(dtype).removeprefix("torch."), self._device)
+        except UserError as error:  # an older card
+            raise NotHereError(str(error)) from None
         policy = self._policy(dtype)
         if reason := path.refusal(Subject(policy.network, self._device, dtype, "token")):
             raise NotHereError(reason)

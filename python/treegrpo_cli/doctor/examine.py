@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from treegrpo_cli.config import Config
 from treegrpo_cli.doctor import versions
 from treegrpo_cli.doctor.finding import Check, Finding
 from treegrpo_cli.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 LOG_LINES = 60
 
@@ -70,20 +74,32 @@ class Examination:
     def _checks(self) -> Iterator[Check]:
         from treegrpo_cli.doctor import attention, engines, settings
         from treegrpo_cli.doctor.tiny_model import make_tiny_model
-        from treegrpo_cli.models.devices import choose_device, choose_dtype
 
         config = self.config or Config()
         if self.config is not None:
             yield from settings.checks(self.config)
-        try:
-            device = choose_device(config.model.device)
-        except UserError:  # a line of the settings says so
-            device = choose_device("auto")
+        device, dtype = _device_and_dtype(config)
         model = self._folder / "model"
         yield Check("engines", "a tiny random model", partial(make_tiny_model, model))
         log_path = self._folder / "engine.log"
-        yield from engines.checks(model, config, device, choose_dtype(config.model.dtype, device), log_path)
+        yield from engines.checks(model, config, device, dtype, log_path)
         yield from attention.checks(model, device)
+
+
+def _device_and_dtype(config: Config) -> tuple[torch.device, torch.dtype]:
+    """Those of the settings, or what is there where they cannot be had: another line says so."""
+    import torch
+
+    from treegrpo_cli.models.devices import choose_device, choose_dtype
+
+    try:
+        device = choose_device(config.model.device)
+    except UserError:
+        device = torch.device("cpu")
+    try:
+        return device, choose_dtype(config.model.dtype, device)
+    except UserError:
+        return device, torch.float32
 
 
 def _raise(error: Exception) -> str:

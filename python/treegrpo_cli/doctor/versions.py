@@ -105,11 +105,15 @@ def _driver() -> str:
     _torch_or_not_here()
     import torch
 
+    from treegrpo_cli.models.drivers import driver_version, why_no_cuda
+
+    if problem := why_no_cuda():
+        raise WrongError(problem)
     if torch.version.cuda is None:
         raise NotHereError("this torch is built without CUDA")
     if not torch.cuda.is_available():
         raise NotHereError("no NVIDIA card")
-    return f"torch is built for CUDA {torch.version.cuda}, and the card can be used"
+    return f"{driver_version() or 'of an unknown version'}; torch is built for CUDA {torch.version.cuda}"
 
 
 def _devices() -> str:
