@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
 from pathlib import Path
@@ -102,6 +103,36 @@ def test_each_problem_of_the_settings_is_a_line(tmp_path: Path, tiny_model_dir: 
     assert "exact_mach" in reward
     assert "nowhere.jsonl" in data
     assert "FlexAttention has no gradient on cpu" in flex
+
+
+@pytest.mark.usefixtures("quickly")
+def test_a_model_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    done = run("doctor", settings_file(tmp_path, tmp_path / "nothing"))
+    [line] = lines_of(done.stdout, "wrong")
+    assert line.startswith("data, model, tools, rewards: model.path: no such directory")
+    assert "memory: the model cannot be read" in lines_of(done.stdout, "not here")
+
+
+@pytest.mark.usefixtures("quickly")
+def test_the_folder_of_a_run_stands_for_its_settings(tmp_path: Path, tiny_model_dir: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    settings_file(tmp_path, tiny_model_dir).rename(folder / "config.toml")
+    done = run("doctor", folder)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.usefixtures("quickly")
+def test_what_takes_long_is_named_while_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "LONG_S", 0.0)
+    looked = command.Examination.run
+
+    def slowly(self: Any, check: Any) -> list[Finding]:
+        time.sleep(0.05)
+        return looked(self, check)
+
+    monkeypatch.setattr(command.Examination, "run", slowly)
+    assert "still at versions, python ..." in run("doctor").stderr.splitlines()
 
 
 @pytest.mark.usefixtures("quickly")

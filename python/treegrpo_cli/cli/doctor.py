@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
 from treegrpo_cli import signals
 from treegrpo_cli.cli.libraries import prepare_libraries
 from treegrpo_cli.cli.settings import Flags, read_settings
+from treegrpo_cli.config import Config
 from treegrpo_cli.doctor.examine import Examination
 from treegrpo_cli.doctor.finding import Finding
 from treegrpo_cli.doctor.report import write_report
 from treegrpo_cli.doctor.versions import is_complete
 from treegrpo_cli.errors import FileError
 from treegrpo_cli.run.progress import Reporter
+
+LONG_S = 20.0
 
 
 def run_doctor(settings: Sequence[str], flags: Flags, report: Path | None, *, quiet: bool) -> int:
@@ -26,7 +31,7 @@ def run_doctor(settings: Sequence[str], flags: Flags, report: Path | None, *, qu
         prepare_libraries()
     reporter = Reporter(quiet=quiet)
     given = bool(settings) or any(value is not None for value in flags.values())
-    with Examination((lambda: read_settings(settings, **flags)) if given else None) as examination:
+    with Examination((lambda: _read(settings, flags)) if given else None, reporter.say) as examination:
 
         def stop(number: int) -> None:
             examination.close()
@@ -40,6 +45,25 @@ def run_doctor(settings: Sequence[str], flags: Flags, report: Path | None, *, qu
     return sum(finding.verdict == "wrong" for finding in examination.findings)
 
 
+def _read(settings: Sequence[str], flags: Flags) -> Config:
+    """Read the settings; a run's folder stands for those in it."""
+    if settings and (own := Path(settings[0]) / "config.toml").is_file():
+        settings = [str(own), *settings[1:]]
+    return read_settings(settings, **flags)
+
+
+@contextmanager
+def _patience(reporter: Reporter, what: str) -> Iterator[None]:
+    """Say what is looked at where it takes long: it may hang."""
+    timer = threading.Timer(LONG_S, reporter.say, [f"still at {what} ..."])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def _look(examination: Examination, reporter: Reporter) -> None:
     """Print a line for each finding as it is made, under the name of its section, and a summary."""
     checks = examination.checks()
@@ -48,7 +72,9 @@ def _look(examination: Examination, reporter: Reporter) -> None:
             reporter.result(section)
             for check in group:
                 bar.advance(0, note=f"{section}, {check.subject}")
-                for finding in examination.run(check):
+                with _patience(reporter, f"{section}, {check.subject}"):
+                    found = examination.run(check)
+                for finding in found:
                     reporter.result(f"  {finding}")
                 bar.advance(1)
     reporter.result(_summary(examination.findings))

@@ -7,7 +7,7 @@ have: what it kept of older ones, in weights or in cached keys and values, shows
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -53,12 +53,19 @@ class Tolerance:
 TOLERANCES = {torch.float32: Tolerance(1e-4, 1e-3), torch.bfloat16: Tolerance(0.05, 0.5)}
 
 
-def checks(folder: Path, config: Config, device: torch.device, dtype: torch.dtype, log_path: Path) -> Iterator[Check]:
+def checks(
+    folder: Path,
+    config: Config,
+    device: torch.device,
+    dtype: torch.dtype,
+    log_path: Path,
+    say: Callable[[str], None],
+) -> Iterator[Check]:
     """Yield what is looked at for each engine that may run, in the order in which it must be; the last closes it."""
     for name in ENGINES:
         if name == "vllm" and config.sampler.engine == "transformers":
             continue
-        bench = Bench(name, folder, config, device, dtype, log_path)
+        bench = Bench(name, folder, config, device, dtype, log_path, say)
         steps = {
             "start": bench.start,
             "log-probabilities": bench.compare_logprobs,
@@ -78,8 +85,16 @@ class Bench:
     """An engine and a trainer of the same tiny model."""
 
     def __init__(
-        self, name: str, folder: Path, config: Config, device: torch.device, dtype: torch.dtype, log_path: Path
+        self,
+        name: str,
+        folder: Path,
+        config: Config,
+        device: torch.device,
+        dtype: torch.dtype,
+        log_path: Path,
+        say: Callable[[str], None],
     ) -> None:
+        self._say = say
         self._name, self._folder, self._device, self._dtype = name, folder, device, dtype
         self._config, self._log_path = config.sampler, log_path
         self._sampler: Sampler | None = None
@@ -107,7 +122,7 @@ class Bench:
                 max_model_len=MAX_TOKENS,
                 seed=0,
                 log_path=self._log_path,
-                say=lambda _: None,
+                say=self._say,
                 trained=Trained(),
             )
         except UserError as error:  # its line names a log that is gone when it is read

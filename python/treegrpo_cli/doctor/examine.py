@@ -23,13 +23,14 @@ LOG_LINES = 60
 class Examination:
     """What is looked at; `findings` are those so far, `config` the settings where they can be read.
 
-    `read` reads the settings, None where none were given. Close it behind the last check.
+    `read` reads the settings, None where none were given; `say` is told before what takes a while. Close it behind the
+    last check.
     """
 
-    def __init__(self, read: Callable[[], Config] | None) -> None:
+    def __init__(self, read: Callable[[], Config] | None, say: Callable[[str], None]) -> None:
         self.findings: list[Finding] = []
         self.config: Config | None = None
-        self._read = read
+        self._read, self._say = read, say
         self._stack = ExitStack()
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="treegrpo-doctor-")))
 
@@ -82,7 +83,7 @@ class Examination:
         model = self._folder / "model"
         yield Check("engines", "a tiny random model", partial(make_tiny_model, model))
         log_path = self._folder / "engine.log"
-        yield from engines.checks(model, config, device, dtype, log_path)
+        yield from engines.checks(model, config, device, dtype, log_path, self._say)
         yield from attention.checks(model, device)
 
 

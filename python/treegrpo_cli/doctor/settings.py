@@ -9,7 +9,7 @@ import torch
 
 from treegrpo_cli.config import Config
 from treegrpo_cli.doctor.finding import Check, NotHereError
-from treegrpo_cli.errors import Problems
+from treegrpo_cli.errors import Problems, UserError
 from treegrpo_cli.models.devices import choose_device, choose_dtype
 from treegrpo_cli.models.pretrained import shape_of_causal_lm
 from treegrpo_cli.run.memory import check_memory, memory_lines
@@ -57,14 +57,16 @@ def _paths(config: Config) -> str:
 
 
 def _memory(config: Config) -> str:
+    _shape(config)
     check_memory(config)
     return "; ".join(memory_lines(config))
 
 
 def _shape(config: Config) -> Any:
-    if not config.model.path:
-        raise NotHereError("no model.path")
-    return shape_of_causal_lm(config.model.path)
+    try:
+        return shape_of_causal_lm(config.model.path)
+    except UserError:  # the line of the data and the model says why
+        raise NotHereError("the model cannot be read") from None
 
 
 def _name(dtype: torch.dtype) -> str:
