@@ -6,8 +6,10 @@ import orjson
 import pytest
 from treegrpo_cli import read_trees
 from treegrpo_cli.config.files import make_config
+from treegrpo_cli.models.weights import Adapter
 from treegrpo_cli.run.loop import train
 from treegrpo_cli.run.progress import Reporter
+from treegrpo_cli.samplers.stepping import SteppedSampler
 
 from tests.runs import small_run
 
@@ -41,3 +43,31 @@ def test_every_step_samples_from_the_weights_of_the_step_before(
     ]
     assert versions == [{0}, {1}, {2}]
     assert (folder / "engine.log").exists()
+
+
+@pytest.mark.usefixtures("vllm_on_cpu")
+def test_adapters_reach_a_bfloat16_engine_after_every_step(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Engine and trainer stay as close as they are before the first update, while adapters move far."""
+    settings = small_run(
+        tmp_path,
+        tiny_model_dir,
+        sampler={"engine": "vllm"},
+        optimizer={"learning_rate": 0.02},
+        train={"num_steps": 3, "prompts_per_step": 3, "eval_steps": 0},
+    )
+    settings["model"] |= {"lora_rank": 4, "dtype": "bfloat16", "device": "cpu"}
+    sent: list[int] = []
+    update = SteppedSampler.update_adapter
+
+    def noted(self: SteppedSampler, adapter: Adapter, version: int) -> None:
+        sent.append(version)
+        update(self, adapter, version)
+
+    monkeypatch.setattr(SteppedSampler, "update_adapter", noted)
+    train(make_config(settings), Reporter(quiet=True))
+    lines = (Path(settings["output_dir"]) / "metrics.jsonl").read_bytes().splitlines()
+    apart = [orjson.loads(line)["sampling/sampling_logp_difference/mean"] for line in lines]
+    assert sent == [0, 1, 2, 3]
+    assert max(apart) < 0.1  # rounding; an adapter that stayed behind would be off by several times that

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from treegrpo_cli.samplers.base import Trained
 from treegrpo_cli.train.policy import Policy
 from treegrpo_cli.types import Completion, SamplingParams
 
-vllm_only = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM has no build for this machine")
 CONTEXTS = [[20 + (7 * number + i) % 250 for i in range(30 + 17 * number)] for number in range(8)]
 PARAMS = SamplingParams(max_tokens=24, greedy=True)
 
@@ -83,9 +81,11 @@ def dtype(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="module", params=["transformers", pytest.param("vllm", marks=vllm_only)])
+@pytest.fixture(scope="module", params=["transformers", "vllm"])
 def pair(dtype: str, request: pytest.FixtureRequest, tiny_model_dir: Path) -> Iterator[tuple[Any, Policy]]:
     """An engine that takes adapters as they are, and the policy whose adapter it gets."""
+    if request.param == "vllm":
+        request.getfixturevalue("vllm_on_cpu")
     policy = make_policy(tiny_model_dir, dtype)
     sampler = start(request.param, tiny_model_dir, dtype, policy.adapter(), lora="adapter")
     yield sampler, policy
@@ -177,7 +177,7 @@ def test_adapters_are_merged_where_the_engine_computes_in_float32_or_is_told_to(
         sampler.close()
 
 
-@vllm_only
+@pytest.mark.usefixtures("vllm_on_cpu")
 def test_what_vllm_cannot_adapt_is_said_before_it_starts(tiny_model_dir: Path) -> None:
     from treegrpo_cli.samplers.vllm_adapter import engine_rank, why_merged
 

@@ -258,6 +258,7 @@ def test_free_memory_is_asked_of_the_card_after_torch_gave_its_own_back(monkeypa
     assert calls == ["empty", 3]
 
 
+@pytest.mark.usefixtures("vllm_on_cpu")
 def test_sleep_that_cannot_be_had_is_refused(tiny_model_dir: Path) -> None:
     for engine in ("transformers", "vllm"):
         with pytest.raises(UserError, match=r"sampler\.sleep: "):
