@@ -24,6 +24,7 @@ from treegrpo_cli.train.checkpoint import (
     save_checkpoint,
 )
 from treegrpo_cli.train.checkpoint_parts import read_moments, read_training_state
+from treegrpo_cli.train.self_check import Disagreement
 from treegrpo_cli.train.trainer import Trainer
 
 from tests.steps import make_config, make_step
@@ -238,6 +239,11 @@ def test_moments_that_are_not_the_runs_are_named_with_their_file(trained: Traine
         ("self_checks", {"runs": {"difference": 1e-7}}, "self_checks.runs is no difference and refusal"),
         ("self_checks", {"runs": {"difference": "0", "refusal": None}}, "self_checks.runs is no difference"),
         ("self_checks", {"runs": {"difference": 0.0, "refusal": 1}}, "self_checks.runs is no difference"),
+        (
+            "self_checks",
+            {"runs": {"difference": 0, "refusal": None, "longest": -1}},
+            "self_checks.runs is no difference",
+        ),
     ],
 )
 def test_a_state_that_is_not_the_runs_is_named_with_its_file(
@@ -248,6 +254,13 @@ def test_a_state_that_is_not_the_runs_is_named_with_its_file(
     with pytest.raises(FileError, match=rf"^{file.parent}.*: not a whole checkpoint of this run: .*{said}") as raised:
         read_checkpoint(file.parent, trained)
     assert "\n" not in str(raised.value)
+
+
+def test_a_check_without_the_length_of_its_paths_is_made_again(trained: Trainer, tmp_path: Path) -> None:
+    file = save_checkpoint(tmp_path, trained, {}) / "training_state.json"
+    checks = {"self_checks": {"runs": {"difference": 1e-7, "refusal": None}}}
+    file.write_bytes(orjson.dumps(orjson.loads(file.read_bytes()) | checks))
+    assert read_checkpoint(file.parent, trained).saved.self_checks == {"runs": Disagreement(1e-7, None, longest=0)}
 
 
 @pytest.mark.parametrize(
