@@ -114,6 +114,13 @@ def test_a_model_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quickly")
+def test_a_device_that_is_not_there_is_one_line(tmp_path: Path, tiny_model_dir: Path) -> None:
+    path = settings_file(tmp_path, tiny_model_dir)
+    [line] = lines_of(run("doctor", path, "model.device=nowhere").stdout, "wrong")
+    assert line.startswith("data, model, tools, rewards: model.device: 'nowhere' cannot be used here")
+
+
+@pytest.mark.usefixtures("quickly")
 def test_the_folder_of_a_run_stands_for_its_settings(tmp_path: Path, tiny_model_dir: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from treegrpo_cli.config import Config
 from treegrpo_cli.config.files import load_config
 from treegrpo_cli.models.memory import DeviceMemory
+from treegrpo_cli.models.pretrained import shape_of_causal_lm
 from treegrpo_cli.run import memory, remedies
 from treegrpo_cli.run.memory import count, described, problems
 
@@ -147,7 +148,16 @@ def test_a_count_is_told_in_two_lines() -> None:
     config = load_config(SHIPPED)
     first, second = described(count(config, model_of("3B"), CUDA, "vllm"), card(79.1))
     assert first.startswith("memory in GiB: weights 11.5, gradients 11.5, AdamW's moments 23.0, reference 6.3, ")
-    assert second.endswith("; cuda:0 has 79.1")
+    assert second.endswith("; cuda:0 has 79.1 GiB")
+
+
+def test_a_count_of_little_is_told_in_smaller_units(tiny_model_dir: Path) -> None:
+    model = shape_of_causal_lm(tiny_model_dir)
+    config = settings(model={"path": str(tiny_model_dir)})
+    counted = count(config, model, torch.device("cpu"), "transformers")
+    weights = 4 * sum(weight.numel() for weight in model.parameters())
+    first, _ = described(counted, card(79.1))
+    assert first.startswith(f"memory in MiB: weights {weights / 2**20:.1f}, ")
 
 
 def test_a_dry_run_prints_the_count_behind_the_settings(tmp_path: Path, tiny_model_dir: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,20 +30,22 @@ def checks(config: Config) -> Iterator[Check]:
 
 
 def _preflight(config: Config) -> str:
-    check(config, training_questions(config), config.report_to)
+    check(config, training_questions(config), config.report_to, [partial(_check_device, config)])
     return "as they should be"
 
 
+def _check_device(config: Config) -> None:
+    choose_dtype(config.model.dtype, choose_device(config.model.device))
+
+
 def _engine(config: Config) -> str:
-    device = choose_device(config.model.device)
-    dtype = choose_dtype(config.model.dtype, device)
+    device, dtype = _device_and_dtype(config)
     return f"{choose_engine(config.sampler.engine, device.type)} on {device} in {_name(dtype)}"
 
 
 def _paths(config: Config) -> str:
     """What the planner may choose among, and what speaks against the others."""
-    device = choose_device(config.model.device)
-    dtype = choose_dtype(config.model.dtype, device)
+    device, dtype = _device_and_dtype(config)
     subject = Subject(_shape(config), device, dtype, config.loss.ratio)
     wanted = config.train.attention_path
     refusals = {path.name: path.refusal(subject) for path in registered()}
@@ -57,9 +60,18 @@ def _paths(config: Config) -> str:
 
 
 def _memory(config: Config) -> str:
-    _shape(config)
+    _device_and_dtype(config), _shape(config)
     check_memory(config)
     return "; ".join(memory_lines(config))
+
+
+def _device_and_dtype(config: Config) -> tuple[torch.device, torch.dtype]:
+    """Those of the run; where they cannot be had, the first line of the settings says why."""
+    try:
+        device = choose_device(config.model.device)
+        return device, choose_dtype(config.model.dtype, device)
+    except UserError:
+        raise NotHereError("model.device or model.dtype cannot be used") from None
 
 
 def _shape(config: Config) -> Any:

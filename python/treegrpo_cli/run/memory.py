@@ -102,9 +102,15 @@ def memory_lines(config: Config) -> list[str]:
 
 def described(counted: MemoryCount, memory: DeviceMemory) -> list[str]:
     """Return a count in words: its parts, and what is needed at once."""
-    parts = ", ".join(f"{name} {gib(part)}" for name, part in counted.parts(memory.total).items())
-    phases = ", ".join(f"{name} {gib(need)}" for name, need in counted.phases(memory.total).items())
-    return [f"memory in GiB: {parts}", f"at once: {phases}; {memory.name} has {gib(memory.free)}"]
+    unit, size = ("GiB", 2**30) if counted.peak(memory.total) >= 2**30 else ("MiB", 2**20)
+
+    def told(sizes: dict[str, int]) -> str:
+        return ", ".join(f"{name} {num_bytes / size:,.1f}" for name, num_bytes in sizes.items())
+
+    return [
+        f"memory in {unit}: {told(counted.parts(memory.total))}",
+        f"at once: {told(counted.phases(memory.total))}; {memory.name} has {gib(memory.free)} GiB",
+    ]
 
 
 def check_memory(config: Config) -> None:
