@@ -24,6 +24,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "smollm2"
 sys.path.insert(0, str(EXAMPLE))
 import prepare  # noqa: E402
 import problems as problems_module  # noqa: E402
+import run  # noqa: E402
 from lessons import IGNORED, Encoder, WarmUp  # noqa: E402
 from problems import FIRST, HELD_OUT, SECOND, TRAIN, WARM_UP, make_problems  # noqa: E402
 
@@ -142,6 +143,23 @@ def test_a_step_of_the_settings_trains_a_model(world: Path, tmp_path: Path) -> N
     [line] = [orjson.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_bytes().splitlines()]
     assert line["tree/num_leaves"] == 2 * 4 * 2
     assert (tmp_path / "run" / "checkpoint-1" / "model.safetensors").exists()
+
+
+def test_the_one_command_makes_what_is_missing_once_and_hands_the_rest_to_train(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[list[str]] = []
+
+    def make(arguments: list[str]) -> None:
+        made.append(arguments)
+        (tmp_path / "policy").symlink_to(world / "policy")
+
+    monkeypatch.setattr(run, "WORLD", tmp_path)
+    monkeypatch.setattr(prepare, "main", make)
+    asked = ["--settings", str(EXAMPLE / "chains.toml"), *overrides(world, tmp_path / "run"), "--dry-run"]
+    assert [run.main(asked), run.main(asked)] == [0, 0]
+    assert made == [[str(tmp_path)]]
+    assert run.main([*asked, "rollout.num_trees=0"]) == 2
 
 
 def test_the_example_in_a_docstring_holds() -> None:

@@ -3,7 +3,7 @@
     python examples/smollm2/run.py
     python examples/smollm2/run.py --settings examples/smollm2/chains.toml seed=1 output_dir=runs/mine
 
-What `prepare.py` makes is made once, in runs/smollm2. Further KEY=VALUE go to `treegrpo train`.
+What `prepare.py` makes is made once, in runs/smollm2. All else goes to `treegrpo train`: KEY=VALUE, --resume.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make what is not there, and train; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--settings", type=Path, default=Path(__file__).with_name("tree.toml"))
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    options = parser.parse_args(arguments)
+    options, others = parser.parse_known_args(arguments)
     if not (WORLD / "policy" / "model.safetensors").exists():
         prepare.main([str(WORLD)])
-    command = [sys.executable, "-m", "treegrpo_cli", "train", str(options.settings), *options.overrides]
+    command = [sys.executable, "-m", "treegrpo_cli", "train", str(options.settings), *others]
     return subprocess.run(command).returncode  # noqa: S603 - the program itself
 
 
