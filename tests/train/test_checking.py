@@ -1,6 +1,7 @@
 """What a run does with its self-checks: rows alone, another check where paths grow, chains where a path fails later."""
 
 import copy
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import MistralConfig
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.train.forward import Decoder
 from treegrpo_cli.train.paths.runs import Runs, RunsPlan
+from treegrpo_cli.train.self_check import Trial
 from treegrpo_cli.train.trainer import Trainer
 
 from tests.families import SIZES, save_model
@@ -97,6 +99,23 @@ def test_a_model_that_draws_in_its_forward_is_refused(model_dir: Path, monkeypat
     said = r"^model\.path: MistralForCausalLM cannot be trained: it computes the same row otherwise every time$"
     with pytest.raises(UserError, match=said):
         trainer.update(*make_step(0))
+
+
+def test_nothing_of_a_check_is_alive_while_weights_are_updated(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: weakref.WeakSet[Trial] = weakref.WeakSet()
+    init, step, counts = Trial.__init__, Trainer._optimizer_step, []
+
+    def counted(self: Trial, *args: Any, **kwargs: Any) -> None:
+        alive.add(self)
+        init(self, *args, **kwargs)
+        counts.append(len(alive))
+
+    monkeypatch.setattr(Trial, "__init__", counted)
+    monkeypatch.setattr(Trainer, "_optimizer_step", lambda *args: counts.append(len(alive)) or step(*args))
+    trained(Trainer(make_config(model_dir)), make_step(0))
+    assert counts == [1, 0]
 
 
 def break_runs(monkeypatch: pytest.MonkeyPatch, model_dir: Path) -> tuple[Any, Any]:

@@ -114,17 +114,36 @@ def test_the_samplers_log_probabilities_count_only_where_the_loss_reads_them(mod
     assert len({alone[0], *weighted, *by_sampler}) == 5
 
 
-def test_what_is_recomputed_is_without_the_dropout_of_adapters(model_dir: Path) -> None:
-    trainer = trainer_of(model_dir, RECOMPUTED, model={"lora_rank": 4, "lora_dropout": 0.5})
+def dropping(model_dir: Path, dropout: float) -> Trainer:
+    trainer = trainer_of(model_dir, RECOMPUTED, model={"lora_rank": 4, "lora_dropout": dropout})
+    draw = torch.Generator().manual_seed(0)
     with torch.no_grad():  # an adapter that does nothing yet has nothing to drop
         for weight in trainer.policy.trained_parameters().values():
-            weight += 0.1
+            weight += 0.1 * torch.randn(weight.shape, generator=draw)
+    return trainer
+
+
+def test_what_is_recomputed_is_without_the_dropout_of_adapters(model_dir: Path) -> None:
+    trainer = dropping(model_dir, 0.5)
     forest, scores = make_step(0)
     [layout] = trainer._lay_out(forest, scores, None)[0]
     [batch, *_] = trainer._batches(layout)
+    modes = [module.training for module in trainer.policy.network.modules()]
     first, second = (trainer.policy.log_probs(batch, trainer.paths.path) for _ in range(2))
     assert torch.equal(first, second)
-    assert trainer.policy.network.training
+    assert [module.training for module in trainer.policy.network.modules()] == modes
+    assert True in modes
+    assert False in modes
+
+
+def test_a_single_updates_ratio_is_to_the_policy_without_dropout(model_dir: Path) -> None:
+    """It sampled, and the weights of the engine's difference are its own."""
+    step = make_step(0)
+    dropped, whole = (dropping(model_dir, dropout).update(*step) for dropout in (0.5, 0.0))
+    for name in ("sampling_logp_difference/mean", "importance_sampling_ratio/mean"):
+        assert dropped[f"sampling/{name}"] == pytest.approx(whole[f"sampling/{name}"], rel=1e-6)
+    assert whole["clip_ratio/low_mean"] == 0
+    assert dropped["clip_ratio/low_mean"] > 0
 
 
 def test_bfloat16_corrects_for_the_engine_without_being_asked(model_dir: Path) -> None:
@@ -165,3 +184,15 @@ def test_settings_that_mean_nothing_are_refused_in_one_line(given: list[str], me
     with pytest.raises(UserError, match=message) as refused:
         load_config(None, given)
     assert "\n" not in str(refused.value)
+
+
+def test_a_setting_that_nothing_reads_is_said(model_dir: Path) -> None:
+    def lines(**loss: Any) -> list[str]:
+        said: list[str] = []
+        Trainer(make_config(model_dir, loss=loss), said.append)
+        return said
+
+    assert lines(kl_ratio=True) == ["warning: loss.kl_ratio = true is not read: loss.kl_coef is 0"]
+    [line] = lines(denominator="sequence-mean", denominator_constant=8)
+    assert line.startswith("warning: loss.denominator_constant = 8 is not read: loss.denominator is ")
+    assert lines(denominator="constant", denominator_constant=8, kl_ratio=True, kl_coef=0.1) == []

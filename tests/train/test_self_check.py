@@ -269,4 +269,7 @@ def test_adapters_on_a_bfloat16_base_are_compared_in_float32(
     assert result.difference is not None
     assert (result.difference > 1e-2) if fault else (0 < result.difference < 1e-5)
     assert all("forward" not in vars(module) for module in policy.network.modules())
+    trained = policy.trained_parameters()
+    assert len(trained) == 28
+    assert all(weight.grad is None for weight in trained.values())
     assert any(isinstance(module, torch.nn.Dropout) and module.training for module in policy.network.modules())

@@ -34,15 +34,19 @@ class SelfChecks:
         self._config: Any = policy.model.config.get_text_config()
         self._windows = windows_of(self._config)
         self.found: dict[str, Disagreement] = {}
-        self.begin(None, ())
+        self._length = 0
+        self._packed: Sequence[Layout] = ()
+        self._trial: Trial | None = None
 
-    def begin(self, step: Step | None, packed: Sequence[Layout]) -> None:
+    def begin(self, step: Step, packed: Sequence[Layout]) -> None:
         """Take a step's shared layouts: their text is what is computed."""
         positions = getattr(self._config, "max_position_embeddings", None)
-        longest = 0 if step is None else step.longest_path
-        self._length = path_length(longest, self._windows, self._max_tokens, positions)
+        self._length = path_length(step.longest_path, self._windows, self._max_tokens, positions)
         self._packed = packed
-        self._trial: Trial | None = None
+
+    def end(self) -> None:
+        """Let go of the step and of what was computed of it, before the update needs the memory."""
+        self._packed, self._trial = (), None
 
     @property
     def rows_alone(self) -> bool:
@@ -71,7 +75,7 @@ class SelfChecks:
                 name = type(self._policy.model).__name__
                 raise UserError(f"model.path: {name} cannot be trained: it computes the same row otherwise every time")
             self._say(f"warning: each row is computed alone: {found.refusal} on this model")
-        self._keep(chains, found)
+        self.found[chains.name] = found
 
     def check(self, path: paths.AttentionPath) -> float | None:
         """Compare a path with rows alone, where the step calls for it; return the difference that was found."""
@@ -80,7 +84,7 @@ class SelfChecks:
         found = trial.of(path)
         if found.refusal is not None:
             self._refuse(path, found)
-        self._keep(path, found)
+        self.found[path.name] = found
         return found.difference
 
     def give_up(self, path: paths.AttentionPath, reason: str) -> None:
@@ -91,11 +95,6 @@ class SelfChecks:
         self.found[path.name] = found
         if self._wanted == "auto":
             self._say(f"warning: trees are trained on as chains: {found.refusal}")
-
-    def _keep(self, path: paths.AttentionPath, found: Disagreement) -> None:
-        self.found[path.name] = found
-        for weight in self._policy.trained_parameters().values():
-            weight.grad = None
 
     def _trial_of(self, path: paths.AttentionPath) -> Trial | None:
         """The step's trial, where this path needs one and there is one: text to compute, on a model of numbers."""

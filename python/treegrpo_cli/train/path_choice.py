@@ -50,6 +50,7 @@ class PathChooser:
         if choice.path.shares:
             difference = self.checks.check(choice.path)
             choice = self._choose()
+        self.checks.end()
         self._take(choice)
         return {} if difference is None else {"tree/self_check": difference}
 

@@ -105,11 +105,8 @@ class Policy:
     @torch.no_grad()
     def log_probs(self, batch: TrainBatch, path: AttentionPath) -> Tensor:
         """Return the policy's log-probabilities of the targets, [Q], in nats, without a gradient or LoRA's dropout."""
-        self.network.eval()
-        try:
+        with without_dropout(self.network):
             return self._log_probs(self.model, self.decoder, batch, path)
-        finally:
-            self.network.train()
 
     @torch.no_grad()
     def ref_log_probs(self, batch: TrainBatch, path: AttentionPath) -> Tensor:
@@ -262,6 +259,19 @@ def set_mode(network: nn.Module) -> None:
     for name, module in network.named_modules():
         is_adapter = "lora_dropout" in name.split(".")
         if is_adapter or isinstance(module, GradientCheckpointingLayer):
+            module.training = True
+
+
+@contextmanager
+def without_dropout(network: nn.Module) -> Iterator[None]:
+    """Leave out what adapters drop, for a while: it would tell two computations of the same apart."""
+    drawing = [module for module in network.modules() if isinstance(module, nn.Dropout) and module.training]
+    for module in drawing:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in drawing:
             module.training = True
 
 

@@ -70,3 +70,20 @@ def resolved_loss(loss: LossConfig, dtype: torch.dtype) -> ResolvedLoss:
 
 def _bound(given: float | str, automatic: float | None) -> float | None:
     return automatic if isinstance(given, str) else given or None
+
+
+def unread_settings(loss: LossConfig) -> list[str]:
+    """Return a line for each setting that is given beside others under which nothing reads it.
+
+    >>> unread_settings(LossConfig(denominator_constant=512.0))
+    ['warning: loss.denominator_constant = 512 is not read: loss.denominator is "token-mean", not "constant"']
+    """
+    lines = []
+    if loss.denominator != "constant" and loss.denominator_constant != LossConfig().denominator_constant:
+        lines.append(
+            f"warning: loss.denominator_constant = {loss.denominator_constant:g} is not read: "
+            f'loss.denominator is "{loss.denominator}", not "constant"'
+        )
+    if loss.kl_ratio and loss.kl_coef == 0:
+        lines.append("warning: loss.kl_ratio = true is not read: loss.kl_coef is 0")
+    return lines

@@ -25,7 +25,7 @@ from treegrpo_cli.train.check_forest import rows_of
 from treegrpo_cli.train.head import linear
 from treegrpo_cli.train.path_errors import PathFailedError, blaming
 from treegrpo_cli.train.paths import AttentionPath, Subject, reference_path
-from treegrpo_cli.train.policy import Policy
+from treegrpo_cli.train.policy import Policy, without_dropout
 from treegrpo_cli.types import TrainBatch
 
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-4}
@@ -63,7 +63,7 @@ class Computed:
 class Trial:
     """One small forest of a policy; what paths are compared with is computed once for all of them.
 
-    All of it adds to the weights' gradients, which the caller then drops. `is_local` as in `head.backward`.
+    The weights have no gradients of it: computing them would take half as long again. `is_local`: see `head.backward`.
     """
 
     def __init__(self, policy: Policy, batch: TrainBatch, *, is_local: bool = True) -> None:
@@ -75,13 +75,13 @@ class Trial:
         self._left_out, self._rounding = 0.0, ROUNDING[self._wide]
         if _has_experts(policy.model.config.get_text_config()):
             self._left_out, self._rounding = UNSTEADY, UNSTEADY_ROUNDING
-        with _without_dropout(policy.network):
+        with without_dropout(policy.network):
             self._takes_embeds, self._alone = self._truth()
 
     def of(self, path: AttentionPath) -> Disagreement:
         """Compare a path with the truth; chains are rows side by side, and are compared with rows alone."""
         try:
-            with _without_dropout(self._policy.network):
+            with without_dropout(self._policy.network):
                 difference, refusal = self._padding() if path is reference_path() else self._path(path)
         except PathFailedError as error:
             difference, refusal = None, str(error)
@@ -94,7 +94,7 @@ class Trial:
 
     def is_repeatable(self) -> bool:
         """Whether a row alone gives what it gave before: nothing is drawn at random in the model's forward."""
-        with _without_dropout(self._policy.network):
+        with without_dropout(self._policy.network):
             again = self._rows(1, self._wide)
         return max(self._distance(again, self._alone)) <= self._rounding
 
@@ -169,15 +169,16 @@ class Trial:
         """Compute parts of the forest, each with the places of its targets in the whole."""
         policy = self._policy
         embeds = self._embeds() if self._takes_embeds else None
-        if embeds is None:
-            self._weight.grad = None
         logprobs = torch.zeros(len(self._signs), dtype=self._wide, device=self._signs.device)
-        with policy.computing_in(dtype):
+        with policy.computing_in(dtype), _frozen(policy, None if self._takes_embeds else self._weight):
             for part, places in parts:
                 signed_sum = linear(self._signs[places].to(self._wide), None)
                 result = policy.backward(part, path, signed_sum, is_local=self._is_local, embeds=embeds)
                 logprobs[places] = result.logprobs.detach().to(self._wide)
-        grad = self._weight.grad if embeds is None else embeds.grad
+        if embeds is None:
+            grad, self._weight.grad = self._weight.grad, None
+        else:
+            grad = embeds.grad
         assert grad is not None
         return Computed(logprobs, grad.flatten(1))
 
@@ -196,7 +197,7 @@ class Trial:
 
 
 def check(policy: Policy, batch: TrainBatch, path: AttentionPath, *, is_local: bool = True) -> Disagreement:
-    """Compute the batch on `path` and row by row; adds to the weights' gradients, which the caller then drops."""
+    """Compute the batch on `path` and row by row."""
     return Trial(policy, batch, is_local=is_local).of(path)
 
 
@@ -224,13 +225,13 @@ def _has_experts(config: Any) -> bool:
 
 
 @contextmanager
-def _without_dropout(network: nn.Module) -> Iterator[None]:
-    """Adapters' dropout would tell two computations of the same apart."""
-    drawing = [module for module in network.modules() if isinstance(module, nn.Dropout) and module.training]
-    for module in drawing:
-        module.training = False
+def _frozen(policy: Policy, kept: nn.Parameter | None) -> Iterator[None]:
+    """Ask for no gradient of the trained weights for a while, but for one that is kept."""
+    weights = [weight for weight in policy.trained_parameters().values() if weight is not kept]
+    for weight in weights:
+        weight.requires_grad_(False)
     try:
         yield
     finally:
-        for module in drawing:
-            module.training = True
+        for weight in weights:
+            weight.requires_grad_()

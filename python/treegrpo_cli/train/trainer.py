@@ -33,7 +33,7 @@ from treegrpo_cli.train.counts import Step
 from treegrpo_cli.train.path_choice import PathChooser
 from treegrpo_cli.train.path_errors import PathFailedError, blaming
 from treegrpo_cli.train.policy import Policy
-from treegrpo_cli.train.resolved_loss import resolved_loss
+from treegrpo_cli.train.resolved_loss import resolved_loss, unread_settings
 from treegrpo_cli.train.schedule import (
     learning_rate,
     make_optimizer,
@@ -61,6 +61,8 @@ class Trainer:
     def __init__(self, config: Config, say: Callable[[str], None] = lambda _: None, tokenizer: Any = None) -> None:
         _check_whole_distribution(config)
         if warning := rate_warning(config):
+            say(warning)
+        for warning in unread_settings(config.loss):
             say(warning)
         torch.manual_seed(config.seed)  # adapters start from it
         self.config, self.tokenizer = config, tokenizer
@@ -159,9 +161,12 @@ class Trainer:
     def _recomputed(self, packed: list[Layout]) -> list[list[Tensor] | None]:
         """The trainer's own log-probabilities of each mini-batch, a micro-batch each, before any update.
 
-        None for those that need no forward of their own: with one update a step, it computes them itself.
+        None for those that need no forward of their own: a single update of a step computes them itself, unless its
+        adapters drop out, which those that sampled did not.
         """
-        if not self.loss.recomputes or len(packed) * self.config.train.num_epochs == 1:
+        model, is_single = self.config.model, len(packed) * self.config.train.num_epochs == 1
+        drops = model.lora_rank > 0 and model.lora_dropout > 0
+        if not self.loss.recomputes or (is_single and not drops):
             return [None] * len(packed)
         path = self.paths.path
         with blaming(path):
