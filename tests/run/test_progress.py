@@ -51,6 +51,17 @@ def test_plain_lines_say_how_long_it_will_take(clock: Clock, capsys: pytest.Capt
     assert lines[-1] == "training 10/10  reward 0.500"
 
 
+def test_the_first_of_many_side_by_side_tells_nothing_about_the_others(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Reporter().bar("evaluating", 100, side_by_side=True) as bar:
+        clock.now += 20
+        bar.advance()
+        clock.now += 20
+        bar.advance(19)
+    assert capsys.readouterr().err.splitlines() == ["evaluating 1/100", "evaluating 20/100  about 3 min left"]
+
+
 def test_what_an_earlier_run_did_tells_nothing_about_the_pace(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with Reporter().bar("training", 100, done=90) as bar:
         clock.now += 20

@@ -97,5 +97,5 @@ def evaluate_policy(
             if writer is not None and grown.trees:
                 writer.write_group([tree_record(tree) for tree in grown.trees])
 
-        bar = stack.enter_context(reporter.bar("playing", len(tasks)))
+        bar = stack.enter_context(reporter.bar("playing", len(tasks), side_by_side=True))
         return stop.run(runner, evaluate(player, tasks, bar, keep))

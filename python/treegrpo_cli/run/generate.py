@@ -52,7 +52,7 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
         engine_log = output.with_name(f"{output.name}.engine.log")
         player, runner, stop = open_stage(stack, config, world, engine_log, reporter)
         reporter.say(f"rollouts run on {player.sampler.name}")
-        bar = stack.enter_context(reporter.bar("rolling out", len(tasks), done=len(done)))
+        bar = stack.enter_context(reporter.bar("rolling out", len(tasks), done=len(done), side_by_side=True))
         prompts = (prompt for prompt in starmap(Prompt.numbered, enumerate(tasks)) if prompt.prompt_id not in done)
         watch = Watch(config, reporter, world.environment.tools)
         try:

@@ -19,6 +19,8 @@ from rich.progress import (
 from rich.text import Text
 
 PLAIN_INTERVAL_S = 10.0
+TELLING_SHARE = 0.1
+"""Of pieces side by side, so many must be done before the others' time is estimated."""
 
 
 def duration(seconds: float) -> str:
@@ -36,16 +38,20 @@ def duration(seconds: float) -> str:
 
 
 class Work:
-    """How fast work goes; pieces that were done before do not count."""
+    """How fast work goes; pieces that were done before do not count.
 
-    def __init__(self, total: int, done: int) -> None:
+    Of pieces that are worked on side by side the first one says nothing: many follow at its heels.
+    """
+
+    def __init__(self, total: int, done: int, *, side_by_side: bool) -> None:
         self.total, self.done = total, done
         self._start, self._first = time.monotonic(), done
+        self._too_few = TELLING_SHARE * (total - done) if side_by_side else 0.0
 
     def time_left(self) -> str:
         """Return `about … left` from the mean time a piece took so far; nothing at the beginning and at the end."""
         worked, left = self.done - self._first, self.total - self.done
-        if worked <= 0 or left <= 0:
+        if worked <= self._too_few or left <= 0:
             return ""
         return f"about {duration((time.monotonic() - self._start) / worked * left)} left"
 
@@ -121,9 +127,9 @@ class Reporter:
         _print(self._out, text)
 
     @contextmanager
-    def bar(self, label: str, total: int, *, done: int = 0) -> Iterator[Bar]:
+    def bar(self, label: str, total: int, *, done: int = 0, side_by_side: bool = False) -> Iterator[Bar]:
         """Show progress over `total` pieces, of which `done` were done by an earlier run; bars may nest."""
-        work = Work(total, done)
+        work = Work(total, done, side_by_side=side_by_side)
         if self.quiet:
             yield Bar()
         elif self._err.is_terminal:

@@ -218,7 +218,8 @@ class Session:
         due = bool(self.eval_tasks) and (self.step % train.eval_steps == 0 or self.step == train.num_steps)
         if not due or is_evaluated(self.directory.path, self.step):
             return
-        with self.clock.of("evaluation"), self.reporter.bar("evaluating", len(self.eval_tasks)) as bar:
+        number = len(self.eval_tasks)
+        with self.clock.of("evaluation"), self.reporter.bar("evaluating", number, side_by_side=True) as bar:
             evaluation = self.stop.run(self.runner, evaluate(self.evaluator, self.eval_tasks, bar))
         self.directory.claim()
         self._failure_log.name(evaluation.failures)
