@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from treegrpo_cli import estimators
+from treegrpo_cli.config import Config
 
 from tests.zygote import zygote
 
@@ -23,6 +25,13 @@ COMMANDS = [
     for line in text.splitlines()
     if line.strip()
 ]
+SECTIONS = {
+    name: section
+    if name != "advantage"
+    else section.keys() | {o for known in estimators().values() for o in known["options"]}
+    for name, section in Config().model_dump().items()
+    if isinstance(section, dict)
+}
 MAKE = [command for command in COMMANDS if command.startswith("make ")]
 
 
@@ -78,15 +87,38 @@ def test_links_and_paths_of_the_readme_exist() -> None:
     assert [link for link in local if not (ROOT / link).exists()] == []
 
 
-def test_settings_that_the_readme_names_exist() -> None:
-    from treegrpo_cli import estimators
-    from treegrpo_cli.config import Config
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: str(page.name))
+def test_links_and_settings_of_the_docs_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    local = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    assert [link for link in local if not (page.parent / link).exists()] == []
+    assert unknown_settings(text) == []
 
-    sections = Config().model_dump()
-    sections["advantage"] |= {option: ... for known in estimators().values() for option in known["options"]}
-    named = re.findall(rf"`({'|'.join(name for name in sections if isinstance(sections[name], dict))})\.(\w+)", README)
-    assert len(named) > 20
-    assert [f"{section}.{key}" for section, key in named if key not in sections[section]] == []
+
+def test_every_page_of_the_docs_is_linked_from_the_readme() -> None:
+    pages = [f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")]
+    assert [page for page in pages if f"]({page})" not in README] == []
+
+
+def test_the_readme_counts_families_as_their_page_does() -> None:
+    page = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    [counts] = re.findall(r"^(\d+) trees; (\d+) chains; (\d+) refused", page, flags=re.MULTILINE)
+    told = re.findall(r"(\d+) families train on trees, (\d+) on chains, (\d+) are refused", " ".join(README.split()))
+    assert told == [counts]
+
+
+def test_settings_that_the_readme_names_exist() -> None:
+    assert len(named_settings(README)) > 20
+    assert unknown_settings(README) == []
+
+
+def named_settings(text: str) -> list[tuple[str, str]]:
+    """What stands in code as a setting: section and key."""
+    return re.findall(rf"`({'|'.join(SECTIONS)})\.(\w+)", text)
+
+
+def unknown_settings(text: str) -> list[str]:
+    return [f"{section}.{key}" for section, key in named_settings(text) if key not in SECTIONS[section]]
 
 
 def test_metrics_that_the_readme_names_exist() -> None:

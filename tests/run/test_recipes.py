@@ -6,9 +6,10 @@ import pytest
 from treegrpo_cli.config.files import load_config
 from treegrpo_cli.run.memory import count, problems
 
-from tests.run.test_memory import CUDA, card, model_of
+from tests.run.test_memory import CUDA, GIB, card, model_of, settings
 
-FOLDER = Path(__file__).parents[2] / "examples" / "gpu"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "examples" / "gpu"
 RECIPES = {
     "multi-hop-3b-80gb": ("3B", 79.1),
     "single-hop-3b-80gb": ("3B", 79.1),
@@ -35,3 +36,21 @@ def test_a_recipe_fits_its_card_with_a_tenth_to_spare(name: str) -> None:
 def test_the_papers_settings_are_refused_on_a_card_of_half_the_size(hops: str) -> None:
     config = load_config(FOLDER / f"{hops}-3b-80gb.toml")
     assert problems(config, model_of("3B"), CUDA, "vllm", card(39.4)) != []
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_figures_in_the_docs_are_those_counted(name: str) -> None:
+    size, gib = RECIPES[name]
+    counted, total = count(load_config(FOLDER / f"{name}.toml"), model_of(size), CUDA, "vllm"), card(gib).total
+    trainer, phases = counted.trainer, counted.phases(total)
+    parts = (trainer.weights, trainer.gradients, trainer.moments, trainer.reference, trainer.micro_batch)
+    told = [f"{num_bytes / GIB:.1f}" for num_bytes in (total, *parts, *phases.values())]
+    [row] = [line for line in (ROOT / "docs" / "gpu.md").read_text().splitlines() if f"{name}.toml) |" in line]
+    assert [cell.strip() for cell in row.strip("|").split("|")[1:]] == told
+    [row] = [line for line in (ROOT / "README.md").read_text().splitlines() if f"{name}.toml)" in line]
+    assert row.endswith(f" | {phases['rollouts'] / GIB:.1f} | {phases['the update'] / GIB:.1f} |")
+
+
+def test_the_refusal_in_the_docs_is_the_one_that_is_given() -> None:
+    lines = problems(settings(model={"lora_rank": 16}), model_of("1.5B"), CUDA, "vllm", card(23.6))
+    assert [line for line in lines if f"    {line}\n" in (ROOT / "docs" / "gpu.md").read_text()] == lines != []
