@@ -23,7 +23,7 @@ from treegrpo_cli.models.pretrained import (
     shape_of_causal_lm,
 )
 from treegrpo_cli.samplers.transformers import TransformersSampler
-from treegrpo_cli.train.policy import load_model
+from treegrpo_cli.train.networks import load_model
 
 WEIGHTS = "model.safetensors"
 

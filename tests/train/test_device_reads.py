@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
-from treegrpo_cli.train import head as heads
+from treegrpo_cli.train import products
 from treegrpo_cli.train.batch import to_batch
 from treegrpo_cli.train.forward import Decoder
 from treegrpo_cli.train.head import Head
@@ -49,7 +49,7 @@ def micro_batches(trainer: Trainer, path: str) -> list[Any]:
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many chunks, as the vocabulary of a language model gives them."""
     for kind in ("cpu", "cuda"):
-        monkeypatch.setitem(heads.SIZES, kind, heads.Sizes(chunk=10 * VOCABULARY, block=4 * VOCABULARY))
+        monkeypatch.setitem(products.SIZES, kind, products.Sizes(chunk=10 * VOCABULARY, block=4 * VOCABULARY))
 
 
 def test_what_counts_as_a_read() -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from treegrpo_cli.train import head as head_module
-from treegrpo_cli.train.head import Head, HeadGradients, HeadResult, Objective, backward, linearise, log_probs, sizes
+from treegrpo_cli.train import products as products_module
+from treegrpo_cli.train.head import Head, HeadGradients, HeadResult, Objective, backward, linearise, log_probs
 
 NUM_TOKENS, NUM_PREDICTORS, NUM_TARGETS, HIDDEN = 31, 13, 40, 7
 KINDS = {
@@ -37,7 +38,7 @@ def real_sizes() -> None:
 
 
 def set_sizes(monkeypatch: pytest.MonkeyPatch, chunk: int, block: int) -> None:
-    monkeypatch.setitem(head_module.SIZES, "cpu", head_module.Sizes(chunk, block))
+    monkeypatch.setitem(products_module.SIZES, "cpu", products_module.Sizes(chunk, block))
 
 
 @dataclass(frozen=True)
@@ -296,8 +297,8 @@ def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
             assert one.dtype == other.dtype == torch.bfloat16
             return one.float() @ other.float()
 
-        monkeypatch.setattr(head_module, "_has_wide_products", lambda _: True)
-        monkeypatch.setattr(head_module, "wide_product", slow)
+        monkeypatch.setattr(products_module, "_has_wide_products", lambda _: True)
+        monkeypatch.setattr(products_module, "wide_product", slow)
     return is_kernel
 
 
@@ -337,7 +338,7 @@ def test_logits_that_are_not_rounded_bring_log_probabilities_a_hundred_times_nea
 
 def test_torch_has_the_kernel_for_cuda() -> None:
     one, other = (torch.empty(3, 3, dtype=torch.bfloat16, device="meta") for _ in range(2))
-    assert head_module.wide_product(one, other.t()).dtype == torch.float32
+    assert products_module.wide_product(one, other.t()).dtype == torch.float32
     assert torch._C._dispatch_has_kernel_for_dispatch_key("aten::mm.dtype", "CUDA")
 
 
@@ -369,23 +370,25 @@ def count_operations(monkeypatch: pytest.MonkeyPatch) -> int:
 def test_a_gpu_is_given_few_large_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is a launch; in the sizes of a CPU's cache they are many more, most of them of 13 rows."""
     assert count_operations(monkeypatch) < 250
-    monkeypatch.setitem(head_module.SIZES, "cuda", head_module.SIZES["cpu"])
+    monkeypatch.setitem(products_module.SIZES, "cuda", products_module.SIZES["cpu"])
     assert count_operations(monkeypatch) > 1_500
 
 
 @pytest.mark.usefixtures("real_sizes")
 def test_pieces_of_a_weight_cover_it_and_are_aligned_for_tensor_cores() -> None:
     weight = torch.empty(151_937, 896, device="meta")
-    pieces = [range(151_937)[piece] for piece in head_module._pieces(weight)]
+    pieces = [range(151_937)[piece] for piece in products_module._pieces(weight)]
     assert [token for piece in pieces for token in piece] == list(range(151_937))
     assert len(pieces) > 3
     assert all(piece.start % 64 == 0 for piece in pieces)
 
 
 def test_sizes_go_by_the_kind_of_device() -> None:
-    assert sizes(torch.device("cuda:1")) is head_module.SIZES["cuda"]
-    assert sizes(torch.device("cpu")) is head_module.SIZES["cpu"]
-    assert sizes(torch.device("meta")) is head_module.SIZES["cuda"], "what is not known counts as a GPU"
+    assert products_module.sizes(torch.device("cuda:1")) is products_module.SIZES["cuda"]
+    assert products_module.sizes(torch.device("cpu")) is products_module.SIZES["cpu"]
+    assert products_module.sizes(torch.device("meta")) is products_module.SIZES["cuda"], (
+        "what is not known counts as a GPU"
+    )
 
 
 def test_many_small_bfloat16_gradients_are_not_lost_in_their_sum() -> None:

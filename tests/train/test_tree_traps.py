@@ -21,13 +21,13 @@ from transformers import (
 )
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.models.positions import fix_positions
-from treegrpo_cli.train import policy as policy_module
+from treegrpo_cli.train import networks
 from treegrpo_cli.train.batch import to_batch
 from treegrpo_cli.train.forward import Decoder, tree_refusal
+from treegrpo_cli.train.networks import load_model
 from treegrpo_cli.train.paths import named
 from treegrpo_cli.train.paths.dense import DensePlan
 from treegrpo_cli.train.paths.one_forward import OneForward
-from treegrpo_cli.train.policy import load_model
 from treegrpo_cli.train.tree_attention import TreeUnsupportedError
 from treegrpo_cli.types import TrainBatch
 
@@ -268,9 +268,9 @@ def test_a_model_with_a_head_of_its_own_is_refused(tmp_path: Path, monkeypatch: 
         context.setattr(LlamaForCausalLM, "forward", scaled)
         with pytest.raises(UserError, match="LlamaForCausalLM cannot be trained: its logits are not what its LM head"):
             make_trainer(model_dir, "chains", {})
-    model = policy_module.load_causal_lm(model_dir, torch.float32)
+    model = networks.load_causal_lm(model_dir, torch.float32)
     model.set_output_embeddings(nn.Embedding(4, 4))
-    monkeypatch.setattr(policy_module, "load_causal_lm", lambda *_: model)
+    monkeypatch.setattr(networks, "load_causal_lm", lambda *_: model)
     with pytest.raises(UserError, match="LlamaForCausalLM cannot be trained: it has no linear LM head"):
         make_trainer(model_dir, "chains", {})
 

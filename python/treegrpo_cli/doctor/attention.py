@@ -23,8 +23,9 @@ from treegrpo_cli.doctor.finding import Check, NotHereError, WrongError
 from treegrpo_cli.doctor.forests import batch_of, random_trees
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.models.devices import choose_dtype
+from treegrpo_cli.train.networks import load_model
 from treegrpo_cli.train.paths import AttentionPath, Subject, reference_path, registered
-from treegrpo_cli.train.policy import Policy, load_model
+from treegrpo_cli.train.policy import Policy
 from treegrpo_cli.types import TrainBatch
 
 SECTION = "attention paths"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from treegrpo_cli.errors import FileError, UserError, said
 from treegrpo_cli.train.checkpoint_folders import STATE_JSON, step_of
-from treegrpo_cli.train.policy import load_model
+from treegrpo_cli.train.networks import load_model
 from treegrpo_cli.train.self_check import Disagreement
 
 STATE_TENSORS, ADAPTER = "training_state.tensors", "adapter"

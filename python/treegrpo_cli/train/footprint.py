@@ -28,10 +28,10 @@ from torch import nn
 from treegrpo_cli.config import Config, ModelConfig
 from treegrpo_cli.models.devices import choose_dtype
 from treegrpo_cli.models.sizes import ModelSizes
-from treegrpo_cli.train import head as heads
+from treegrpo_cli.train import products
 from treegrpo_cli.train.counts import CACHED_TOKENS
+from treegrpo_cli.train.networks import add_lora, store_frozen_in_bfloat16
 from treegrpo_cli.train.paths import named
-from treegrpo_cli.train.policy import add_lora, store_frozen_in_bfloat16
 from treegrpo_cli.train.schedule import prompts_per_minibatch
 
 FLOAT = 4
@@ -171,7 +171,7 @@ def _head(config: Config, sizes: ModelSizes, tokens: int, device: torch.device, 
     On CUDA the chunk's gradient is rounded to bfloat16 beside it. The gradient of embeddings is as large as they are,
     and comes when the rest is gone.
     """
-    weight, limits = sizes.vocabulary * sizes.hidden, heads.sizes(device)
+    weight, limits = sizes.vocabulary * sizes.hidden, products.sizes(device)
     rounded = 0 if dtype == torch.float32 else dtype.itemsize
     chunk = max(min(tokens * sizes.vocabulary, limits.chunk), sizes.vocabulary)
     logits = (FLOAT + (rounded if device.type == "cuda" else 0)) * chunk + 3 * FLOAT * min(limits.block, chunk)

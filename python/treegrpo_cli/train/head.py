@@ -8,10 +8,7 @@ p = softmax(z), H the entropy of p, and y a target:
     d log p_y / dz = onehot(y) - p             dH / dz = -p (log p + H)
 
 Hidden states and weight are taken in the dtype of the hidden states, or in autocast's where that is on. Whatever it
-is, their products are summed and kept in float32 (float64 for float64): logits rounded to bfloat16 would move
-log-probabilities by up to 2^-8 of the largest logit, and the sampler does not round them. On CUDA the gradient of the
-logits is rounded to bfloat16 for the two products that it goes into, which the tensor cores ask for; elsewhere it is
-not.
+is, their products are kept in float32 (float64 for float64): see `products`.
 
 Liger's fused linear GRPO loss and torch's `linear_cross_entropy` read one target a hidden state and know neither a
 turn shared by several leaves, nor a ratio over a turn, nor the gradient of the entropy.
@@ -29,25 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """How many numbers the head holds at a time, each of 4 bytes in float32.
-
-    chunk: logits that are alive; with fewer the matrix products slow down · block: logits that an elementwise
-    operation takes at once, of which up to three copies live beside the chunk, or weights that are widened at once.
-    """
-
-    chunk: int
-    block: int
-
-
-SIZES = {"cpu": Sizes(chunk=3 << 24, block=1 << 21), "cuda": Sizes(chunk=1 << 27, block=1 << 25)}
-"""By device type. A block of 8 MiB stays in a CPU's cache. A GPU has none to stay in, and each operation costs it a
-launch of microseconds: blocks of 128 MiB outlast that many times over, four to a chunk of 512 MiB."""
-
-ALIGNED = 64
-"""Numbers at whose multiples a piece of a matrix begins and ends, where it has so many."""
+from treegrpo_cli.train.products import project, propagate, sizes
 
 LEAST = -1e4
 """Stands for a log-probability of -inf where that is multiplied by its probability: exp of both is exactly 0."""
@@ -91,11 +70,6 @@ class HeadResult:
     logprobs: Tensor
     entropy: Tensor
     hidden_grad: Tensor
-
-
-def sizes(device: torch.device) -> Sizes:
-    """Return the sizes that suit a device; one that is not known counts as a GPU."""
-    return SIZES.get(device.type, SIZES["cuda"])
 
 
 @torch.no_grad()
@@ -243,41 +217,9 @@ def _blocks(logits: Tensor) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, len(logits), size))
 
 
-def _pieces(weight: Tensor) -> Iterator[slice]:
-    """Pieces of the vocabulary: what is made of a weight beside it stays small. Tensor cores want them aligned."""
-    size = max(1, sizes(weight.device).block // weight.shape[1])
-    size -= size % ALIGNED if size > ALIGNED else 0
-    return (slice(start, start + size) for start in range(0, len(weight), size))
-
-
-def _is_rounded(tensor: Tensor) -> bool:
-    """Whether a product in its dtype would be rounded to fewer bits than float32 has."""
-    return tensor.dtype.itemsize < 4
-
-
-def _has_wide_products(tensor: Tensor) -> bool:
-    """Whether torch multiplies its dtype into float32: the kernel of `wide_product` is there for CUDA alone."""
-    return tensor.is_cuda
-
-
-def wide_product(one: Tensor, other: Tensor) -> Tensor:
-    """[n, k] @ [k, m] of bfloat16 or float16 on CUDA -> float32: summed there, and not rounded at the end."""
-    return torch.mm(one, other, out_dtype=torch.float32)
-
-
 def _project(head: Head, states: Tensor) -> Tensor:
     """logits / temperature [p, V], in float32 or wider."""
-    weight = head.weight
-    if not _is_rounded(states):
-        logits = states @ weight.t() if head.bias is None else torch.addmm(head.bias, states, weight.t())
-    elif _has_wide_products(states):
-        logits = wide_product(states, weight.t())
-    else:
-        logits, wide = states.new_empty((len(states), len(weight)), dtype=torch.float32), states.float()
-        for piece in _pieces(weight):
-            logits[:, piece] = wide @ weight[piece].float().t()
-    if head.bias is not None and _is_rounded(states):
-        logits += head.bias
+    logits = project(states, head.weight, head.bias)
     if head.softcap is not None:
         logits.div_(head.softcap).tanh_().mul_(head.softcap)
     return logits if head.temperature == 1 else logits.div_(head.temperature)
@@ -307,31 +249,4 @@ def _propagate(head: Head, states: Tensor, logits_grad: Tensor, grads: HeadGradi
     """Add to the head's gradients; return the one at the hidden states, in float32 or wider."""
     if grads.bias is not None:
         grads.bias.add_(logits_grad.sum(dim=0))
-    if not _is_rounded(states):
-        if grads.weight is not None:
-            _add_product(grads.weight, logits_grad.t(), states)
-        return logits_grad @ head.weight
-    if _has_wide_products(states):
-        return _propagate_rounded(head, states, logits_grad.to(states.dtype), grads)
-    wide, hidden_grad = states.float(), torch.zeros(states.shape, device=states.device)
-    for piece in _pieces(head.weight):
-        hidden_grad.addmm_(logits_grad[:, piece], head.weight[piece].float())
-        if grads.weight is not None:
-            _add_product(grads.weight[piece], logits_grad[:, piece].t(), wide)
-    return hidden_grad
-
-
-def _propagate_rounded(head: Head, states: Tensor, logits_grad: Tensor, grads: HeadGradients) -> Tensor:
-    """The same from bfloat16 alone, on CUDA."""
-    if grads.weight is not None:
-        for piece in _pieces(head.weight):
-            grads.weight[piece] += wide_product(logits_grad[:, piece].t(), states)
-    return wide_product(logits_grad, head.weight)
-
-
-def _add_product(total: Tensor, one: Tensor, other: Tensor) -> None:
-    """Add [n, k] @ [k, m] in place; in one kernel where the dtypes allow it."""
-    if total.dtype == one.dtype:
-        total.addmm_(one, other)
-    else:
-        total += one @ other
+    return propagate(states, head.weight, logits_grad, grads.weight)

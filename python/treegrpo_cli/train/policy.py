@@ -15,25 +15,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils.logging import disable_progress_bar
 
-from treegrpo_cli.config import Config, ModelConfig
+from treegrpo_cli.config import Config
 from treegrpo_cli.errors import UserError, said
 from treegrpo_cli.models.devices import choose_device, choose_dtype
 from treegrpo_cli.models.positions import fix_positions
-from treegrpo_cli.models.pretrained import context_limit, load_causal_lm, read_model_config
+from treegrpo_cli.models.pretrained import context_limit
 from treegrpo_cli.models.weights import Adapter, Weights
 from treegrpo_cli.train import head as heads
 from treegrpo_cli.train.forward import Decoder
 from treegrpo_cli.train.head import Head, HeadGradients, HeadResult, Objective
+from treegrpo_cli.train.networks import (
+    add_lora,
+    load_model,
+    set_mode,
+    store_frozen_in_bfloat16,
+    widened,
+    without_dropout,
+)
 from treegrpo_cli.train.paths import AttentionPath
 from treegrpo_cli.types import TrainBatch
 
@@ -92,15 +95,11 @@ class Policy:
     def computing_in(self, dtype: torch.dtype) -> Iterator[None]:
         """Compute in another dtype for a while: in bfloat16, or in what trained weights are stored in."""
         own, self.dtype = self.dtype, dtype
-        stored = [module for module in self.network.modules() if _is_narrow(module)] if dtype != own else []
-        for module in stored:
-            module.forward = partial(_widened_linear, module)
         try:
-            yield
+            with widened(self.network) if dtype != own else nullcontext():
+                yield
         finally:
             self.dtype = own
-            for module in stored:
-                del module.forward
 
     @torch.no_grad()
     def log_probs(self, batch: TrainBatch, path: AttentionPath) -> Tensor:
@@ -235,46 +234,6 @@ class Policy:
         return model.to(self.device)
 
 
-def load_model(path: str | Path) -> Any:
-    """Load a causal LM in float32, on the CPU, with every dropout at 0, in the mode in which it samples.
-
-    Raises UserError where there is no model, or none with an LM head.
-    """
-    disable_progress_bar()  # the program shows its own
-    config = read_model_config(path)
-    _set_dropout_to_zero(config)
-    model = load_causal_lm(path, torch.float32, config)
-    if not isinstance(model.get_output_embeddings(), nn.Linear):
-        raise UserError(f"model.path: {type(model).__name__} cannot be trained: it has no linear LM head")
-    return model
-
-
-def set_mode(network: nn.Module) -> None:
-    """Let a network compute as in sampling; adapters drop out, and layers are computed twice where they are told to.
-
-    Routers and norms may compute otherwise in training (Phi-3.5-MoE samples its experts there); the library computes
-    layers twice, for gradient checkpointing, in training alone.
-    """
-    network.eval()
-    for name, module in network.named_modules():
-        is_adapter = "lora_dropout" in name.split(".")
-        if is_adapter or isinstance(module, GradientCheckpointingLayer):
-            module.training = True
-
-
-@contextmanager
-def without_dropout(network: nn.Module) -> Iterator[None]:
-    """Leave out what adapters drop, for a while: it would tell two computations of the same apart."""
-    drawing = [module for module in network.modules() if isinstance(module, nn.Dropout) and module.training]
-    for module in drawing:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in drawing:
-            module.training = True
-
-
 def _is_of_an_adapter(name: str) -> bool:
     return any(part.startswith("lora_") for part in name.split("."))
 
@@ -285,69 +244,3 @@ def _gradient_of(weight: nn.Parameter | None) -> Tensor | None:
     if weight.grad is None:
         weight.grad = torch.zeros_like(weight)
     return weight.grad
-
-
-def _set_dropout_to_zero(config: Any) -> None:
-    for part in (config, config.get_text_config()):
-        for name, value in part.to_dict().items():
-            if isinstance(value, float) and any(word in name for word in ("dropout", "pdrop")):
-                setattr(part, name, 0.0)
-
-
-def store_frozen_in_bfloat16(model: nn.Module) -> None:
-    """Store frozen linear weights in bfloat16; a tied LM head stays: autocast does not round embeddings."""
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and not module.weight.requires_grad and id(module.weight) not in embeddings:
-            module.to(torch.bfloat16)
-
-
-def _is_narrow(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) and module.weight.dtype == torch.bfloat16
-
-
-def _widened_linear(module: Any, states: Tensor) -> Tensor:
-    """A frozen layer that is stored in bfloat16, as if it were stored in the dtype of what it is given."""
-    output: Tensor = _Widened.apply(states, module.weight)  # type: ignore[no-untyped-call]
-    return output if module.bias is None else output + module.bias
-
-
-class _Widened(torch.autograd.Function):
-    """A product with a frozen weight, which is widened for the time of the product only."""
-
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(weight)
-        return functional.linear(states, weight.to(states.dtype))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        [weight] = ctx.saved_tensors
-        return grads[0] @ weight.to(grads[0].dtype), None
-
-
-def add_lora(model: Any, settings: ModelConfig) -> Any:
-    """Wrap the model in trainable low-rank adapters of float32 and freeze the rest."""
-    from peft import LoraConfig, get_peft_model
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    lora = LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules=settings.lora_target_modules,
-        task_type="CAUSAL_LM",
-    )
-    try:
-        network = get_peft_model(model, lora)
-    except ValueError as error:
-        raise UserError(f"model.lora_target_modules: {said(error)}") from None
-    adapted = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
-    if not all(hasattr(module.get_base_layer(), "weight") for module in adapted):
-        raise UserError("model.lora_target_modules: fused experts cannot be adapted, name linear modules")
-    ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    if model.config.tie_word_embeddings and any(module is end for module in adapted for end in ends):
-        raise UserError("model.lora_target_modules: a tied embedding cannot be adapted, name other modules")
-    if any(module is ends[1] for module in adapted):
-        raise UserError("model.lora_target_modules: the LM head cannot be adapted, name other modules")
-    return network

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from treegrpo_cli.train.check_forest import rows_of
 from treegrpo_cli.train.head import linear
+from treegrpo_cli.train.networks import without_dropout
 from treegrpo_cli.train.path_errors import PathFailedError, blaming
 from treegrpo_cli.train.paths import AttentionPath, Subject, reference_path
-from treegrpo_cli.train.policy import Policy, without_dropout
+from treegrpo_cli.train.policy import Policy
 from treegrpo_cli.types import TrainBatch
 
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-4}
