@@ -93,21 +93,30 @@ def test_the_driver_is_asked_of_nvidia_smi_where_the_kernel_does_not_tell(machin
     assert "the NVIDIA driver is 546.33" in (why_no_cuda() or "")
 
 
-@pytest.mark.parametrize("case", ["no card", "hidden", "torch without CUDA", "seen"])
+@pytest.mark.parametrize("case", ["no card", "", "-1", "NoDevFiles", "torch without CUDA", "seen"])
 def test_a_machine_without_a_card_to_use_runs_on_the_cpu(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     machine.has(card="nvidiactl" if case == "no card" else "nvidia0", driver="470.82.01")
     assert (why_no_cuda() is None) == (case == "no card")
     match case:
-        case "hidden":
-            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        case "" | "-1" | "NoDevFiles":
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", case)
         case "torch without CUDA":
             monkeypatch.setattr(torch.version, "cuda", None)
         case "seen":
             monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert why_no_cuda() is None
     assert choose_device("auto") == torch.device("cuda" if case == "seen" else "cpu")
+
+
+@pytest.mark.parametrize("visible", ["0", "1,0", "GPU-8932f937", "MIG-1"])
+def test_a_card_that_is_named_among_the_visible_is_missed(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, visible: str
+) -> None:
+    machine.has(driver="470.82.01")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert why_no_cuda() is not None
 
 
 def test_a_card_without_bfloat16_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,14 @@ def test_a_reader_that_is_wanted_has_to_read_too() -> None:
     assert chat(CHAT_TEMPLATE, "json").reader_name == "json"
 
 
+@needs_vllm
+def test_tools_that_vllm_does_not_understand_have_none_of_its_readers() -> None:
+    odd = [{"type": "search", "function": {"name": "search", "parameters": {"properties": {}}}}]
+    assert "hermes" in vllm_parsers()
+    assert vllm_reader("hermes", make_tiny_tokenizer(), [SEARCH]) is not None
+    assert vllm_reader("hermes", make_tiny_tokenizer(), odd) is None
+
+
 def test_an_unknown_reader_is_refused_with_the_nearest() -> None:
     with pytest.raises(UserError, match=r"environment\.tool_parser: 'jsn': did you mean 'json'\?"):
         chat(CHAT_TEMPLATE, "jsn")

@@ -189,14 +189,21 @@ def test_questions_alone_are_played_in_one_turn_and_judged_by_a_reward_of_ones_o
 
 
 @pytest.mark.parametrize(
-    ("dialect", "engine", "asked"),
-    [("chat", "auto", ["cpu"]), ("chat", "vllm", ["cpu"]), ("chat", "transformers", []), ("inline", "auto", [])],
+    ("dialect", "engine", "installed", "asked"),
+    [
+        ("chat", "auto", True, ["cpu"]),
+        ("chat", "vllm", True, ["cpu"]),
+        ("chat", "auto", False, []),
+        ("chat", "transformers", True, []),
+        ("inline", "auto", True, []),
+    ],
 )
 def test_the_engines_environment_is_set_before_a_parser_of_vllm_may_be_imported(
-    dialect: str, engine: str, asked: list[str], monkeypatch: pytest.MonkeyPatch
+    dialect: str, engine: str, installed: bool, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     devices: list[str] = []
-    monkeypatch.setattr(world, "why_no_vllm", devices.append)
+    monkeypatch.setattr(world, "prepare_environment", devices.append)
+    monkeypatch.setattr(world, "find_spec", lambda name: name if installed else None)
     config = Config.model_validate(
         {
             "environment": {"name": "calculator", "dialect": dialect},

@@ -1,19 +1,22 @@
 """Adapters beside an engine's weights: its log-probabilities against those of the network that is trained."""
 
 import asyncio
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 import torch
 from torch.nn import functional
 from treegrpo_cli.config import SamplerConfig
 from treegrpo_cli.config.files import make_config
-from treegrpo_cli.errors import UserError
+from treegrpo_cli.errors import FileError, UserError
 from treegrpo_cli.models.weights import Adapter
 from treegrpo_cli.samplers import make_sampler
 from treegrpo_cli.samplers.base import Trained
+from treegrpo_cli.samplers.vllm_adapter import write_adapter
 from treegrpo_cli.train.policy import Policy
 from treegrpo_cli.types import Completion, SamplingParams
 
@@ -175,6 +178,21 @@ def test_adapters_are_merged_where_the_engine_computes_in_float32_or_is_told_to(
             with pytest.raises(ValueError, match="merged into the weights"):
                 sampler.update_adapter(adapter, 1)
         sampler.close()
+
+
+def test_a_closed_engine_keeps_no_weight_alive(tiny_model_dir: Path) -> None:
+    sampler = start("transformers", tiny_model_dir, "bfloat16", make_policy(tiny_model_dir, "bfloat16").adapter())
+    weights = WeakSet(sampler.model.parameters())
+    sampler.close()
+    gc.collect()
+    assert not list(weights)
+
+
+def test_an_adapter_that_finds_no_room_is_one_line(tmp_path: Path) -> None:
+    adapter = Adapter(1, 1.0, {"q_proj": (torch.zeros(1, 4), torch.zeros(4, 1))})
+    folder = tmp_path / "full"
+    with pytest.raises(FileError, match=r"full: the engine's adapter cannot be written: .*; TMPDIR names another"):
+        write_adapter(folder, adapter, "bfloat16")
 
 
 @pytest.mark.usefixtures("vllm_on_cpu")

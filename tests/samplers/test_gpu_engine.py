@@ -2,8 +2,10 @@
 
 import asyncio
 import importlib
+import logging
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -248,6 +250,32 @@ def test_a_card_that_is_too_full_is_one_line_with_what_is_free() -> None:
     )
     with pytest.raises(UserError, match="free the card"):
         check_free_memory(0.45, 0, 80 * GIB, 0)
+
+
+def test_a_cache_of_a_size_that_is_set_needs_no_share_of_the_card(tiny_model_dir: Path, card: Card) -> None:
+    card.free = 20 * GIB
+    for size, possible in ((0, False), (GIB, True)):
+        config = SamplerConfig(kv_cache_bytes=size)
+        with nullcontext() if possible else pytest.raises(UserError, match=r"set it to 0\.25 or less"):
+            settings = gpu_settings(str(tiny_model_dir), config, "cuda:0", reloads=True, say=print)
+    assert settings["kv_cache_memory_bytes"] == GIB
+    assert 0 < settings["gpu_memory_utilization"] * card.total < card.free
+    card.free = 0
+    with pytest.raises(UserError, match="free the card"):
+        gpu_settings(str(tiny_model_dir), config, "cuda:0", reloads=True, say=print)
+
+
+def test_an_engine_that_does_not_start_leaves_its_log_closed(
+    tiny_model_dir: Path, card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise UserError("vLLM does not start")
+
+    before = list(logging.getLogger("vllm").handlers)
+    monkeypatch.setattr(Started, "_start", refuse)
+    with pytest.raises(UserError, match="does not start"):
+        Started(tiny_model_dir, card, Trained())
+    assert logging.getLogger("vllm").handlers == before
 
 
 def test_free_memory_is_asked_of_the_card_after_torch_gave_its_own_back(monkeypatch: pytest.MonkeyPatch) -> None:

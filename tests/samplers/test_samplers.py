@@ -459,10 +459,12 @@ class DyingSampler(SteppedSampler):
         return {}
 
     def load_weights(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
-        pass
+        list(weights)
+
+    num_freed = 0
 
     def free(self) -> None:
-        pass
+        self.num_freed += 1
 
 
 def test_an_engine_that_dies_fails_every_request_that_waits_and_every_later_one() -> None:
@@ -476,6 +478,23 @@ def test_an_engine_that_dies_fails_every_request_that_waits_and_every_later_one(
         assert [type(error) for error in errors] == [EngineError] * 3
         assert "MemoryError: out of pages" in str(errors[0])
     assert sampler.num_steps == 2
+
+
+@pytest.mark.parametrize("error", [MemoryError("out of memory"), KeyboardInterrupt()])
+def test_an_engine_that_got_new_weights_in_part_samples_no_more(error: BaseException) -> None:
+    sampler = DyingSampler(100)
+
+    def interrupted() -> Iterator[tuple[str, torch.Tensor]]:
+        yield "first", torch.zeros(1)
+        raise error
+
+    with pytest.raises(type(error)):
+        sampler.update_weights(Weights({}, interrupted), 1)
+    assert sampler.policy_version == 0
+    with pytest.raises(EngineError, match="got new weights in part: " + type(error).__name__):
+        asyncio.run(sampler.sample([1], GREEDY, 0))
+    sampler.close()
+    assert sampler.num_freed == 1
 
 
 def test_auto_takes_transformers_where_vllm_is_missing_and_an_explicit_vllm_says_how_to_install_it(

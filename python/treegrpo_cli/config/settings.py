@@ -201,6 +201,7 @@ class SamplerConfig(Section):
     max_num_seqs: Count = 256
     """Turns decoded in one batch."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.45
+    """The engine's share of a GPU, weights and cache together, unless `kv_cache_bytes` is set."""
     kv_cache_bytes: NonNegativeInt = 0
     """0 = sized by the engine on a GPU, and for `max_num_seqs` short sequences on CPU."""
     max_num_batched_tokens: TokensOrNone = 0

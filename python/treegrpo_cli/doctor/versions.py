@@ -120,8 +120,7 @@ def _devices() -> str:
     _torch_or_not_here()
     import torch
 
-    from treegrpo_cli.models.memory import memory_of
-    from treegrpo_cli.run.memory import gib
+    from treegrpo_cli.models.memory import gib, memory_of
 
     found = [
         f"cuda:{number} {torch.cuda.get_device_name(number)}, {gib(memory.free)} of {gib(memory.total)} GiB free"

@@ -62,8 +62,9 @@ def _ask_smi() -> str:
 
 
 def _hidden() -> bool:
+    """Whether `CUDA_VISIBLE_DEVICES` begins with what is no card's number or name, as `-1` or Slurm's `NoDevFiles`."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible is not None and visible.strip() in ("", "-1")
+    return visible is not None and re.match(r"\d|GPU-|MIG-", visible.strip()) is None
 
 
 def _has_card() -> bool:

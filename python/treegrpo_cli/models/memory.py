@@ -21,6 +21,15 @@ class DeviceMemory:
     free: int
 
 
+def gib(num_bytes: int) -> str:
+    """Bytes in GiB.
+
+    >>> gib(3 * 2**29)
+    '1.5'
+    """
+    return f"{num_bytes / 2**30:,.1f}"
+
+
 def memory_of(device: torch.device) -> DeviceMemory:
     """Look: a GPU's own memory; the machine's for anything else, or what its control group may take of it."""
     if device.type == "cuda":

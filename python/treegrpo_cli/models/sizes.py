@@ -26,7 +26,12 @@ class ModelSizes:
     @classmethod
     def of(cls, model: Any) -> ModelSizes:
         """Read them off a causal LM. Raises UncountableError."""
-        config = model.config.get_text_config()
+        return cls.of_config(model.config)
+
+    @classmethod
+    def of_config(cls, config: Any) -> ModelSizes:
+        """Read them off a causal LM's configuration. Raises UncountableError."""
+        config = config.get_text_config()
         hidden, heads = _whole(config, "hidden_size"), _whole(config, "num_attention_heads")
         size = _number(config, "head_dim") or hidden // heads
         return cls(
@@ -38,6 +43,10 @@ class ModelSizes:
             vocabulary=_whole(config, "vocab_size"),
             max_tokens=_number(config, "max_position_embeddings"),
         )
+
+    def cached_bytes(self, item_bytes: int) -> int:
+        """Return the bytes that keys and values of one token take in all layers."""
+        return 2 * self.num_layers * self.keys * item_bytes
 
 
 def _intermediate(config: Any, hidden: int) -> int:

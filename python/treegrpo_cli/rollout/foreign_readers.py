@@ -54,11 +54,11 @@ def vllm_reader(
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
     words = _Words(tokenizer)
-    request = ChatCompletionRequest(messages=[{"role": "user", "content": "question"}], tools=list(tools))
     try:
+        request = ChatCompletionRequest(messages=[{"role": "user", "content": "question"}], tools=list(tools))
         make = functools.partial(_manager().get_tool_parser(name), words, request.tools)
         make()
-    except Exception:  # for want of tokens, of a library, of whatever it needs
+    except Exception:  # for want of tokens, of a library, of a schema that it knows, of whatever it needs
         return None
 
     def read(text: str) -> Sequence[ToolCall]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from treegrpo_cli.envs import check_environment, close_environment, load_environment
 from treegrpo_cli.rollout.dialects import make_dialect
-from treegrpo_cli.samplers import resolve_device, why_no_vllm
+from treegrpo_cli.samplers import resolve_device
 from treegrpo_cli.samplers.text import end_token_ids
+from treegrpo_cli.samplers.vllm_engine import prepare_environment
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
@@ -40,5 +42,5 @@ class World:
 
 def _prepare_engine(config: Config) -> None:
     """Have vLLM's environment set as its engine needs it before a chat template may call for one of its parsers."""
-    if config.environment.dialect == "chat" and config.sampler.engine != "transformers":
-        why_no_vllm(resolve_device(config.model.device))
+    if config.environment.dialect == "chat" and config.sampler.engine != "transformers" and find_spec("vllm"):
+        prepare_environment(resolve_device(config.model.device))

@@ -16,7 +16,7 @@ import torch
 from treegrpo_cli.config import Config
 from treegrpo_cli.errors import Problems
 from treegrpo_cli.models.devices import choose_device
-from treegrpo_cli.models.memory import DeviceMemory, memory_of
+from treegrpo_cli.models.memory import DeviceMemory, gib, memory_of
 from treegrpo_cli.models.pretrained import shape_of_causal_lm
 from treegrpo_cli.models.sizes import UncountableError
 from treegrpo_cli.run.remedies import changed, remedy
@@ -155,15 +155,6 @@ def problems(config: Config, model: Any, device: torch.device, engine: str, memo
         mended = remedy(config, wanted.engine.least / memory.total if wanted.engine.share else 1.0, fits)
         lines.append(f"memory: {phase} {verb} {gib(need)} GiB, and {memory.name} has {gib(memory.free)}; {mended}")
     return lines
-
-
-def gib(num_bytes: int) -> str:
-    """Bytes in GiB.
-
-    >>> gib(3 * 2**29)
-    '1.5'
-    """
-    return f"{num_bytes / 2**30:,.1f}"
 
 
 def _subject(config: Config) -> tuple[Any, torch.device, str, DeviceMemory]:

@@ -59,7 +59,7 @@ def engine_bytes(config: Config, model: Any, device: torch.device, engine: str) 
     dtype, sizes = choose_dtype(config.model.dtype, device), ModelSizes.of(model)
     weights = sum(weight.numel() for weight in model.parameters()) * dtype.itemsize
     tokens = min(config.rollout.context_tokens, sizes.max_tokens or config.rollout.context_tokens)
-    sequence = tokens * 2 * sizes.num_layers * sizes.keys * dtype.itemsize
+    sequence = tokens * sizes.cached_bytes(dtype.itemsize)
     is_shared = dtype == torch.float32 and not config.model.lora_rank  # the policy's own tensors are handed over
     largest = max(weight.numel() for weight in model.parameters())
     handed = 0 if is_shared else HANDED_COPIES * torch.float32.itemsize * largest

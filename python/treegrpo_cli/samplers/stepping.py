@@ -137,7 +137,8 @@ class SteppedSampler(ABC):
         """Take a whole `state_dict()`'s items, and forget everything computed with the old weights.
 
         Of `models.weights.Weights` names and shapes are seen before a tensor is made, and no two tensors are held.
-        Raises ValueError where names or shapes are not the model's, RuntimeError while requests run.
+        Raises ValueError where names or shapes are not the model's, RuntimeError while requests run. Whatever is
+        raised between two tensors ends the engine: it would go on with some weights of one version, some of another.
         """
         stream = Weights.of(weights)
         check_shapes(self.weight_shapes(), stream.shapes)
@@ -161,7 +162,11 @@ class SteppedSampler(ABC):
     def _replace(self, load: Callable[[], None], policy_version: int) -> None:
         self._settle()
         with self.waking() if self._asleep else nullcontext():
-            load()
+            try:
+                load()
+            except BaseException as error:
+                self._die(f"got new weights in part: {type(error).__name__}: {error}", error)
+                raise
         self._asleep = False
         self.policy_version = policy_version
 
@@ -223,10 +228,7 @@ class SteppedSampler(ABC):
                     if future is not None and not future.done():
                         future.set_result(completion)
         except Exception as error:
-            failure = EngineError(f"the {self.name} engine died: {type(error).__name__}: {error}")
-            failure.__cause__ = error
-            self._fail(failure)
-            self._free()
+            self._die(f"died: {type(error).__name__}: {error}", error)
         finally:
             self._join()
 
@@ -283,6 +285,13 @@ class SteppedSampler(ABC):
             gone, self._gone = self._gone, []
             for request_id in gone:
                 self.drop(request_id)
+
+    def _die(self, reason: str, cause: BaseException) -> None:
+        """Fail who waits and who comes later, and give the engine's memory back."""
+        failure = EngineError(f"the {self.name} engine {reason}")
+        failure.__cause__ = cause
+        self._fail(failure)
+        self._free()
 
     def _free(self) -> None:
         self.free()

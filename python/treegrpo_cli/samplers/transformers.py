@@ -145,7 +145,7 @@ class TransformersSampler(SteppedSampler):
     def free(self) -> None:
         """Forget model and batch."""
         self._queue.clear()
-        self._batch = None
+        self._batch = self._adapted = None
         del self.model
 
     def _admit(self) -> list[Row]:

@@ -66,24 +66,28 @@ class VllmSampler(SteppedSampler):
         sleeps = device != "cpu" and trained is not None and config.sleep is not False
         check_weight_files(model_path)
         self._log_handler = log_to(log_path)
-        self.engine = start_engine(
-            log_path,
-            device,
-            model=model_path,
-            load_format="safetensors",  # never a pickle
-            trust_remote_code=False,
-            dtype=dtype,
-            hf_overrides=float32_head(dtype),
-            enable_sleep_mode=sleeps,
-            seed=seed % 2**32,
-            max_model_len=self.max_model_len,
-            max_num_seqs=config.max_num_seqs,
-            enable_prefix_caching=True,
-            logprobs_mode="processed_logprobs",  # of the distribution sampled from
-            disable_log_stats=True,
-            **settings,
-            **(adapter_settings(adapter) if adapter else {}),
-        )
+        try:
+            self.engine = start_engine(
+                log_path,
+                device,
+                model=model_path,
+                load_format="safetensors",  # never a pickle
+                trust_remote_code=False,
+                dtype=dtype,
+                hf_overrides=float32_head(dtype),
+                enable_sleep_mode=sleeps,
+                seed=seed % 2**32,
+                max_model_len=self.max_model_len,
+                max_num_seqs=config.max_num_seqs,
+                enable_prefix_caching=True,
+                logprobs_mode="processed_logprobs",  # of the distribution sampled from
+                disable_log_stats=True,
+                **settings,
+                **(adapter_settings(adapter) if adapter else {}),
+            )
+        except BaseException:
+            self._end_log()
+            raise
         self._sleep = Sleep(self.engine, settings["device_ids"][0], keeps_weights=not reloads) if sleeps else None
         self._adapter = EngineAdapter(self.engine, dtype) if adapter else None
         self.takes_adapter = adapter is not None
@@ -170,6 +174,9 @@ class VllmSampler(SteppedSampler):
         del self.engine
         gc.collect()
         cleanup_dist_env_and_memory()
+        self._end_log()
+
+    def _end_log(self) -> None:
         logging.getLogger("vllm").removeHandler(self._log_handler)
         self._log_handler.close()
 

@@ -11,7 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, get_args
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
+
+from treegrpo_cli.errors import FileError, said
 
 if TYPE_CHECKING:
     from treegrpo_cli.models.weights import Adapter
@@ -85,7 +88,10 @@ class EngineAdapter:
 
 
 def write_adapter(folder: Path, adapter: Adapter, dtype: str) -> None:
-    """Write an adapter as peft does: its settings, and safetensors of `dtype`."""
+    """Write an adapter as peft does: its settings, and safetensors of `dtype`.
+
+    Raises FileError where there is no room, as on a small `/tmp`.
+    """
     import torch
 
     tensors = {}
@@ -93,7 +99,6 @@ def write_adapter(folder: Path, adapter: Adapter, dtype: str) -> None:
         for letter, tensor in (("A", down), ("B", up)):
             stored = tensor.detach().to("cpu", getattr(torch, dtype))
             tensors[f"{PREFIX}{name}.lora_{letter}.weight"] = stored.contiguous()
-    save_file(tensors, folder / "adapter_model.safetensors")
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -102,7 +107,13 @@ def write_adapter(folder: Path, adapter: Adapter, dtype: str) -> None:
         "target_modules": sorted(adapter.layers),
         "bias": "none",
     }
-    (folder / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    try:
+        save_file(tensors, folder / "adapter_model.safetensors")
+        (folder / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise FileError(
+            folder, f"the engine's adapter cannot be written: {said(error)}; TMPDIR names another"
+        ) from error
 
 
 def unknown_layer(engine: Any, adapter: Adapter) -> str | None:

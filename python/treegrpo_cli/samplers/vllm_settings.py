@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from treegrpo_cli.errors import UserError
+from treegrpo_cli.models.memory import gib
 from treegrpo_cli.models.pretrained import read_model_config
+from treegrpo_cli.models.sizes import ModelSizes
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import SamplerConfig
@@ -54,7 +56,10 @@ def gpu_settings(
     index = torch.device(device).index
     index = torch.cuda.current_device() if index is None else index
     free, total = free_memory(index)
-    check_free_memory(config.gpu_memory_utilization, free, total, index)
+    share = config.gpu_memory_utilization
+    if config.kv_cache_bytes:  # the share then sizes nothing; the engine only looks whether so much is free
+        share = min(share, max(0.9 * free / total, 0.01))
+    check_free_memory(share, free, total, index)
     eager = config.enforce_eager
     if reloads and not eager and has_experts(read_model_config(model_path)):
         say("the engine runs eagerly: with a mixture of experts, CUDA graphs may go on with old weights")
@@ -62,7 +67,7 @@ def gpu_settings(
     return {
         "device_ids": [index],
         "enforce_eager": eager,
-        "gpu_memory_utilization": config.gpu_memory_utilization,
+        "gpu_memory_utilization": share,
         "kv_cache_memory_bytes": config.kv_cache_bytes or None,
         "max_num_batched_tokens": batched_tokens(config, total),
     }
@@ -87,8 +92,8 @@ def check_free_memory(utilization: float, free: int, total: int, index: int) -> 
         possible = int(100 * free / total) / 100
         remedy = f"set it to {possible} or less" if possible >= 0.01 else "free the card"
         raise UserError(
-            f"sampler.gpu_memory_utilization: the engine would take {utilization:g} of {gib(total)}, and "
-            f"{gib(free)} are free on cuda:{index} beside the trainer and others; {remedy}"
+            f"sampler.gpu_memory_utilization: the engine would take {utilization:g} of {gib(total)} GiB, and "
+            f"{gib(free)} GiB are free on cuda:{index} beside the trainer and others; {remedy}"
         )
 
 
@@ -106,12 +111,4 @@ def has_experts(model_config: Any) -> bool:
 
 def kv_bytes_per_token(model_path: str, dtype: str) -> int:
     """Return the bytes that keys and values of one token take in all layers."""
-    config = read_model_config(model_path).get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * size * (4 if dtype == "float32" else 2))
-
-
-def gib(size: int) -> str:
-    """Return a size in bytes as a person reads it."""
-    return f"{size / 2**30:.1f} GiB"
+    return ModelSizes.of_config(read_model_config(model_path)).cached_bytes(4 if dtype == "float32" else 2)

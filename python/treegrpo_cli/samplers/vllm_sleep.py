@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from treegrpo_cli.errors import UserError
-from treegrpo_cli.samplers.vllm_settings import free_memory, gib
+from treegrpo_cli.models.memory import gib
+from treegrpo_cli.samplers.vllm_settings import free_memory
 
 
 class Sleep:
@@ -39,8 +40,8 @@ class Sleep:
         free, _ = free_memory(self._index)
         if free < self._given:
             raise UserError(
-                f"sampler.gpu_memory_utilization: the engine gave back {gib(self._given)} for the update, "
-                f"and {gib(free)} are free on cuda:{self._index} behind it; set a lower one"
+                f"sampler.gpu_memory_utilization: the engine gave back {gib(self._given)} GiB for the update, "
+                f"and {gib(free)} GiB are free on cuda:{self._index} behind it; set a lower one"
             )
         self._engine.wake_up(tags=["weights"])
         yield
