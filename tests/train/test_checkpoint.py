@@ -263,6 +263,18 @@ def test_a_check_without_the_length_of_its_paths_is_made_again(trained: Trainer,
     assert read_checkpoint(file.parent, trained).saved.self_checks == {"runs": Disagreement(1e-7, None, longest=0)}
 
 
+@pytest.mark.parametrize("is_said", [True, False])
+def test_paths_are_checked_again_where_a_run_goes_on_elsewhere(trained: Trainer, tmp_path: Path, is_said: bool) -> None:
+    file = save_checkpoint(tmp_path, trained, {}) / "training_state.json"
+    resumed, saved = Trainer(trained.config), orjson.loads(file.read_bytes())
+    load_checkpoint(file.parent, resumed)
+    assert resumed.paths.checks.found == trained.paths.checks.found != {}
+    where = saved.pop("checked_on")
+    file.write_bytes(orjson.dumps(saved | ({"checked_on": where.replace("cpu", "cuda")} if is_said else {})))
+    load_checkpoint(file.parent, resumed)
+    assert resumed.paths.checks.found == {}
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b"null", b"\xff", b"[" * 100_000, b"{" + b" " * (1 << 26) + b"}"], ids=range(6)
 )

@@ -126,7 +126,8 @@ class Doubts:
         self._warn(
             "usual causes: weights that did not arrive (a tied LM head, adapters that were not merged), a quantised "
             "engine, an LM head in another precision, positions that scale with the engine's context (longrope: "
-            "rollout.max_context_tokens), a temperature, top_p or top_k that only one of them applies; "
+            "rollout.max_context_tokens), a temperature, top_p or top_k that only one of them applies, "
+            "model.lora_dropout, which only the trainer applies; "
             "`treegrpo doctor` compares them on a tiny model"
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import transformers
 
 from treegrpo_cli._core import Layout
 from treegrpo_cli.config import Config
@@ -47,6 +48,14 @@ class SelfChecks:
     def end(self) -> None:
         """Let go of the step and of what was computed of it, before the update needs the memory."""
         self._packed, self._trial = (), None
+
+    @property
+    def subject(self) -> str:
+        """What a run's findings are about beside the model; where it is resumed on another, they are made again."""
+        policy = self._policy
+        return (
+            f"{policy.device.type}, {policy.dtype}, torch {torch.__version__}, transformers {transformers.__version__}"
+        )
 
     @property
     def rows_alone(self) -> bool:

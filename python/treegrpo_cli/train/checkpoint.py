@@ -84,7 +84,8 @@ class Checkpoint:
                 moments = self.moments[name].items()
                 # copied onto the weight's device; also where the file is mapped
                 trainer.optimizer.state[weight] = {key: part.to(weight.device, copy=True) for key, part in moments}
-        trainer.step, trainer.paths.checks.found = self.saved.step, dict(self.saved.self_checks)
+        trainer.step, checks = self.saved.step, trainer.paths.checks
+        checks.found = dict(self.saved.self_checks) if self.saved.checked_on == checks.subject else {}
 
 
 def save_checkpoint(output_dir: str | Path, trainer: Trainer, state: dict[str, Any]) -> Path:
@@ -163,6 +164,7 @@ def _write_training_state(folder: Path, trainer: Trainer, state: dict[str, Any])
         "step": trainer.step,
         "moved": list(moments),
         "self_checks": trainer.paths.checks.found,
+        "checked_on": trainer.paths.checks.subject,
         "state": state,
     }
     (folder / STATE_JSON).write_bytes(orjson.dumps(contents, option=orjson.OPT_INDENT_2))

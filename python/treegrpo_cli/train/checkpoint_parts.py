@@ -32,11 +32,15 @@ MAX_STATE_BYTES = 1 << 26
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """`training_state.json`. step: rollout steps trained · moved: weights with moments · state: the loop's own."""
+    """`training_state.json`. step: rollout steps trained · moved: weights with moments · state: the loop's own.
+
+    checked_on: see `SelfChecks.subject`; empty where it is not said.
+    """
 
     step: int
     moved: list[str]
     self_checks: dict[str, Disagreement]
+    checked_on: str
     state: dict[str, Any]
 
 
@@ -53,7 +57,8 @@ def read_training_state(folder: Path) -> TrainingState:
         raise _refused(file, "moved is no list of weights")
     if not isinstance(checks, dict) or not isinstance(state, dict):
         raise _refused(file, f"{'state' if isinstance(checks, dict) else 'self_checks'} is no table")
-    return TrainingState(step, moved, {path: _self_check(file, path, found) for path, found in checks.items()}, state)
+    found = {path: _self_check(file, path, one) for path, one in checks.items()}
+    return TrainingState(step, moved, found, str(saved.get("checked_on", "")), state)
 
 
 def read_moments(file: Path, trained: Mapping[str, Tensor], moved: list[str]) -> dict[str, dict[str, Tensor]]:
