@@ -17,23 +17,24 @@ EXACT = 1e-4
 
 HEAD = """# Which model families are trained, and how
 
-Every causal LM class of transformers {transformers} on a CPU (torch {torch}, Python {python}), each with a few
-small layers and random weights. Made by
+Every causal LM class of transformers {transformers} was tried on a CPU (torch {torch}, Python {python}), with a few
+small layers and random weights, by this command:
 
     python -m tests.survey --found families.jsonl --ropes {ropes} --write docs/families.md
 
-A row stands for a family's plain configuration and for those of its variants of which the same is true: biases and tied
-embeddings the other way round, a sliding window, a decoder's flag, and, for the model types behind `--ropes`, linear,
-dynamic, yarn, llama3 and longrope positions.
+A row stands for a family's plain configuration and for those of its variants with the same outcome. The variants are:
+biases and tied embeddings the other way round, a sliding window, `is_decoder`, and, for the model types behind
+`--ropes`, linear, dynamic, yarn, llama3 and longrope positions.
 
-Paths of a small forest are longer than every window, and than the positions that models with scaled ones were made for.
-The truth is the library's model as it samples, row by row, each alone and without padding. The *difference* is the
-greatest of loss and gradients, relative and in float32, over all ways to compute that are open to the family.
+Each model computes a small forest, whose paths are longer than its windows and than the context that scaled positions
+start from. This is compared with the library's own model in its mode of sampling, a row at a time and without padding.
+The *difference* is the greatest one of loss and gradients, relative and in float32, over all attention paths that the
+family can take.
 
-- **trees**: every token of a forest is computed once, by runs, depth first, or under a dense mask; chains train too.
-- **chains**: every leaf is a row of its own; *why* says what keeps trees away. So does a run.
-- **refused**: a run ends at its start with this line.
-- **not built**: the library does not build it so small, or does not run it on text alone: nothing is known of it here.
+- **trees**: every token of a forest is computed once (by runs, depth first, or under a dense mask). Chains work too.
+- **chains**: every leaf is a row of its own. The last column says why not trees, and so does a run.
+- **refused**: a run stops at its start with the line in the last column.
+- **not built**: transformers does not build it so small, or it takes more than text. Nothing is known about it here.
 
 {counts}
 

@@ -96,7 +96,7 @@ def test_where_padding_moves_a_row_each_is_computed_alone(
 def test_a_model_that_draws_in_its_forward_is_refused(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil_rows(monkeypatch, lambda states: states + 0.1 * torch.randn_like(states))
     trainer = Trainer(make_config(model_dir, train={"attention_path": "chains"}))
-    said = r"^model\.path: MistralForCausalLM cannot be trained: it computes the same row otherwise every time$"
+    said = r"^model\.path: MistralForCausalLM cannot be trained: it computes the same row differently every time$"
     with pytest.raises(UserError, match=said):
         trainer.update(*make_step(0))
 

@@ -39,7 +39,7 @@ TREES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama with dynamic positions": ("llama", {"rope_parameters": DYNAMIC}),
 }
 
-CHOICE = "its attention chooses keys, and among equal ones by the row that they stand in"
+CHOICE = "its attention chooses keys, and breaks ties by their place in the row"
 
 CHAINS: dict[str, tuple[str, dict[str, Any], str]] = {
     "doge, whose padded rows choose other keys": ("doge", {}, CHOICE),
@@ -52,20 +52,20 @@ CHAINS: dict[str, tuple[str, dict[str, Any], str]] = {
     "llama4_text": (
         "llama4_text",
         {},
-        "its chunked_attention layers count places in a row, where a forest has depths",
+        "its chunked_attention layers go by places in a row, not by positions",
     ),
     "bloom": ("bloom", {}, "its attention cannot be replaced"),
     "gemma2": ("gemma2", {}, "Gemma2Attention attends with softcap"),
 }
 
-NO_HEAD = "{} cannot be trained: its logits are not what its LM head gives"
+NO_HEAD = "{} cannot be trained: its logits are not those of its LM head on the last hidden states"
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "bert": ("bert", {"is_decoder": True}, NO_HEAD.format("BertLMHeadModel")),
     "modernbert-decoder": ("modernbert-decoder", {}, NO_HEAD.format("ModernBertDecoderForCausalLM")),
     "bert that reads ahead": (
         "bert-generation",
         {},
-        "BertGenerationDecoder cannot be trained: its tokens see those that come after them",
+        "BertGenerationDecoder cannot be trained: its tokens see later ones",
     ),
 }
 

@@ -628,7 +628,7 @@ def test_a_path_longer_than_the_budget_goes_alone_and_is_said(model_dir: Path, p
     ("sections", "said"),
     [
         ({"loss": {"ratio": "sequence"}}, "a ratio over whole sequences"),
-        ({"model": {"lora_rank": 2, "lora_dropout": 0.1}}, "dropout would be drawn once"),
+        ({"model": {"lora_rank": 2, "lora_dropout": 0.1}}, "with dropout, a shared token is drawn once"),
     ],
 )
 @pytest.mark.usefixtures("free_calls")

@@ -182,7 +182,7 @@ def test_positions_that_depend_on_the_length_are_refused_until_they_are_fixed(
 
 
 def test_dropout_is_refused_and_a_loaded_policy_has_none(batch: TrainBatch, tmp_path: Path) -> None:
-    reason = "dropout would be drawn once for what the chains draw anew in every row"
+    reason = "with dropout, a shared token is drawn once, and chains draw anew in every row"
     sizes = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4}
     assert tree_refusal(make_model(GPT2Config(**sizes, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.1))) == reason
     functional = make_model(Qwen2Config(**SIZES, attention_dropout=0.1)).train()
@@ -228,7 +228,7 @@ class Attentionless(nn.Module):
 def test_a_layer_that_does_not_attend_through_the_library_is_refused(batch: TrainBatch) -> None:
     model = make_model(FAMILIES["qwen3"])
     model.model.layers[1].self_attn = Attentionless()
-    with pytest.raises(TreeUnsupportedError, match=r"^1 of 2 layers attend through the library's interface$"):
+    with pytest.raises(TreeUnsupportedError, match=r"^its 2 layers call the library's attention 1 times$"):
         predictor_states(model, batch, "runs")
 
 
@@ -266,7 +266,9 @@ def test_a_model_with_a_head_of_its_own_is_refused(tmp_path: Path, monkeypatch: 
 
     with monkeypatch.context() as context:
         context.setattr(LlamaForCausalLM, "forward", scaled)
-        with pytest.raises(UserError, match="LlamaForCausalLM cannot be trained: its logits are not what its LM head"):
+        with pytest.raises(
+            UserError, match="LlamaForCausalLM cannot be trained: its logits are not those of its LM head"
+        ):
             make_trainer(model_dir, "chains", {})
     model = networks.load_causal_lm(model_dir, torch.float32)
     model.set_output_embeddings(nn.Embedding(4, 4))

@@ -156,9 +156,9 @@ def _options(
         os.environ["TREEGRPO_DEBUG"] = "1"
 
 
+app.command(short_help="Check this machine and the settings of a run; run this first.")(doctor)
+app.command(short_help="Grow trees, score them and write them.")(rollout)
+app.command(short_help="Train a policy on the trees it grows.")(train)
+app.command("eval", short_help="Measure a model or a run on questions.")(evaluate)
 app.command("inspect-tree", short_help="Draw trees with their advantages, or dump them.")(inspect_tree)
 app.command("estimators", short_help="List the estimators: how rewards become advantages.")(list_estimators)
-app.command(short_help="Grow trees, score them and write them.")(rollout)
-app.command("eval", short_help="Measure a model or a run on questions.")(evaluate)
-app.command(short_help="Train a policy on the trees it grows.")(train)
-app.command(short_help="Look whether this machine and a run's settings are right.")(doctor)

@@ -44,16 +44,16 @@ class ModelConfig(Section):
     chat_template: str = ""
     """A file, or the template itself, in place of the model's own; checkpoints keep it."""
     chat_template_timeout_s: Positive = 5.0
-    """For writing one prompt or observation by the template."""
+    """How long the template may take to write one prompt or observation."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 on CUDA, float32 elsewhere."""
     device: str = "auto"
     """`auto` (cuda where there is one), or a torch device."""
     gradient_checkpointing: bool = False
     lora_rank: CountOrNone = 0
-    """0 trains all weights; otherwise low-rank adapters through peft; `sampler.lora` says how they go to the engine."""
+    """0 trains all weights; otherwise the rank of adapters (peft). `sampler.lora` says how the engine gets them."""
     lora_alpha: Positive = 32.0
-    """Adapters count alpha / rank times; ranks of 16 to 64 with this alpha, or one of twice the rank, are usual."""
+    """What adapters add is scaled by alpha / rank. Usual: ranks of 16 to 64, alpha of 32 or twice the rank."""
     lora_dropout: Fraction = 0.0
     lora_target_modules: str | list[str] = "all-linear"
 
@@ -67,7 +67,7 @@ class DataConfig(Section):
     """Split of a Hub dataset."""
     eval_split: str = "test"
     limit: NonNegativeInt = 0
-    """Read only the first so many rows; 0 = all."""
+    """Read only so many rows from the start; 0 = all."""
     eval_limit: NonNegativeInt = 0
     shuffle: bool = True
 
@@ -88,7 +88,7 @@ class EnvironmentConfig(Section):
     tool_retries: CountOrNone = 2
     """Further attempts after a timeout or a lost connection; then the branch is closed."""
     check_timeout_s: Seconds = 60.0
-    """For an environment's own `check()` before the first rollout."""
+    """How long an environment's own `check()` may take before the first rollout."""
     max_concurrent_tools: Count = 64
     stop: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(default_factory=list, max_length=16)
     """Further strings that end a turn; they stay in its text."""
@@ -102,20 +102,24 @@ class EnvironmentConfig(Section):
 
 
 class RewardConfig(Section):
-    """The outcome reward of a leaf: the weighted sum of these functions; None of one leaves the leaf unscored."""
+    """The outcome reward of a leaf: the weighted sum of these functions. If one returns None, the leaf is unscored."""
 
     functions: list[str] = Field(default_factory=lambda: ["exact_match"], min_length=1)
     """`exact_match`, `f1`, `format` (exact match with format terms), `environment` (what its steps gave, summed), or
     dotted paths in TRL's or verl's signature."""
     weights: list[float] = Field(default_factory=list)
-    """One a function; empty = 1 each."""
+    """One for each function; empty = 1 each."""
     eval_function: str = ""
-    """What `train` evaluates by, where that is another function than those it learns from."""
+    """The function that evaluations in `train` use; empty = `functions`."""
     timeout_s: Seconds = 60.0
-    """Seconds that a call of a function of your own may take; a rollout that it does not answer for is unscored."""
+    """How long a call of your own function may take; rollouts that it does not answer for are unscored."""
     structure: Fraction = 0.2
+    """Of `format`: what a well-formed rollout with a wrong answer gets, and what a malformed one with a right answer
+    loses."""
     final_format: Fraction = 0.1
+    """Of `format`: what a malformed rollout with a wrong answer gets; one without an answer gets 0."""
     retrieval: Fraction = 0.0
+    """Of `format`: added to `structure` if a tool has shown an accepted answer."""
 
     @property
     def evaluated(self) -> RewardConfig:
@@ -140,11 +144,11 @@ class RolloutConfig(Section):
     num_rounds: CountOrNone = 1
     """0 = chain GRPO: every tree is one chain."""
     num_kept_leaves: CountOrNone = 0
-    """Leaves kept and scored a tree; 0 = all of them, 1 + N·L."""
+    """Leaves kept and scored in each tree; 0 = all of them, 1 + N·L."""
     include_root: bool = True
     """Whether an expansion may start again from the prompt."""
     replacement: bool = True
-    """Whether one round may draw a node twice."""
+    """Whether one round may draw the same node twice."""
     max_turns: Count = 4
     max_prompt_tokens: Tokens = 4096
     max_turn_tokens: Tokens = 500
@@ -201,17 +205,18 @@ class SamplerConfig(Section):
     max_num_seqs: Count = 256
     """Turns decoded in one batch."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.45
-    """The engine's share of a GPU, weights and cache together, unless `kv_cache_bytes` is set."""
+    """Share of the whole card that vLLM takes, weights and cache together, unless `kv_cache_bytes` is set."""
     kv_cache_bytes: NonNegativeInt = 0
-    """0 = sized by the engine on a GPU, and for `max_num_seqs` short sequences on CPU."""
+    """For keys and values; 0 = on a GPU the rest of the share, on a CPU enough for `max_num_seqs` short contexts."""
     max_num_batched_tokens: TokensOrNone = 0
-    """Tokens of one engine step; 0 = 8,192, on a card of 70 GiB and more 16,384. On a CPU never less than a context."""
+    """Tokens of a vLLM step; 0 = 16,384 on a card of 70 GiB or more, else 8,192. On a CPU at least a whole context."""
     enforce_eager: bool = False
+    """Whether vLLM runs without CUDA graphs."""
     sleep: Literal["auto"] | bool = "auto"
     """Whether the engine gives its memory back while the policy is updated; `auto`: vLLM on CUDA does."""
     lora: Literal["auto", "adapter", "merged"] = "auto"
-    """Where adapters stand in the engine: beside its weights, or merged into them; bfloat16 loses small changes then.
-    `auto`: beside them, unless the engine computes in float32 or cannot."""
+    """`adapter` keeps adapters beside the engine's weights; `merged` adds them to these, and bfloat16 rounds small
+    changes away. `auto`: `adapter`, unless the engine computes in float32 or cannot keep them apart."""
 
 
 class AdvantageConfig(BaseModel):
@@ -221,7 +226,7 @@ class AdvantageConfig(BaseModel):
 
     estimator: str = "tree-grpo"
     dead_prompts: Literal["keep", "drop"] = "keep"
-    """Prompts whose rewards are all equal: keep their tokens and rows in denominator and KL, or drop them."""
+    """Prompts whose rewards are all equal: keep their tokens and rows in the denominator and the KL, or drop them."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -237,16 +242,16 @@ class AdvantageConfig(BaseModel):
 
 
 class LossConfig(Section):
-    """The clipped objective. What is `auto` is safe where the engine rounds otherwise than the trainer does."""
+    """The clipped objective. `auto` goes by the dtype: in bfloat16, engine and trainer round differently."""
 
     ratio: Literal["token", "turn", "sequence"] = "token"
-    """What the ratio to the old policy is taken over: each token, or the mean over a turn or a whole row."""
+    """Whether each token has its own ratio to the old policy, or shares the mean of its turn or whole row."""
     old_logprobs: Literal["auto", "sampler", "recomputed"] = "auto"
-    """The old policy's: as the sampler returned them, or computed by the trainer before a step's first update.
+    """Of the old policy: as the sampler returned them, or computed by the trainer before a step's first update.
 
     `auto`: recomputed where the dtype is not float32 or `importance_clip` is above 0, else the sampler's."""
     importance_clip: float | Literal["auto"] = "auto"
-    """Upper bound of the weight (trainer's probability / sampler's) of a token's term, before a step's first update.
+    """Upper bound of a token's weight, which is the old policy's probability over the sampler's.
 
     0 = no weights. `auto`: 2 for recomputed `old_logprobs` where the dtype is not float32, else 0."""
     clip_low: Fraction = 0.2
@@ -260,17 +265,18 @@ class LossConfig(Section):
     kl_ratio: bool = False
     """Multiply the estimate by the ratio, through which its gradient is that of the KL itself (DeepSeek-V3.2)."""
     entropy_coef: NonNegative = 0.0
-    """Weight of the entropy bonus, which stands under the denominator as all terms do.
+    """Weight of the entropy bonus, which stands under `denominator` as all terms do.
 
-    It is of a mean over tokens, of a mean over rows of theirs, or, under a constant, of the sum of a row's entropies by
-    that constant: there it grows with the length of rows, and rows of 100 tokens at 1000 have a tenth of the bonus."""
+    Under `constant`, it grows with the length of rows: rows of 100 tokens, divided by 1000, get a tenth of it."""
     denominator: Literal["token-mean", "sequence-mean", "constant"] = "token-mean"
     """What an optimizer step's sum over tokens is divided by: their number (DAPO); each row by its own tokens, and then
     by the number of rows (GRPO's equation, and GSPO's with `ratio = "sequence"`); a constant a row (Dr. GRPO)."""
     denominator_constant: Positive = 1000.0
-    """Tokens a row of the constant denominator."""
+    """Tokens per row, for `constant`."""
     prefix_weight: Fraction = 1.0
-    """p of |L(n)|^p: 1 counts a shared turn once a leaf, 0 once; `sequence-mean` takes 1."""
+    """p in |L(n)|^p, the weight of a turn with |L(n)| leaves below it: 1 counts it once for each leaf, 0 once in all.
+
+    `sequence-mean` needs 1."""
 
     @field_validator("dual_clip", "importance_clip", mode="before")
     @classmethod
@@ -298,7 +304,7 @@ class LossConfig(Section):
 
 
 LORA_LEARNING_RATE = 1e-5
-"""Where none is set: adapters start from zero, and move less at a rate than whole weights do."""
+"""The default for adapters: they start from zero, and move less at the same rate than whole weights do."""
 
 
 class OptimizerConfig(Section):
@@ -317,12 +323,12 @@ class OptimizerConfig(Section):
 
 
 class TrainConfig(Section):
-    """The loop around it."""
+    """The training loop."""
 
     num_steps: PositiveInt = 100
     prompts_per_step: Count = 16
     prompts_per_minibatch: CountOrNone = 0
-    """Prompts an optimizer step; 0 = all of a step's."""
+    """Prompts per optimizer step; 0 = all of a step's."""
     num_epochs: Count = 1
     """Passes over a step's rollouts."""
     microbatch_tokens: PositiveInt = 16384
@@ -330,9 +336,9 @@ class TrainConfig(Section):
     attention_path: Literal["auto", "chains", "runs", "flex", "dense", "depth-first"] = "auto"
     """How shared prefixes are computed: `auto` chooses by shape and memory, `chains` repeats them in every row."""
     num_threads: CountOrNone = 0
-    """Of an update on a CPU; 0 = `OMP_NUM_THREADS`, else all cores where nobody else computes, else one.
+    """Of an update on a CPU; 0 = `OMP_NUM_THREADS` if it is set, else all cores, or one if other programs compute too.
 
-    Runs are equal to the bit where this is."""
+    Runs can be equal to the bit only with the same number."""
     eval_steps: NonNegativeInt = 0
     """Evaluate every so many steps, before the first and after the last; 0 = never."""
     save_steps: NonNegativeInt = 10
@@ -341,7 +347,7 @@ class TrainConfig(Section):
     """Older ones are removed; 0 keeps all."""
     save_trees: bool = True
     max_failed_fraction: Fraction = 0.5
-    """End where more of a step's leaves, or of a rollout's, failed: prompts, tools, rewards."""
+    """End the run if a larger share of a step's (or a rollout's) leaves failed, by prompt, tool or reward."""
     log_completions: CountOrNone = 0
     """Completions of each step to print with their rewards and to send to the loggers; `true` = 4, 0 = none."""
 

@@ -120,8 +120,8 @@ class Doubts:
         self._mismatch = mean
         self._warn(
             f"engine and trainer are two policies: their log-probabilities of a sampled token differ by {mean:.2g} "
-            f"nats on average ({most:.2g} at most), where {ENGINE_TOLERANCE[dtype]:g} in {dtype} would be much; "
-            "training so may not learn, or may diverge"
+            f"nats on average ({most:.2g} at most); rounding in {dtype} explains less than "
+            f"{ENGINE_TOLERANCE[dtype]:g}, and training may not learn, or may diverge"
         )
         self._warn(
             "usual causes: weights that did not arrive (a tied LM head, adapters that were not merged), a quantised "

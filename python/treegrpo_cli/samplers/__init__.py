@@ -56,7 +56,7 @@ def make_sampler(
         from treegrpo_cli.samplers.vllm_engine import quietly
 
         if config.sleep is True and device == "cpu":
-            raise UserError("sampler.sleep: an engine on a CPU has no memory to give back")
+            raise UserError('sampler.sleep: an engine on a CPU has no memory to give back; set sampler.sleep = "auto"')
         if adapter := adapter_beside(config, trained, dtype):
             with quietly(log_path, device):
                 reason = why_merged(model_path, adapter, dtype, device)

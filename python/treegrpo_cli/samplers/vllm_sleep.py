@@ -41,7 +41,7 @@ class Sleep:
         if free < self._given:
             raise UserError(
                 f"sampler.gpu_memory_utilization: the engine gave back {gib(self._given)} GiB for the update, "
-                f"and {gib(free)} GiB are free on cuda:{self._index} behind it; set a lower one"
+                f"and only {gib(free)} GiB are free on cuda:{self._index} after it; set a lower share"
             )
         self._engine.wake_up(tags=["weights"])
         yield

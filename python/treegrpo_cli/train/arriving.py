@@ -34,9 +34,9 @@ def check_merged(policy: Policy, config: Config) -> None:
     share = best_share(policy, reach)
     if share < LEAST_SHARE:
         raise UserError(
-            f"sampler.lora: adapters are merged into bfloat16 weights, and at optimizer.learning_rate "
-            f"{config.optimizer.learning_rate:g} at most {share:.0%} of what {steps} steps can change is left by the "
-            'rounding; set sampler.lora = "adapter" where the engine can, model.dtype = "float32", or a higher rate'
+            "sampler.lora: adapters are merged into bfloat16 weights, and at optimizer.learning_rate = "
+            f"{config.optimizer.learning_rate:g} rounding keeps at most {share:.0%} of what {steps} steps can change; "
+            'set sampler.lora = "adapter" if the engine can, model.dtype = "float32", or a higher rate'
         )
 
 

@@ -82,7 +82,9 @@ class SelfChecks:
         if found.refusal is not None:
             if not trial.is_repeatable():
                 name = type(self._policy.model).__name__
-                raise UserError(f"model.path: {name} cannot be trained: it computes the same row otherwise every time")
+                raise UserError(
+                    f"model.path: {name} cannot be trained: it computes the same row differently every time"
+                )
             self._say(f"warning: each row is computed alone: {found.refusal} on this model")
         self.found[chains.name] = found
 

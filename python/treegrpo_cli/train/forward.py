@@ -54,9 +54,7 @@ class Decoder:
             batch.token_ids[None, tokens], positions, embeds, tokens, tree_plan=plan, attention_mask=nothing_hidden
         )
         if plan.num_calls != (num_layers := self.module.config.num_hidden_layers):
-            raise TreeUnsupportedError(
-                f"{plan.num_calls} of {num_layers} layers attend through the library's interface"
-            )
+            raise TreeUnsupportedError(f"its {num_layers} layers call the library's attention {plan.num_calls} times")
         return states[0]
 
     def row_states(self, batch: TrainBatch, embeds: Tensor | None = None) -> Tensor:
@@ -115,9 +113,9 @@ def tree_refusal(model: Any) -> str | None:
     config = decoder.config
     foreign = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"})
     if chooses_keys(config):
-        return "its attention chooses keys, and among equal ones by the row that they stand in"
+        return "its attention chooses keys, and breaks ties by their place in the row"
     if foreign == ["chunked_attention"]:
-        return "its chunked_attention layers count places in a row, where a forest has depths"
+        return "its chunked_attention layers go by places in a row, not by positions"
     if foreign:
         return f"its {' and '.join(foreign)} layers do not read a mask, so siblings would see each other"
     if getattr(model, "_is_stateful", False):
@@ -125,9 +123,9 @@ def tree_refusal(model: Any) -> str | None:
     if not getattr(model, "_supports_attention_backend", False):
         return "its attention cannot be replaced"
     if "position_ids" not in inspect.signature(decoder.forward).parameters:
-        return "it takes no positions, and those of a forest are depths"
+        return "its forward takes no position_ids, and a forest has its own"
     if moving := moving_positions(model):
         return f"its {moving[0]} positions depend on the longest row of a batch"
     if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
-        return "dropout would be drawn once for what the chains draw anew in every row"
+        return "with dropout, a shared token is drawn once, and chains draw anew in every row"
     return None

@@ -213,9 +213,9 @@ class Policy:
         logprobs = torch.log_softmax(logits.float() / self.temperature, dim=-1)
         spread = before - before.mean(dim=-1, keepdim=True)
         if float((logits[:2] - before).norm()) > 0.01 * float(spread.norm()):
-            raise UserError(f"{cannot}: its tokens see those that come after them")
+            raise UserError(f"{cannot}: its tokens see later ones")
         if not torch.allclose(ours, logprobs[targets, targets], rtol=0.0, atol=1e-3):
-            raise UserError(f"{cannot}: its logits are not what its LM head gives")
+            raise UserError(f"{cannot}: its logits are not those of its LM head on the last hidden states")
 
     def _autocast(self, reuses_weights: bool = False) -> torch.autocast:
         """Autocast; its cache keeps a bfloat16 copy of every float32 weight until the context ends.

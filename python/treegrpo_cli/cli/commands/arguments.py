@@ -20,7 +20,7 @@ Settings = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="CONFIG KEY=VALUE",
-        help="A TOML or YAML file of settings, then single settings, which override it.",
+        help="A TOML or YAML file of settings, then single settings that override it.",
         show_default=False,
         autocompletion=_complete_setting,
     ),
@@ -29,7 +29,9 @@ Model = Annotated[str | None, typer.Option(help="The same as model.path=...", sh
 Data = Annotated[str | None, typer.Option(help="The same as data.train=...", show_default=False)]
 Reward = Annotated[
     list[str] | None,
-    typer.Option(help="exact_match, f1, format, environment, or your own file.py:function; may be repeated."),
+    typer.Option(
+        help="A reward function: exact_match, f1, format, environment, or your own file.py:function; may be repeated."
+    ),
 ]
 DryRun = Annotated[
     bool,

@@ -14,18 +14,18 @@ def doctor(
     settings: Settings = None,
     report: Annotated[
         Path | None,
-        typer.Option(help="Write all that was found to this file, as JSON without passwords.", show_default=False),
+        typer.Option(help="Also write all of it to this file, as JSON without passwords.", show_default=False),
     ] = None,
     model: Model = None,
     data: Data = None,
     quiet: Quiet = False,
 ) -> None:
-    """Look whether this machine, and a run's settings where they are given, are as they should be.
+    """Check this machine and, if you give them, the settings or the folder of a run.
 
-    Run it first. It prints versions, driver and devices; tries each engine and each attention path on a tiny random
-    model, against the plain way to compute the same; and, where settings are given, reads data, model files, tools and
-    rewards, and counts the memory that the run needs. Each line is right, wrong, or cannot be tried here; the exit code
-    is 1 where something is wrong.
+    Run this first. It prints versions, driver and devices, and compares each engine and each attention path with a
+    plain computation on a tiny random model. With settings, it also checks data, model files, tools and rewards, and
+    counts the memory that the run needs. Each line says right, wrong, or "not here" for what cannot be tried on this
+    machine. The exit code is 1 if anything is wrong.
     """
     from treegrpo_cli.cli.doctor import run_doctor
     from treegrpo_cli.cli.settings import Flags

@@ -30,17 +30,19 @@ def evaluate(
     ],
     settings: Settings = None,
     data: Annotated[str | None, typer.Option(help="The same as data.eval=...", show_default=False)] = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="Samples a question.")] = 1,
+    n: Annotated[int, typer.Option("--n", min=1, help="Samples per question.")] = 1,
     greedy: Annotated[
         bool, typer.Option("--greedy", help="Always take the likeliest token.  [default where --n is 1]")
     ] = False,
     temperature: Annotated[
-        float | None, typer.Option(help="Sample; the same as rollout.temperature=...", show_default=False)
+        float | None,
+        typer.Option(help="Sample at this temperature; the same as rollout.temperature=...", show_default=False),
     ] = None,
     step: Annotated[
-        int | None, typer.Option(min=0, help="The checkpoint of this step of a RUN; 0: before training.")
+        int | None,
+        typer.Option(min=0, help="Take the checkpoint of this step of a RUN; 0 is the model before training."),
     ] = None,
-    threshold: Annotated[float, typer.Option(help="pass@k: the reward that a sample must reach to pass.")] = 1.0,
+    threshold: Annotated[float, typer.Option(help="The reward that a sample must reach to pass, for pass@k.")] = 1.0,
     output: Annotated[
         Path | None, typer.Option(help="Write the rollouts to this tree file.", show_default=False)
     ] = None,
@@ -49,7 +51,10 @@ def evaluate(
     dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
-    """Ask questions, greedily or n times each: mean rewards with intervals, pass@k, and what the majority answers."""
+    """Ask each question once, greedily, or --n times.
+
+    Prints mean rewards with intervals, pass@k, and the reward of the majority's answer.
+    """
     from treegrpo_cli.cli.evaluate import Sampling, check_evaluation, read_target, run_evaluation
 
     config = read_target(target, settings or [], step=step, data=data, reward=reward, temperature=temperature)

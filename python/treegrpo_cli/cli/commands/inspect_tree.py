@@ -30,12 +30,14 @@ def inspect_tree(
         typer.Option("--format", help="A drawing, or scored trees as JSON Lines.  [default: tree]", show_default=False),
     ] = None,
     nested: Annotated[bool, typer.Option("--nested", help="JSON with children inside their parents.")] = False,
-    summary: Annotated[bool, typer.Option("--summary", help="Counts and the signal at each depth.")] = False,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Print counts, and how rewards differ at each depth.")
+    ] = False,
     full: Annotated[bool, typer.Option("--full", help="Draw whole turns and observations.")] = False,
     explain: Annotated[
         int | None,
         typer.Option(
-            metavar="NODE", help="Show how a node came by its advantage, term by term; --full shows node ids."
+            metavar="NODE", help="Show how the advantage of this node came about, term by term; --full shows node ids."
         ),
     ] = None,
     estimator: Annotated[
@@ -49,7 +51,7 @@ def inspect_tree(
         list[str] | None, typer.Option(help="An option of the estimator, name=value; may be repeated.")
     ] = None,
     prompt_id: Annotated[str | None, typer.Option(help="Show the trees of this prompt only.")] = None,
-    tree_id: Annotated[int | None, typer.Option(help="Show trees of this number only.")] = None,
+    tree_id: Annotated[int | None, typer.Option(help="Show only trees with this number.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Show this many trees, then stop.")] = None,
 ) -> None:
     """Draw trees with rewards, values and advantages, or dump them, scored, as JSON."""

@@ -14,12 +14,12 @@ from treegrpo_cli.errors import UserError
 def rollout(
     settings: Settings = None,
     output: Annotated[Path, typer.Option(help="Tree file to write, .jsonl or .jsonl.zst.")] = Path("trees.jsonl"),
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an output file that is not finished.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished output file.")] = False,
     greedy: Annotated[
         bool,
         typer.Option(
             "--greedy",
-            help="Write no trees; answer each question of --data, else data.eval, once, greedily.",
+            help="Grow no trees; answer each question of --data, or else of data.eval, once and greedily.",
         ),
     ] = False,
     model: Model = None,

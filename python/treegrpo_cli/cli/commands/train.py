@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from treegrpo_cli.cli.commands.arguments import Data, DryRun, Model, Quiet, Reward, Settings, print_settings
+from treegrpo_cli.cli.commands.arguments import Data, Model, Quiet, Reward, Settings, print_settings
 
 
 def train(
@@ -21,15 +21,24 @@ def train(
     ] = None,
     log_completions: Annotated[
         bool,
-        typer.Option("--log-completions", help="Show a few completions a step; train.log_completions says how many."),
+        typer.Option(
+            "--log-completions", help="Print a few completions of each step; train.log_completions sets how many."
+        ),
     ] = False,
     model: Model = None,
     data: Data = None,
     reward: Reward = None,
-    dry_run: DryRun = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check all that can be checked without an engine, print the resolved settings and the memory that the "
+            "run needs, and stop.",
+        ),
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train: rollouts, rewards, advantages, policy update, new weights to the engine, again."""
+    """Train a policy: grow trees, score them, update the weights, send them to the engine; repeat."""
     from treegrpo_cli.cli.settings import Flags, read_resumed_settings, read_settings
     from treegrpo_cli.cli.train import check_train, run_train
 
