@@ -63,15 +63,15 @@ def curve(records: Sequence[Record]) -> Iterator[str]:
             since = []
 
 
-def at_budget(runs: dict[str, list[list[Record]]], unit: str) -> Iterator[tuple[float, dict[str, list[float]]]]:
-    """Yield (budget, arm -> exact match of each seed) at half and all of what every run has spent."""
-    spent = min(records[-1][unit] for arm in runs.values() for records in arm)
+def at_budget(runs: dict[str, list[list[Record]]]) -> Iterator[tuple[float, dict[str, list[float]]]]:
+    """Yield (generated tokens, arm -> exact match of each seed) at half and all of what every run has generated."""
+    spent = min(records[-1]["tokens"] for arm in runs.values() for records in arm)
     for budget in (spent / 2, spent):
-        yield budget, {arm: [_interpolated(records, unit, budget) for records in runs[arm]] for arm in runs}
+        yield budget, {arm: [_interpolated(records, budget) for records in runs[arm]] for arm in runs}
 
 
-def _interpolated(records: Sequence[Record], unit: str, budget: float) -> float:
-    points = [(record[unit], record["eval/exact_match"]) for record in records if "eval/exact_match" in record]
+def _interpolated(records: Sequence[Record], budget: float) -> float:
+    points = [(record["tokens"], record["eval/exact_match"]) for record in records if "eval/exact_match" in record]
     return float(np.interp(budget, *zip(*points, strict=True)))
 
 
@@ -88,11 +88,10 @@ def tables(runs: dict[str, dict[int, list[Record]]]) -> Iterator[str]:
     if not seeds:
         return
     both = {arm: [of_seeds[seed] for seed in seeds] for arm, of_seeds in runs.items()}
-    yield "| budget | tree | chain |\n|---|---|---|"
-    for unit in ("tokens", "seconds"):
-        for budget, values in at_budget(both, unit):
-            cells = [f"{' '.join(f'{v:.2f}' for v in values[arm])} (mean {mean(values[arm]):.2f})" for arm in ARMS]
-            yield f"| {budget:,.0f} {'generated tokens' if unit == 'tokens' else 's'} | {cells[0]} | {cells[1]} |"
+    yield "| generated tokens | tree | chain |\n|---|---|---|"
+    for budget, values in at_budget(both):
+        cells = [f"{' '.join(f'{v:.2f}' for v in values[arm])} (mean {mean(values[arm]):.2f})" for arm in ARMS]
+        yield f"| {budget:,.0f} | {cells[0]} | {cells[1]} |"
 
 
 def main() -> None:
