@@ -20,7 +20,7 @@ from treegrpo_cli.models.memory import DeviceMemory
 from treegrpo_cli.run import memory
 from treegrpo_cli.samplers import why_no_vllm
 
-from tests.command_line import run
+from tests.command_line import refused, run
 from tests.runs import small_run
 
 
@@ -130,6 +130,16 @@ def test_the_folder_of_a_run_stands_for_its_settings(tmp_path: Path, tiny_model_
 
 
 @pytest.mark.usefixtures("quickly")
+def test_a_folder_of_no_run_is_a_line_that_asks_for_settings(tiny_model_dir: Path) -> None:
+    done = run("doctor", tiny_model_dir)
+    assert done.returncode == 1
+    [line] = lines_of(done.stdout, "wrong")
+    assert line == (
+        f"file: {tiny_model_dir}: is a folder without config.toml; give a settings file, or the folder of a run"
+    )
+
+
+@pytest.mark.usefixtures("quickly")
 def test_what_takes_long_is_named_while_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "LONG_S", 0.0)
     looked = command.Examination.run
@@ -211,10 +221,28 @@ def test_the_report_holds_no_secrets(tmp_path: Path, tiny_model_dir: Path, monke
 
 
 @pytest.mark.usefixtures("quickly")
-def test_a_report_that_cannot_be_written_is_said_before_anything_is_looked_at(tmp_path: Path) -> None:
-    done = run("doctor", "--report", tmp_path / "nowhere" / "report.json")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"treegrpo: {tmp_path}/nowhere/report.json: its folder does not exist\n"
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("nowhere/report.json", "{0}/nowhere: no such folder"),
+        ("", "{0}: is a folder; give the name of a file"),
+        ("pipe", "{0}/pipe: is not a regular file"),
+        ("x" * 220, "the file name is longer than 200 bytes"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_said_before_anything_is_looked_at(
+    tmp_path: Path, name: str, problem: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    done = run("doctor", "--report", tmp_path / name)
+    assert done.stdout == ""
+    assert problem.format(tmp_path) in refused(done)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.usefixtures("quickly")
+def test_a_report_without_a_name_is_refused() -> None:
+    assert "is a folder; give the name of a file" in refused(run("doctor", "--report", ""))
 
 
 @pytest.mark.usefixtures("quickly")

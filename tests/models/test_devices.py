@@ -8,7 +8,7 @@ from treegrpo_cli.errors import UserError
 from treegrpo_cli.models import drivers
 from treegrpo_cli.models.devices import choose_device, choose_dtype
 from treegrpo_cli.models.drivers import why_no_cuda
-from treegrpo_cli.samplers import resolve_dtype
+from treegrpo_cli.samplers import resolve_device, resolve_dtype
 
 
 @pytest.mark.parametrize(
@@ -143,3 +143,13 @@ def test_a_card_that_is_named_is_the_one_worked_on(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch, "empty", lambda size, device: Tensor())
     assert choose_device("cuda:1") == torch.device("cuda:1")
     assert current == [torch.device("cuda:1")]
+
+
+def test_a_cpu_is_one_whatever_its_number() -> None:
+    assert choose_device("cpu:7") == torch.device("cpu")
+    assert resolve_device("cpu:7") == "cpu"
+
+
+def test_a_device_that_computes_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^model\.device: 'meta' knows shapes and no numbers"):
+        choose_device("meta")

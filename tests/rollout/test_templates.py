@@ -47,6 +47,16 @@ def test_a_template_that_does_not_end_is_stopped() -> None:
     assert stopped()
 
 
+def test_a_template_that_does_not_end_for_calls_is_asked_once() -> None:
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.chat_template = f"{{% if messages[1].tool_calls %}}{LOOPS}{{% endif %}}{tokenizer.chat_template}"
+    search = {"type": "function", "function": {"name": "search", "parameters": {"type": "object", "properties": {}}}}
+    settings = {"environment": {"dialect": "chat"}, "model": {"chat_template_timeout_s": 0.2}}
+    with pytest.raises(UserError, match=r"does not end within 0\.2 s"):
+        make_dialect(Config.model_validate(settings), tokenizer, [search])
+    assert stopped()
+
+
 def test_a_template_that_fills_memory_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     filled = iter([0, 1 << 20, 3 << 20])
     monkeypatch.setattr(templates, "MAX_MEMORY_BYTES", 2 << 20)

@@ -16,6 +16,7 @@ from treegrpo_cli.run.generate import generate
 from treegrpo_cli.run.loop import train
 from treegrpo_cli.run.preflight import prepare, train_questions, training_questions
 from treegrpo_cli.run.progress import Reporter
+from treegrpo_cli.samplers import check_sleep
 from treegrpo_cli.samplers.vllm_engine import start_engine
 
 from tests.command_line import run
@@ -64,6 +65,14 @@ def test_every_problem_has_a_line_of_its_own(tmp_path: Path, monkeypatch: pytest
     for text in expected:
         assert sum(text in line for line in lines) == 1, (text, lines)
     assert len(lines) == len(expected)
+
+
+def test_an_engine_that_cannot_sleep_is_found_before_it_starts(tiny_model_dir: Path, tmp_path: Path) -> None:
+    settings = small_run(tmp_path, tiny_model_dir, sampler={"sleep": True})
+    assert lines_of(settings) == ["sampler.sleep: only vLLM gives memory back; set sampler.sleep = false"]
+    with pytest.raises(UserError, match=r"^sampler\.sleep: an engine on a CPU has no memory to give back"):
+        check_sleep(make_config(settings).sampler, "vllm", "cpu")
+    check_sleep(make_config(settings).sampler, "vllm", "cuda")
 
 
 def test_a_broken_model_folder_is_found_without_loading_weights(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_the_share_is_that_of_the_weights_which_the_engine_gets(tiny_model_dir: 
 
 
 def test_rates_that_cannot_arrive_are_refused(tiny_model_dir: Path) -> None:
-    for rate, steps in [(1e-6, 100), (1e-5, 1)]:
+    for rate, steps in [(1e-6, 100), (1e-5, 1), (1e-300, 100)]:
         config = settings(tiny_model_dir, rate, steps=steps)
         with pytest.raises(UserError, match=r"sampler\.lora: .*at most \d+% .*sampler\.lora = \"adapter\"") as raised:
             check_merged(Policy(config), config)

@@ -466,6 +466,8 @@ def test_a_bfloat16_reference_agrees_bit_for_bit_with_the_policy_it_copies(
         ({"model": {"path": ""}}, "model.path"),
         ({"model": {"device": "toaster"}}, "model.device"),
         ({"model": {"lora_rank": 2, "lora_target_modules": ["no_such"]}}, "model.lora_target_modules"),
+        ({"model": {"lora_rank": 2, "lora_target_modules": ["q_proj", "k_prj"]}}, "has no module called 'k_prj'"),
+        ({"model": {"lora_rank": 2, "lora_target_modules": "(("}}, "model.lora_target_modules: missing"),
         ({"model": {"lora_rank": 2, "lora_target_modules": ["embed_tokens"]}}, "tied embedding"),
     ],
 )

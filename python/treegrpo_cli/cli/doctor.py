@@ -13,6 +13,7 @@ from treegrpo_cli import signals
 from treegrpo_cli.cli.libraries import prepare_libraries
 from treegrpo_cli.cli.settings import Flags, read_settings
 from treegrpo_cli.config import Config
+from treegrpo_cli.data.outputs import check_output
 from treegrpo_cli.doctor.examine import Examination
 from treegrpo_cli.doctor.finding import Finding
 from treegrpo_cli.doctor.report import write_report
@@ -25,8 +26,8 @@ LONG_S = 20.0
 
 def run_doctor(settings: Sequence[str], flags: Flags, report: Path | None, *, quiet: bool) -> int:
     """Look at everything; return how many things are wrong. Raises FileError where the report cannot be written."""
-    if report is not None and not report.absolute().parent.is_dir():
-        raise FileError(report, "its folder does not exist")
+    if report is not None:
+        check_output(report)
     if is_complete():
         prepare_libraries()
     reporter = Reporter(quiet=quiet)
@@ -47,8 +48,11 @@ def run_doctor(settings: Sequence[str], flags: Flags, report: Path | None, *, qu
 
 def _read(settings: Sequence[str], flags: Flags) -> Config:
     """Read the settings; a run's folder stands for those in it."""
-    if settings and (own := Path(settings[0]) / "config.toml").is_file():
+    own = Path(settings[0]) / "config.toml" if settings else None
+    if own and own.is_file():
         settings = [str(own), *settings[1:]]
+    elif own and own.parent.is_dir():
+        raise FileError(own.parent, "is a folder without config.toml; give a settings file, or the folder of a run")
     return read_settings(settings, **flags)
 
 

@@ -143,14 +143,28 @@ def _count_chains(tree: dict[str, Any]) -> None:
 
 
 def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
-    location = [str(part) for part in problem["loc"]]
+    problems = error.errors(include_url=False)
+    problem, location = problems[0], _location(problems[0]["loc"])
     dotted = ".".join(location) or "config"
     if problem["type"] == "extra_forbidden":
         return f"unknown key {dotted!r}, {_nearest_key(location)}"
-    message = problem["msg"].removeprefix("Value error, ")
+    messages = [other["msg"].removeprefix("Value error, ") for other in problems if _location(other["loc"]) == location]
+    message = " or ".join([messages[0], *(other.removeprefix("Input should be ") for other in messages[1:])])
     shown = "" if isinstance(problem["input"], dict | BaseModel) else f", got {problem['input']!r}"
     return f"{dotted}: {message[0].lower()}{message[1:]}{shown}"
+
+
+def _location(parts: Iterable[int | str]) -> list[str]:
+    """The keys of a problem and its place in a list, without the names that pydantic gives to the types of a union."""
+    location: list[str] = []
+    table: Any = Config
+    for part in parts:
+        is_table = isinstance(table, type) and issubclass(table, BaseModel)
+        if is_table or isinstance(part, int):
+            location.append(str(part))
+        field = table.model_fields.get(str(part)) if is_table else None
+        table = field.annotation if field else None
+    return location
 
 
 def _nearest_key(location: list[str]) -> str:

@@ -6,7 +6,6 @@ K `rollout.num_kept_leaves`. Sizes are in tokens, durations in seconds.
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -26,6 +25,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 MAX_LEAVES = 10**6
+MAX_RATIO = 1e9
+"""Of a bound on a ratio of probabilities: more is none, and float32 should hold it."""
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 3500
 """Of file systems; the second leaves room for what stands in a run's folder."""
 
@@ -161,7 +162,8 @@ class RolloutConfig(Section):
     """`free`: a turn starts when its own tool has answered; `lock-step`: all chains sample, then all act.
 
     Both grow the same trees."""
-    temperature: Positive = 1.0
+    temperature: Annotated[float, Field(ge=0.01, allow_inf_nan=False)] = 1.0
+    """vLLM takes 0.01 for all below."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: TokensOrNone = 0
 
@@ -255,7 +257,7 @@ class LossConfig(Section):
 
     0 = no weights. `auto`: 2 for recomputed `old_logprobs` where the dtype is not float32, else 0."""
     clip_low: Fraction = 0.2
-    clip_high: NonNegative = 0.2
+    clip_high: Annotated[float, Field(ge=0, le=MAX_RATIO, allow_inf_nan=False)] = 0.2
     dual_clip: float | Literal["auto"] = "auto"
     """Upper bound of the ratio where the advantage is negative; 0 = unbounded.
 
@@ -284,7 +286,9 @@ class LossConfig(Section):
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is None:
             return 0.0
-        if value == "auto" or (is_number and (value == 0 or 1 < value < math.inf)):
+        if is_number and value > MAX_RATIO:
+            raise ValueError(f"expected at most {MAX_RATIO:g}, or 0 for no bound")
+        if value == "auto" or (is_number and (value == 0 or value > 1)):
             return value
         raise ValueError("expected a number above 1, 0 (off) or auto")
 
@@ -335,7 +339,7 @@ class TrainConfig(Section):
     """Tokens of one forward, padding included; changes memory, never the result. A larger tree is cut at branches."""
     attention_path: Literal["auto", "chains", "runs", "flex", "dense", "depth-first"] = "auto"
     """How shared prefixes are computed: `auto` chooses by shape and memory, `chains` repeats them in every row."""
-    num_threads: CountOrNone = 0
+    num_threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Of an update on a CPU; 0 = `OMP_NUM_THREADS` if it is set, else all cores, or one if other programs compute too.
 
     Runs can be equal to the bit only with the same number."""

@@ -28,6 +28,10 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"model.device: {name!r} cannot be used here ({reason})") from None
+    if device.type == "meta":
+        raise UserError("model.device: 'meta' knows shapes and no numbers; it is for neither sampling nor training")
+    if device.type == "cpu":
+        return torch.device("cpu")  # there is one, whatever number it is given
     if device.type == "cuda":
         torch.cuda.set_device(device)  # some kernels start on the current card, whatever their tensors are on
     return device

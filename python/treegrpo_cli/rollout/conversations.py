@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from treegrpo_cli.errors import UserError
+from treegrpo_cli.rollout.templates import RefusalError
 from treegrpo_cli.rollout.writing import Tools, message
 from treegrpo_cli.tags import parameters_of_schema
 from treegrpo_cli.types import Message, ToolCall
@@ -32,7 +32,7 @@ class Render(Protocol):
     """Conversation -> text, with the tools shown and a next turn started, or not."""
 
     def __call__(self, messages: Sequence[Message], tools: Tools = (), *, reply: bool = True) -> str:
-        """Raises UserError where the template does not take the messages."""
+        """Raises RefusalError where the template does not take the messages, UserError where it does not end."""
         ...
 
 
@@ -57,7 +57,7 @@ class Conversations:
     """A chat template, asked by examples."""
 
     def __init__(self, render: Render, tools: Tools, ends: Sequence[str]) -> None:
-        """`ends` are the texts of the tokens that end a turn. Raises UserError where results cannot be shown."""
+        """`ends` are the texts of the tokens that end a turn. Raises RefusalError where results cannot be shown."""
         self._render, self._tools = render, tools
         closing = self.last_turn_end().strip()
         self._ends = [*ends, closing] if closing else ends
@@ -69,22 +69,22 @@ class Conversations:
         self._shape = shape
         try:
             return PROBE in self._behind_calls([self._result()], num_calls=1, ids_as_given=False)
-        except UserError:
+        except RefusalError:
             return False
 
     def _result(self) -> Message:
         return {**message("tool", PROBE), "name": self._tools[0]["function"]["name"]}
 
     def _check_content(self) -> bool:
-        """Whether a result may follow a turn of text. Raises UserError where it may not, and no call is recorded."""
+        """Whether a result may follow a turn of text. Raises RefusalError where it may not, and no call is recorded."""
         following = self._result() if self._tools else message("user", PROBE)
         try:
             if PROBE in self._behind_content([following]):
                 return True
-            raise UserError(
+            raise RefusalError(
                 f"chat template: what a {following['role']} message adds does not stand behind the assistant's turn"
             )
-        except UserError:
+        except RefusalError:
             if not self._records:
                 raise
             return False
@@ -92,13 +92,13 @@ class Conversations:
     def behind(self, messages: Sequence[Message]) -> tuple[str, Writer]:
         """Return what these messages add behind a turn, and what writes them with other contents.
 
-        Raises UserError where the template takes them in no way.
+        Raises RefusalError where the template takes them in no way.
         """
         refusals = []
         for write in self._writers(messages):
             try:
                 return write(messages), write
-            except UserError as error:
+            except RefusalError as error:
                 refusals.append(error)
         raise refusals[0]
 
@@ -116,7 +116,7 @@ class Conversations:
     def _behind_content(self, messages: Sequence[Message]) -> str:
         text = self._render([QUESTION, message("assistant", STAND_IN), *messages])
         if STAND_IN not in text:
-            raise UserError("chat template: leaves out an assistant's turn that a tool message follows")
+            raise RefusalError("chat template: leaves out an assistant's turn that a tool message follows")
         return text.partition(STAND_IN)[2]
 
     def _behind_calls(self, messages: Sequence[Message], *, num_calls: int, ids_as_given: bool) -> str:
@@ -132,7 +132,7 @@ class Conversations:
         behind = _behind_last(text, STAND_IN, num_calls)
         starts = [start for end in self._ends if (start := behind.find(end)) >= 0]
         if not starts:
-            raise UserError("chat template: ends a turn of tool calls with none of the model's end tokens")
+            raise RefusalError("chat template: ends a turn of tool calls with none of the model's end tokens")
         return behind[min(starts) :]
 
     def _stand_in(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class Conversations:
         for shape in (self._shape,) if self._records else SHAPES:
             try:
                 text = self._turn([QUESTION, _recorded(named, shape)])
-            except UserError:
+            except RefusalError:
                 continue
             if all(call.name in text for call in calls):
                 return Written(named, text)
@@ -165,14 +165,14 @@ class Conversations:
         """Return what the template writes behind a turn that nothing follows; "" where it does not say."""
         try:
             return self._render([QUESTION, message("assistant", STAND_IN)], reply=False).partition(STAND_IN)[2]
-        except UserError:
+        except RefusalError:
             return ""
 
     def user_message(self) -> str:
         """Return what a user's message adds behind a turn; "" where the template takes none there."""
         try:
             return self._behind_content([message("user", PROBE)])
-        except UserError:
+        except RefusalError:
             return ""
 
     def loses_words(self) -> bool:
@@ -199,13 +199,13 @@ class Conversations:
         """Whether the template knows this way to give a thought."""
         try:
             return THOUGHT in self._render([QUESTION, turn], self._tools, reply=False)
-        except UserError:
+        except RefusalError:
             return False
 
     def _drops(self, turn: Message, following: Message) -> bool:
         try:
             text = self._render([QUESTION, turn, following], self._tools)
-        except UserError:
+        except RefusalError:
             return False
         return STAND_IN in text and THOUGHT not in text
 
@@ -225,10 +225,10 @@ def _made_up_id(index: int) -> str:
 
 
 def _behind_last(text: str, mark: str, count: int) -> str:
-    """Return what stands behind the `count`-th `mark`. Raises UserError where there are fewer."""
+    """Return what stands behind the `count`-th `mark`. Raises RefusalError where there are fewer."""
     parts = text.split(mark, count)
     if len(parts) <= count:
-        raise UserError("chat template: leaves out tool calls that results follow")
+        raise RefusalError("chat template: leaves out tool calls that results follow")
     return parts[-1]
 
 

@@ -32,6 +32,10 @@ LOOK_S = 0.05
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
+class RefusalError(UserError):
+    """The template does not take these messages, or leaves some of them out; it may take others."""
+
+
 def render(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Message],
@@ -43,7 +47,8 @@ def render(
     """Return the conversation as the template writes it, up to where the next turn starts (its end without `reply`).
 
     Raises:
-        UserError: the template refuses these messages, does not end in time, or writes no text or too much of it.
+        RefusalError: the template refuses these messages.
+        UserError: it does not end in time, takes too much memory, or writes no text or too much of it.
     """
     _keep_numbers_small()
     write = functools.partial(
@@ -59,7 +64,7 @@ def render(
     except UserCodeError as error:
         if isinstance(error.__cause__, MemoryError):
             raise _too_much_memory() from error
-        raise UserError(f"chat template: cannot write these messages: {_reason(error)}") from error
+        raise RefusalError(f"chat template: cannot write these messages: {_reason(error)}") from error
     if not isinstance(text, str) or len(text) > MAX_TEXT_CHARS:
         size = f"{len(text):,} characters" if isinstance(text, str) else f"a {type(text).__name__}"
         raise UserError(f"chat template: writes {size} for {len(messages)} messages")

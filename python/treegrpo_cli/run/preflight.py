@@ -15,7 +15,7 @@ from treegrpo_cli.rewards import load_rewards
 from treegrpo_cli.rollout.world import World
 from treegrpo_cli.run.loggers import check_logger
 from treegrpo_cli.run.memory import check_memory
-from treegrpo_cli.samplers import choose_engine, resolve_device
+from treegrpo_cli.samplers import check_sleep, choose_engine, resolve_device
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
@@ -159,11 +159,18 @@ def _read_model(config: Config, found: _Found, trains: bool) -> Any:
     # where there is no model, the same would be said of its tokenizer
     tokenizer = (found if whole else _Found()).by(load_tokenizer, config.model.path, config.model.chat_template)
     device = found.by(resolve_device, config.model.device)
-    if device and config.sampler.engine == "vllm":
-        found.by(choose_engine, "vllm", device)
+    if device:
+        found.by(_check_engine, config, device)
     if trains and whole and tokenizer and len(found.lines) == before:
         found.by(check_memory, config)
     return tokenizer
+
+
+def _check_engine(config: Config, device: str) -> None:
+    """Raise UserError where the engine is not installed, or cannot sleep as it is asked to."""
+    sampler = config.sampler
+    if sampler.engine == "vllm" or sampler.sleep is True:
+        check_sleep(sampler, choose_engine(sampler.engine, device), device)
 
 
 def _open_world(config: Config, tokenizer: Any) -> World:

@@ -50,13 +50,13 @@ def make_sampler(
     dtype = resolve_dtype(dtype, device)
     if device == "cpu":
         use_one_thread()
-    if choose_engine(config.engine, device) == "vllm":
+    engine = choose_engine(config.engine, device)
+    check_sleep(config, engine, device)
+    if engine == "vllm":
         from treegrpo_cli.samplers.vllm import VllmSampler
         from treegrpo_cli.samplers.vllm_adapter import why_merged
         from treegrpo_cli.samplers.vllm_engine import quietly
 
-        if config.sleep is True and device == "cpu":
-            raise UserError('sampler.sleep: an engine on a CPU has no memory to give back; set sampler.sleep = "auto"')
         if adapter := adapter_beside(config, trained, dtype):
             with quietly(log_path, device):
                 reason = why_merged(model_path, adapter, dtype, device)
@@ -79,8 +79,6 @@ def make_sampler(
         )
     from treegrpo_cli.samplers.transformers import TransformersSampler
 
-    if config.sleep is True:
-        raise UserError("sampler.sleep: only vLLM gives memory back; set sampler.sleep = false")
     return TransformersSampler(
         model_path,
         dtype=dtype,
@@ -91,6 +89,16 @@ def make_sampler(
     )
 
 
+def check_sleep(config: SamplerConfig, engine: str, device: str) -> None:
+    """Raise UserError where the engine is to give memory back and cannot; `engine` and `device` are resolved."""
+    if config.sleep is not True:
+        return
+    if engine != "vllm":
+        raise UserError("sampler.sleep: only vLLM gives memory back; set sampler.sleep = false")
+    if device == "cpu":
+        raise UserError('sampler.sleep: an engine on a CPU has no memory to give back; set sampler.sleep = "auto"')
+
+
 def adapter_beside(config: SamplerConfig, trained: Trained | None, dtype: str) -> Adapter | None:
     """Return the adapter that is to stand beside the engine's weights: by `auto`, where merging would round it away."""
     if trained is None or config.lora == "merged" or (config.lora == "auto" and dtype == "float32"):
@@ -99,11 +107,14 @@ def adapter_beside(config: SamplerConfig, trained: Trained | None, dtype: str) -
 
 
 def resolve_device(device: str) -> str:
-    """Return `cuda` or `cpu` for `auto`, else the device as it is. Raises UserError where it is not there."""
+    """Return `cuda` or `cpu` for `auto`, `cpu` for `cpu:0`, else the device as it is.
+
+    Raises UserError where it is not there.
+    """
     from treegrpo_cli.models.devices import choose_device
 
     found = choose_device(device)
-    return found.type if device == "auto" else device
+    return found.type if device == "auto" or found.type == "cpu" else device
 
 
 def resolve_dtype(dtype: str, device: str) -> str:

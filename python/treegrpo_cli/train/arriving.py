@@ -42,7 +42,10 @@ def check_merged(policy: Policy, config: Config) -> None:
 
 @torch.no_grad()
 def best_share(policy: Policy, reach: float) -> float:
-    """Return what arrives of adapters whose second factor has moved by `reach` everywhere, in random directions."""
+    """Return what arrives of adapters whose second factor has moved by `reach` everywhere, in random directions.
+
+    0 where that is too little to be a number.
+    """
     adapter = policy.adapter()
     assert adapter is not None
     generator = torch.Generator().manual_seed(0)
@@ -56,7 +59,7 @@ def best_share(policy: Policy, reach: float) -> float:
         rows = weight if weight.shape[0] == up.shape[0] else weight.T  # GPT-2 stores inputs first
         moved, wanted = arriving(rows[:NUM_ROWS], delta)
         kept, changed = kept + moved, changed + wanted
-    return kept / changed
+    return kept / changed if changed else 0.0
 
 
 def arriving(weight: Tensor, delta: Tensor) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -47,8 +48,9 @@ def add_lora(model: Any, settings: ModelConfig) -> Any:
     )
     try:
         network = get_peft_model(model, lora)
-    except ValueError as error:
+    except (ValueError, re.error) as error:  # one string is a regular expression
         raise UserError(f"model.lora_target_modules: {said(error)}") from None
+    _check_names(network, settings.lora_target_modules)
     adapted = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
     if not all(hasattr(module.get_base_layer(), "weight") for module in adapted):
         raise UserError("model.lora_target_modules: fused experts cannot be adapted, name linear modules")
@@ -58,6 +60,16 @@ def add_lora(model: Any, settings: ModelConfig) -> Any:
     if any(module is ends[1] for module in adapted):
         raise UserError("model.lora_target_modules: the LM head cannot be adapted, name other modules")
     return network
+
+
+def _check_names(network: Any, wanted: str | list[str]) -> None:
+    """Raise UserError where one of several names is no module's: peft passes over it without a word."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    adapted = [f".{name}" for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)]
+    for name in wanted if isinstance(wanted, list) else ():
+        if not any(known.endswith(f".{name}") for known in adapted):
+            raise UserError(f"model.lora_target_modules: the model has no module called {name!r}")
 
 
 def set_mode(network: nn.Module) -> None:
