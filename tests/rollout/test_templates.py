@@ -49,7 +49,9 @@ def test_a_template_that_does_not_end_is_stopped() -> None:
 
 def test_a_template_that_does_not_end_for_calls_is_asked_once() -> None:
     tokenizer = make_tiny_tokenizer()
-    tokenizer.chat_template = f"{{% if messages[1].tool_calls %}}{LOOPS}{{% endif %}}{tokenizer.chat_template}"
+    tokenizer.chat_template = (
+        f"{{% if messages | selectattr('tool_calls', 'defined') | list %}}{LOOPS}{{% endif %}}{tokenizer.chat_template}"
+    )
     search = {"type": "function", "function": {"name": "search", "parameters": {"type": "object", "properties": {}}}}
     settings = {"environment": {"dialect": "chat"}, "model": {"chat_template_timeout_s": 0.2}}
     with pytest.raises(UserError, match=r"does not end within 0\.2 s"):
@@ -98,6 +100,16 @@ def test_a_template_that_writes_too_much_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(templates, "MAX_TEXT_CHARS", 1000)
     with pytest.raises(UserError, match="chat template: writes 1,001 characters for 1 messages"):
         write("{{ 'x' * 1001 }}")
+
+
+def test_a_template_that_writes_much_of_its_own_is_refused_and_long_messages_are_not() -> None:
+    with pytest.raises(UserError, match="chat template: writes 1,200,000 characters for 1 messages"):
+        write("{{ 'x' * 1200000 }}")
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.chat_template = "{{ messages[0].content | tojson }}"
+    content = "\u00e9<\n" * 500_000
+    text = render(tokenizer, [{"role": "user", "content": content}], (), timeout_s=60)
+    assert len(text) > len(content)
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,9 @@ from treegrpo_cli import signals
 from treegrpo_cli.cli.libraries import prepare_libraries
 from treegrpo_cli.cli.settings import Flags, read_settings
 from treegrpo_cli.config import Config
-from treegrpo_cli.data.outputs import check_output
 from treegrpo_cli.doctor.examine import Examination
 from treegrpo_cli.doctor.finding import Finding
-from treegrpo_cli.doctor.report import write_report
+from treegrpo_cli.doctor.report import check_report, write_report
 from treegrpo_cli.doctor.versions import is_complete
 from treegrpo_cli.errors import FileError
 from treegrpo_cli.run.progress import Reporter
@@ -27,7 +26,7 @@ LONG_S = 20.0
 def run_doctor(settings: Sequence[str], flags: Flags, report: Path | None, *, quiet: bool) -> int:
     """Look at everything; return how many things are wrong. Raises FileError where the report cannot be written."""
     if report is not None:
-        check_output(report)
+        check_report(report)
     if is_complete():
         prepare_libraries()
     reporter = Reporter(quiet=quiet)

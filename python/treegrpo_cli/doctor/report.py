@@ -11,12 +11,18 @@ import orjson
 
 from treegrpo_cli import __version__
 from treegrpo_cli.config.secrets import without_passwords
+from treegrpo_cli.data.outputs import check_output
 from treegrpo_cli.data.whole_file import write_whole
 from treegrpo_cli.doctor.examine import Examination
 from treegrpo_cli.errors import FileError
 
 VARIABLES = re.compile(r"(CUDA|NVIDIA|NCCL|OMP|VLLM|TORCH|PYTORCH|HF|TREEGRPO)_\w+")
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH")
+
+
+def check_report(path: Path) -> None:
+    """Raise FileError where no file can be written under this name: a device would be replaced by one."""
+    check_output(path)
 
 
 def write_report(path: Path, examination: Examination) -> None:

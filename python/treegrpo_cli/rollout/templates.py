@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MAX_TEXT_CHARS = 1 << 26
+MAX_OWN_CHARS, MAX_GROWTH = 1 << 20, 8
+"""Characters that a template writes of its own, and those that one of a message becomes (in JSON): all tokenised."""
 MAX_MEMORY_BYTES = 1 << 30
 """A template that makes the process grow by more is stopped."""
 MAX_NUMBER_BITS = 4096
@@ -65,10 +67,15 @@ def render(
         if isinstance(error.__cause__, MemoryError):
             raise _too_much_memory() from error
         raise RefusalError(f"chat template: cannot write these messages: {_reason(error)}") from error
-    if not isinstance(text, str) or len(text) > MAX_TEXT_CHARS:
+    if not isinstance(text, str) or len(text) > _most_chars(messages, tools):
         size = f"{len(text):,} characters" if isinstance(text, str) else f"a {type(text).__name__}"
         raise UserError(f"chat template: writes {size} for {len(messages)} messages")
     return text
+
+
+def _most_chars(messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> int:
+    """Return the characters that these messages and tools may become."""
+    return min(MAX_TEXT_CHARS, MAX_OWN_CHARS + MAX_GROWTH * len(repr([messages, tools])))
 
 
 def _reason(error: UserCodeError) -> str:
