@@ -7,8 +7,9 @@ import time
 
 from treegrpo_cli.free_time import SHORT_S, num_waiting
 
-MAX_SETTLE_S = 0.02
-"""A coroutine that never rests does not stop the engine for longer."""
+MAX_SETTLE_S = 0.1
+"""A coroutine that never rests does not stop the engine for longer: of this thread's own time, so that what shares a
+step does not depend on what else the machine does."""
 MAX_PATIENCE = 0.1
 """Share of a step that is waited, at most, for calls which were just made."""
 MIN_PATIENCE = 0.002
@@ -53,10 +54,10 @@ class Pace:
 
 async def run_what_is_ready() -> None:
     """Turn the event loop until nothing in it is ready to run, sockets and timers included."""
-    start = time.monotonic()
+    start = time.thread_time()
     ready = getattr(asyncio.get_running_loop(), "_ready", None)  # of asyncio's own loops
     idle_turns = turns = 0
-    while idle_turns < 2 and time.monotonic() - start < MAX_SETTLE_S:
+    while idle_turns < 2 and time.thread_time() - start < MAX_SETTLE_S:
         await asyncio.sleep(0)
         turns += 1
         # the last turn may have written to a socket whose other end is ours as well: one more look at the sockets
