@@ -52,6 +52,8 @@ class Arena:
     folder: Path
     engine: str
     cold: bool
+    lora_rank: int = 0
+    dtype: str = "float32"
     num_questions: int = 8
     findings: list[str] = field(default_factory=list)
 
@@ -64,6 +66,7 @@ class Arena:
         (self.folder / "questions.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
         del settings["output_dir"]
         settings["train"] |= {"num_steps": 5, "save_steps": 1}
+        settings["model"] |= {"lora_rank": self.lora_rank, "dtype": self.dtype}
         (self.folder / "c.toml").write_text(tomli_w.dumps(settings))
 
     def start(self, arguments: Sequence[str]) -> Any:
@@ -280,6 +283,8 @@ def main() -> int:
     parser.add_argument("--signals", nargs="+", default=["kill", "int", "term", "int,int", "term,term"])
     parser.add_argument("--ending", choices=[".jsonl", ".jsonl.zst"], nargs="+", default=[".jsonl", ".jsonl.zst"])
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers")
+    parser.add_argument("--lora-rank", type=int, default=0)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--cold", action="store_true", help="real starts, imports included")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -287,7 +292,7 @@ def main() -> int:
         found = 0
         for place, (what, victim_of) in enumerate(_victims(given)):
             (Path(folder) / str(place)).mkdir()
-            arena = Arena(Path(folder) / str(place), given.engine, given.cold)
+            arena = Arena(Path(folder) / str(place), given.engine, given.cold, given.lora_rank, given.dtype)
             ended = attack(arena, victim_of(arena), given.signals, given.count, given.seed)
             print(f"{what}: ended {ended} times, {len(arena.findings)} findings", flush=True)
             found += len(arena.findings)
