@@ -23,6 +23,7 @@ from treegrpo_cli.run.loop import draw_prompts, train
 from treegrpo_cli.run.progress import Reporter
 from treegrpo_cli.run.session import Session
 from treegrpo_cli.samplers.stepping import SteppedSampler
+from treegrpo_cli.samplers.transformers import TransformersSampler
 from treegrpo_cli.train.checkpoint import checkpoints
 from treegrpo_cli.train.trainer import Trainer
 from treegrpo_cli.trees.tree_file import TreeWriter
@@ -577,3 +578,24 @@ def test_an_engine_of_another_policy_is_said_at_the_first_step(
     train(make_config(settings), reporter)
     expected = "engine and trainer are two policies: their log-probabilities of a sampled token differ by 0.5 nats"
     assert [line.startswith(expected) for line in warnings if "two policies" in line] == [True] * (shift > 0)
+
+
+def test_what_the_engine_cached_in_an_evaluation_is_not_counted_with_the_step_behind_it(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: dict[int, int] = {}
+
+    def requests_since(self: TransformersSampler) -> float:
+        before, counted[id(self)] = counted.get(id(self), 0), self._num_requests
+        return float(self._num_requests - before)
+
+    monkeypatch.setattr(TransformersSampler, "prefix_cache_hit_ratio", requests_since)
+
+    def counts(name: str, eval_steps: int) -> list[float]:
+        (tmp_path / name).mkdir()
+        settings = small_run(tmp_path / name, tiny_model_dir, train={"eval_steps": eval_steps, "num_steps": 2})
+        run(settings)
+        key = "tree/prefix_cache_hit_ratio"
+        return [line[key] for line in metrics_of(settings) if key in line]
+
+    assert counts("evaluated", 1) == counts("plain", 0)

@@ -129,7 +129,8 @@ class Session:
                     grown_trees[grown.prompt.number] = grown.trees
             return grown_trees
 
-        self.player.take_timings()  # the engine's of an evaluation
+        self.player.take_timings()  # the engine's of an evaluation, and what it had cached
+        self.sampler.prefix_cache_hit_ratio()
         with self.clock.of("rollout"):
             trees = self.stop.run(self.runner, work())
         failures.check(f"step {self.step + 1}")
