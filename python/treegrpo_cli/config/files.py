@@ -28,14 +28,44 @@ def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
     Raises FileError for a file that cannot be read and UserError, naming the dotted key and the nearest
     valid name, for a setting that is wrong.
     """
-    source = "the command line" if path is None else str(path)
-    tree = _with_our_names(read_document(path), source) if path is not None else {}
+    if path is None:
+        return make_config(layered([], overrides), "the command line")
+    return make_config(layered([(str(path), read_document(path))], overrides), str(path))
+
+
+def layered(documents: Iterable[tuple[str, Mapping[str, Any]]], overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Lay (source, tree of settings) over each other, later ones over earlier ones, and overrides over all.
+
+    Tables are laid over each other setting by setting, lists are replaced.
+    """
+    tree: dict[str, Any] = {}
+    for source, document in documents:
+        layer = _with_our_names(document, source)
+        for key, _ in _settings(layer):
+            _make_room(tree, key)
+        _lay_over(tree, layer, source)
     for key, value in in_our_words(map(_parse_override, overrides), flat(tree)):
-        for other in {"delta", "loss.dual_clip"} - {key} if key in ("delta", "loss.dual_clip") else ():
-            if any(there == other for there, _ in _settings(tree)):
-                _remove(tree, other)
+        _make_room(tree, key)
         _assign(tree, key, value)
-    return make_config(tree, source)
+    return tree
+
+
+def _make_room(tree: dict[str, Any], key: str) -> None:
+    """Take out what says the same as `key` in another way."""
+    for other in {"delta", "loss.dual_clip"} - {key} if key in ("delta", "loss.dual_clip") else ():
+        if any(there == other for there, _ in _settings(tree)):
+            _remove(tree, other)
+
+
+def _lay_over(tree: dict[str, Any], layer: Mapping[str, Any], source: str, prefix: str = "") -> None:
+    for name, value in layer.items():
+        below = tree.get(name)
+        if isinstance(value, Mapping) and name in tree:
+            if not isinstance(below, dict):
+                raise UserError(f"{source}: {prefix}{name} is a table, and was none")
+            _lay_over(below, value, source, f"{prefix}{name}.")
+        else:
+            tree[name] = value
 
 
 def make_config(tree: Mapping[str, Any], source: str = "config") -> Config:

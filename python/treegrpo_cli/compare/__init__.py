@@ -1,0 +1,1 @@
+"""Arms against each other: runs at equal budgets, their curves, statistics over seeds, tables and plots."""
