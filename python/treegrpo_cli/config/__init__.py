@@ -2,6 +2,7 @@
 
 from treegrpo_cli.config.settings import (
     AdvantageConfig,
+    BudgetConfig,
     Config,
     DataConfig,
     EnvironmentConfig,
@@ -17,6 +18,7 @@ from treegrpo_cli.config.settings import (
 
 __all__ = [
     "AdvantageConfig",
+    "BudgetConfig",
     "Config",
     "DataConfig",
     "EnvironmentConfig",

@@ -8,6 +8,9 @@ CANNOT_CHANGE_THE_RESULT = frozenset(
     {
         "output_dir",
         "report_to",
+        "budget.run_tokens",
+        "budget.run_tool_calls",
+        "budget.run_seconds",
         "data.eval",
         "data.eval_split",
         "data.eval_limit",
@@ -31,6 +34,7 @@ CANNOT_CHANGE_THE_RESULT = frozenset(
         "train.microbatch_tokens",
         "train.num_threads",
         "train.eval_steps",
+        "train.eval_tokens",
         "train.save_steps",
         "train.max_checkpoints",
         "train.save_trees",
@@ -38,7 +42,7 @@ CANNOT_CHANGE_THE_RESULT = frozenset(
         "train.log_completions",
     }
 )
-"""Evaluation, timeouts, memory, loggers and files."""
+"""Evaluation, timeouts, memory, loggers and files, and where a run ends."""
 
 
 def without_effect() -> dict[str, set[str]]:

@@ -345,6 +345,8 @@ class TrainConfig(Section):
     Runs can be equal to the bit only with the same number."""
     eval_steps: NonNegativeInt = 0
     """Evaluate every so many steps, before the first and after the last; 0 = never."""
+    eval_tokens: NonNegativeInt = 0
+    """Evaluate each time that so many tokens more were generated, and at both ends; 0 = go by `eval_steps`."""
     save_steps: NonNegativeInt = 10
     """Write a checkpoint every so many steps, after the last, and where the run ends early; 0 = not in between."""
     max_checkpoints: NonNegativeInt = 2
@@ -354,6 +356,11 @@ class TrainConfig(Section):
     """End the run if a larger share of a step's (or a rollout's) leaves failed, by prompt, tool or reward."""
     log_completions: CountOrNone = 0
     """Completions of each step to print with their rewards and to send to the loggers; `true` = 4, 0 = none."""
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there are evaluations on the way."""
+        return bool(self.eval_steps or self.eval_tokens)
 
     @field_validator("log_completions", mode="before")
     @classmethod
@@ -367,6 +374,17 @@ class TrainConfig(Section):
                 f"prompts_per_minibatch is {self.prompts_per_minibatch}, prompts_per_step only {self.prompts_per_step}"
             )
         return self
+
+
+class BudgetConfig(Section):
+    """What may be spent; 0 = no limit."""
+
+    run_tokens: NonNegativeInt = 0
+    """Generated tokens of a run, those of prompts that were thrown away too: training ends after the step that reaches
+    them. Schedules run over `train.num_steps` all the same, which is the most that are trained."""
+    run_tool_calls: NonNegativeInt = 0
+    run_seconds: NonNegative = 0.0
+    """Of the steps alone, without evaluations and checkpoints."""
 
 
 class LimitsConfig(Section):
@@ -411,6 +429,7 @@ class Config(Section):
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
+    budget: BudgetConfig = BudgetConfig()
     limits: LimitsConfig = LimitsConfig()
 
     @model_validator(mode="after")

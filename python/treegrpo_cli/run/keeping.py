@@ -52,10 +52,10 @@ class Keeper:
         if aside is not None:
             self.reporter.say(f"metrics and trees of later steps are kept in {aside}")
 
-    def save_if_due(self) -> None:
+    def save_if_due(self, *, is_last: bool) -> None:
         """Save after the last step, and every `train.save_steps`."""
         step, train = self.trainer.step, self.config.train
-        if step == train.num_steps or (train.save_steps and step % train.save_steps == 0):
+        if is_last or (train.save_steps and step % train.save_steps == 0):
             self.save()
 
     def save(self) -> None:

@@ -31,7 +31,7 @@ def train(config: Config, reporter: Reporter, *, resume: bool = False, named: Co
     """
     with Session(config, reporter, resume=resume, named=named) as session:
         session.evaluate_if_due()  # before the first step
-        while session.step < config.train.num_steps:
+        while not session.is_done:
             session.clock.start()
             trees = session.grow(list(draw_prompts(session.tasks, config, session.step)))
             with session.clock.of("scoring"):

@@ -51,7 +51,7 @@ def eval_questions(config: Config, reward: RewardConfig) -> Questions:
 
 def training_questions(config: Config) -> list[Questions]:
     """The questions of a training run: those of its evaluations too, where it has any."""
-    held_out = [eval_questions(config, config.reward.evaluated)] if config.train.eval_steps else []
+    held_out = [eval_questions(config, config.reward.evaluated)] if config.train.evaluates else []
     return [train_questions(config), *held_out]
 
 

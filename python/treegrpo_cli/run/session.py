@@ -25,6 +25,7 @@ from treegrpo_cli.run.metrics import MetricsLog
 from treegrpo_cli.run.preflight import prepare, training_questions
 from treegrpo_cli.run.resuming import is_evaluated
 from treegrpo_cli.run.samples import draw_samples, draw_table
+from treegrpo_cli.run.spending import read_spending
 from treegrpo_cli.run.stage import announce
 from treegrpo_cli.run.stopping import StopRequest
 from treegrpo_cli.run.tree_metrics import reward_metrics
@@ -91,6 +92,7 @@ class Session:
             self.directory.path, config.report_to, without_passwords(config.model_dump(mode="json")), resumed_step
         )
         self.log = stack.enter_context(closing(log))
+        self.spending = read_spending(log.path)
         self.runner = stack.enter_context(asyncio.Runner())
         stack.callback(lambda: self.runner.run(world.close()))
         self.stop = stack.enter_context(StopRequest())
@@ -100,6 +102,11 @@ class Session:
     def step(self) -> int:
         """Whole steps trained."""
         return self.trainer.step
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the last step is behind it: by `train.num_steps`, or because a budget of the run is spent."""
+        return self.step >= self.config.train.num_steps or self.spending.total.reaches(self.config.budget)
 
     def __enter__(self) -> Self:
         return self
@@ -171,11 +178,12 @@ class Session:
         self.directory.claim()
         metrics |= self._run_metrics(trees, metrics)
         self.log.log(self.step, metrics)
+        self.spending.add(metrics)
         self._log_completions(trees, scores)
         if self.config.train.save_trees:
             self._write_trees(trees, scores)
         self._bar.advance(note=f"reward {metrics['reward']:.3f}")
-        self.keeper.save_if_due()
+        self.keeper.save_if_due(is_last=self.is_done)
         self.evaluate_if_due()
         self.stop.check()
 
@@ -214,9 +222,15 @@ class Session:
             self.log.log_samples(self.step, samples)
 
     def evaluate_if_due(self) -> None:
-        """Evaluate before the first step, every `train.eval_steps`, and after the last; log it as a line of its own."""
+        """Evaluate before the first step, after the last, and as `train.eval_tokens` or `train.eval_steps` have it.
+
+        It is logged as a line of its own.
+        """
         train = self.config.train
-        due = bool(self.eval_tasks) and (self.step % train.eval_steps == 0 or self.step == train.num_steps)
+        if not self.eval_tasks:
+            return
+        passes = self.spending.passes(train.eval_tokens) if train.eval_tokens else self.step % train.eval_steps == 0
+        due = self.step == 0 or passes or self.is_done
         if not due or is_evaluated(self.directory.path, self.step):
             return
         number = len(self.eval_tasks)
