@@ -67,6 +67,8 @@ def reference_metrics(trees: Sequence[TreeRecord], drop_dead: bool = False) -> d
         "frac_reward_zero_std": mean([is_dead(group) for group in groups]),
         "completions/mean_length": chain_tokens / max(len(leaves), 1),
         "completions/clipped_ratio": mean([status == "truncated_tokens" for status in closed]),
+        "tree/num_prompts": len(groups),
+        "tree/num_dead_prompts": sum(is_dead(group) for group in groups),
         "tree/num_nodes": len(nodes),
         "tree/num_leaves": len(leaves),
         "tree/num_distinct_leaves": len(paths),

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from treegrpo_cli.config.files import dump_config, load_config, make_config
 from treegrpo_cli.data.lock import output_lock
 from treegrpo_cli.errors import FileError, Stopped, UserError
 from treegrpo_cli.models.pretrained import load_tokenizer
+from treegrpo_cli.rollout import step as step_module
+from treegrpo_cli.run import keeping as keeping_module
 from treegrpo_cli.run import session as session_module
 from treegrpo_cli.run.directory import RunDirectory
 from treegrpo_cli.run.keeping import Keeper
-from treegrpo_cli.run.loop import draw_prompts, train
+from treegrpo_cli.run.loop import prompts_from, train
 from treegrpo_cli.run.progress import Reporter
 from treegrpo_cli.run.session import Session
 from treegrpo_cli.samplers.stepping import SteppedSampler
@@ -29,8 +32,8 @@ from treegrpo_cli.train.trainer import Trainer
 from treegrpo_cli.trees.tree_file import TreeWriter
 from treegrpo_cli.types import Completion, Task
 
-from tests.reference_metrics import reference_metrics
-from tests.runs import small_run, treegrpo
+from tests.reference_metrics import is_dead, reference_metrics
+from tests.runs import count_vowels, small_run, treegrpo
 
 QUIET = Reporter(quiet=True)
 MEASURED = ("step_time", "time/", "tokens_per_second/", "engine/", "memory/")
@@ -459,14 +462,14 @@ def test_a_step_with_equal_rewards_moves_nothing_where_dead_prompts_are_dropped(
 
 
 def test_prompts_are_whole_passes_over_the_data_each_in_its_own_order() -> None:
-    config = make_config({"train": {"prompts_per_step": 4}})
+    config = make_config({})
     tasks = [Task(str(number)) for number in range(6)]
-    drawn = [prompt for step in range(6) for prompt in draw_prompts(tasks, config, step)]
+    drawn = list(islice(prompts_from(tasks, config, 0), 24))
     passes = [[prompt.task.question for prompt in drawn[start : start + 6]] for start in range(0, 24, 6)]
     assert all(sorted(one) == [str(number) for number in range(6)] for one in passes)
     assert len({tuple(one) for one in passes}) > 1
     assert len({prompt.prompt_id for prompt in drawn}) == 24
-    assert list(draw_prompts(tasks, config, 3)) == drawn[12:16]
+    assert list(islice(prompts_from(tasks, config, 13), 4)) == drawn[13:17]
 
 
 def test_a_second_training_in_a_folder_is_one_line(tmp_path: Path) -> None:
@@ -599,3 +602,102 @@ def test_what_the_engine_cached_in_an_evaluation_is_not_counted_with_the_step_be
         return [line[key] for line in metrics_of(settings) if key in line]
 
     assert counts("evaluated", 1) == counts("plain", 0)
+
+
+def vowels_unless_rome(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+    """Nothing is learned from one of the three questions."""
+    rewards = count_vowels(prompts, completions)
+    return [0.5 if "Italy" in prompt else reward for prompt, reward in zip(prompts, rewards, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def refilled(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A run of four steps in which dead prompts are replaced, that nothing interrupted."""
+    settings = refill_run(tmp_path_factory.mktemp("refilled"), tiny_model_dir)
+    run(settings)
+    return settings
+
+
+def refill_run(folder: Path, model: Path) -> dict[str, Any]:
+    return small_run(
+        folder,
+        model,
+        reward={"functions": [f"{__name__}:vowels_unless_rome"]},
+        advantage={"dead_prompts": "refill"},
+        train={"max_gen_batches": 2},
+    )
+
+
+def test_dead_prompts_are_replaced_and_what_they_took_is_counted_and_kept(refilled: dict[str, Any]) -> None:
+    lines, place = [line for line in metrics_of(refilled) if "reward" in line], 0
+    assert len(lines) == 4
+    assert sum(line["tree/num_refills"] for line in lines) >= 2
+    for line in lines:
+        path = Path(refilled["output_dir"]) / "trees" / f"step-{line['step']:05d}.jsonl.zst"
+        trees = list(read_trees(path))
+        prompt_ids = list(dict.fromkeys(tree.prompt_id for tree in trees))
+        assert prompt_ids == [f"{number:08d}" for number in range(place, place + len(prompt_ids))]
+        place += len(prompt_ids)
+        groups = [[tree for tree in trees if tree.prompt_id == prompt_id] for prompt_id in prompt_ids]
+        thrown = [tree for group in groups if is_dead(group) for tree in group]
+        assert [tree for tree in trees if (tree.meta or {}).get("discarded")] == thrown
+        assert len(groups) == 2 + line["tree/num_refills"] <= 4
+        assert line["tree/num_discarded_prompts"] == line["tree/num_dead_prompts"] == len(thrown) / 2
+        assert line["tree/discarded_tokens"] == sum(len(node["logprobs"]) for tree in thrown for node in tree.nodes)
+        calls = [sum(node["num_tool_calls"] for tree in some for node in tree.nodes) for some in (thrown, trees)]
+        assert [line["tree/discarded_tool_calls"], line["tree/num_tool_calls"]] == calls
+        expected = reference_metrics(trees, drop_dead=True)
+        assert {name: line[name] for name in expected} == pytest.approx(expected)
+    italy = sum("Italy" in tree.fields["task"]["question"] for tree in trees)
+    assert italy < len(trees)
+
+
+@pytest.mark.parametrize("dies_in", ["finish_step", "refill"])
+def test_a_run_killed_while_it_refills_resumes_to_the_same_prompts_metrics_and_weights(
+    refilled: dict[str, Any], tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_in: str
+) -> None:
+    settings = refill_run(tmp_path, tiny_model_dir)
+    with monkeypatch.context() as patch:
+        if dies_in == "refill":
+            kill_in_the_second_refill(patch)
+        else:
+            kill_behind_step(patch, 3)
+        with pytest.raises(RuntimeError, match="the machine is gone"):
+            run(settings)
+    run(settings, resume=True)
+    assert metrics_of(settings) == metrics_of(refilled)
+    assert weights_of(settings) == weights_of(refilled)
+
+
+def kill_in_the_second_refill(patch: pytest.MonkeyPatch) -> None:
+    """End the next run in its second refill, with the steps before it saved as they are when they are due."""
+    grow_batch, refills = step_module._grow_batch, []
+
+    async def die(player: Any, prompts: Any, on_grown: Any) -> Any:
+        refills.extend([1] if len(prompts) < 2 else [])
+        if len(refills) == 2:
+            raise RuntimeError("the machine is gone")
+        return await grow_batch(player, prompts, on_grown)
+
+    patch.setattr(step_module, "_grow_batch", die)
+    patch.setattr(Keeper, "save_at_end", lambda *_: None)
+
+
+def test_a_checkpoint_without_a_count_of_prompts_goes_on_where_its_steps_end(
+    whole: dict[str, Any], tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small_run(tmp_path, tiny_model_dir)
+    with monkeypatch.context() as patch:
+        kill_behind_step(patch, 3)
+        with pytest.raises(RuntimeError, match="the machine is gone"):
+            run(settings)
+    load = keeping_module.load_checkpoint
+
+    def without(*arguments: Any) -> dict[str, Any]:
+        state = load(*arguments)
+        assert state.pop("num_prompts") == 2 * 2
+        return state
+
+    monkeypatch.setattr(keeping_module, "load_checkpoint", without)
+    run(settings, resume=True)
+    assert metrics_of(settings) == metrics_of(whole)

@@ -48,11 +48,11 @@ def nodes_at(draw: st.DrawFn, place: int, parent: int | None, is_inner: bool) ->
 
 
 @settings(deadline=None)
-@given(records(), st.sampled_from(["keep", "drop"]), st.sampled_from(["tree-grpo", "parent"]))
+@given(records(), st.sampled_from(["keep", "drop", "refill"]), st.sampled_from(["tree-grpo", "parent"]))
 def test_metrics_of_columns_are_those_of_records(trees: list[TreeRecord], dead_prompts: str, estimator: str) -> None:
     forest = to_forest(trees)
     scores = forest.score(estimator, {})
-    expected = reference_metrics(with_scores(trees, scores), dead_prompts == "drop")
+    expected = reference_metrics(with_scores(trees, scores), dead_prompts != "keep")
     assert tree_metrics(forest, scores, learned_prompts(forest, dead_prompts)) == pytest.approx(expected)
 
 

@@ -227,8 +227,9 @@ class AdvantageConfig(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     estimator: str = "tree-grpo"
-    dead_prompts: Literal["keep", "drop"] = "keep"
-    """Prompts whose rewards are all equal: keep their tokens and rows in the denominator and the KL, or drop them."""
+    dead_prompts: Literal["keep", "drop", "refill"] = "keep"
+    """Prompts whose rewards are all equal: keep their tokens and rows in the denominator and the KL, drop them, or drop
+    them and draw fresh ones in their place (DAPO's dynamic sampling), as far as `train.max_gen_batches` goes."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -333,6 +334,8 @@ class TrainConfig(Section):
     prompts_per_step: Count = 16
     prompts_per_minibatch: CountOrNone = 0
     """Prompts per optimizer step; 0 = all of a step's."""
+    max_gen_batches: Count = 4
+    """With `advantage.dead_prompts = "refill"`: a step draws at most so many times `prompts_per_step` prompts."""
     num_epochs: Count = 1
     """Passes over a step's rollouts."""
     microbatch_tokens: PositiveInt = 16384

@@ -129,7 +129,14 @@ def _loggers(value: Any) -> list[Pair]:
     return [("report_to", [name for name in names if name != "console"])]
 
 
+def _gen_batches(value: Any) -> list[Pair]:
+    if isinstance(value, int) and value <= 0:
+        raise UserError(f"{value} draws without end; give a number of batches, the first one counted")
+    return [("train.max_gen_batches", value)]
+
+
 SCALES = {True: "std", False: "none"}
+REFILLS = {True: "refill", False: "keep"}
 ENGINES = "sampler.engine is vllm or transformers"
 
 CONVERTED: dict[str, Callable[[Any], list[Pair]]] = {
@@ -142,6 +149,9 @@ CONVERTED: dict[str, Callable[[Any], list[Pair]]] = {
     f"{ROLLOUT}.top_k": _one_of("rollout.top_k", {-1: 0}),
     "algorithm.adv_estimator": _one_of("advantage.estimator", {}),
     "algorithm.norm_adv_by_std_in_grpo": _one_of("advantage.scale", SCALES),
+    "algorithm.filter_groups.enable": _one_of("advantage.dead_prompts", REFILLS),
+    "algorithm.filter_groups.max_num_gen_batches": _gen_batches,
+    "use_dynamic_sampling": _one_of("advantage.dead_prompts", REFILLS),
     "trainer.save_freq": _one_of("train.save_steps", {-1: 0}),
     "trainer.test_freq": _one_of("train.eval_steps", {-1: 0}),
     "trainer.logger": _loggers,
@@ -209,6 +219,8 @@ ANSWERED = {
     f"{ROLLOUT}.calculate_log_probs": "the sampler's log-probabilities are always kept",
     f"{ROLLOUT}.tensor_model_parallel_size": ONE_GPU,
     f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu": MICRO_BATCHES,
+    "algorithm.filter_groups": "a prompt is left out where all its rewards are equal, whatever they are made of",
+    "data.gen_batch_size": "fresh prompts are drawn one for each that is missing of train.prompts_per_step",
     "algorithm.use_kl_in_reward": NO_KL_REWARD,
     "algorithm.kl_ctrl": NO_KL_REWARD,
     "trainer.total_epochs": EPOCHS,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Container, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +16,7 @@ from functools import partial
 from treegrpo_cli.rollout.failures import Failure, PromptError
 from treegrpo_cli.rollout.player import Player
 from treegrpo_cli.rollout.tree import Prompt, Tree
+from treegrpo_cli.types import FLAT
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,14 @@ class Grown:
     prompt: Prompt
     trees: list[Tree]
     failures: list[Failure]
+    seconds: float = 0.0
+    """From the start of its first tree to the end of its last."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its rewards differ: a group in which all are equal, or none is, teaches nothing."""
+        rewards = [worth.reward for tree in self.trees for worth in tree.rewards.values() if worth.reward is not None]
+        return bool(rewards) and max(rewards) - min(rewards) > FLAT
 
     @property
     def failed(self) -> bool:
@@ -72,6 +82,7 @@ class Group:
     tasks: list[asyncio.Task[Tree]] = field(default_factory=list)
     trees: list[Tree] = field(default_factory=list)
     failure: Failure | None = None
+    start: float = field(default_factory=time.monotonic)
 
     def fail(self, error: PromptError, tree_id: int) -> None:
         """Give the prompt up, and the trees that still grow from it."""
@@ -83,9 +94,10 @@ class Group:
     def grown(self) -> Grown:
         """The result."""
         if self.failure is not None:
-            return Grown(self.prompt, [], [self.failure])
+            return Grown(self.prompt, [], [self.failure], time.monotonic() - self.start)
         trees = sorted(self.trees, key=lambda tree: tree.tree_id)
-        return Grown(self.prompt, trees, [failure for tree in trees for failure in tree.failures])
+        failures = [failure for tree in trees for failure in tree.failures]
+        return Grown(self.prompt, trees, failures, time.monotonic() - self.start)
 
 
 class Groups(AsyncIterator[Grown]):

@@ -27,7 +27,7 @@ class Keeper:
     ) -> None:
         self.config, self.directory, self.trainer, self.reporter = config, directory, trainer, reporter
         self._rows = digest_of(tasks)
-        self.state: dict[str, Any] = {"num_tokens": 0, "rows": self._rows}
+        self.state: dict[str, Any] = {"num_tokens": 0, "num_prompts": 0, "rows": self._rows}
         self._saved_step = 0
 
     def load_newest(self) -> int:
@@ -40,6 +40,7 @@ class Keeper:
             return -1
         self.state = load_checkpoint(found[-1], self.trainer)
         self._saved_step = self.trainer.step
+        self.state.setdefault("num_prompts", self.trainer.step * self.config.train.prompts_per_step)
         if self.state.setdefault("rows", self._rows) != self._rows:
             self.state["rows"] = self._rows
             self.reporter.warn(f"the rows of data.train, {self.config.data.train}, have changed since the run began")

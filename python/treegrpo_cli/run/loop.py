@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
+from itertools import count
 
 from treegrpo_cli._core import derive_seed
 from treegrpo_cli.config import Config
@@ -33,7 +34,7 @@ def train(config: Config, reporter: Reporter, *, resume: bool = False, named: Co
         session.evaluate_if_due()  # before the first step
         while not session.is_done:
             session.clock.start()
-            trees = session.grow(list(draw_prompts(session.tasks, config, session.step)))
+            trees = session.grow(prompts_from(session.tasks, config, session.num_prompts))
             with session.clock.of("scoring"):
                 forest = join(trees)
                 scores = score(forest, trees, config.advantage)
@@ -41,13 +42,15 @@ def train(config: Config, reporter: Reporter, *, resume: bool = False, named: Co
             metrics = session.update(forest, scores, prompts)
             session.send_weights()
             metrics |= tree_metrics(forest, scores, prompts)
-            session.finish_step(trees, scores, metrics)
+            session.finish_step(trees, scores, prompts, metrics)
 
 
-def draw_prompts(tasks: Sequence[Task], config: Config, step: int) -> Iterator[Prompt]:
-    """Yield the prompts of a step: whole passes over the data, each in an order of its own, pure in (seed, step)."""
-    first = step * config.train.prompts_per_step
-    for number in range(first, first + config.train.prompts_per_step):
+def prompts_from(tasks: Sequence[Task], config: Config, first: int) -> Iterator[Prompt]:
+    """Yield prompts for ever, from this number on: whole passes over the data, each in an order of its own.
+
+    Which row a number draws is pure in (seed, number), so a run goes on from the count of prompts behind it.
+    """
+    for number in count(first):
         epoch, place = divmod(number, len(tasks))
         row = epoch_order(len(tasks), config.seed, epoch)[place] if config.data.shuffle else place
         yield Prompt.numbered(number, tasks[row])

@@ -14,6 +14,10 @@ seconds, log-probabilities, KL and entropy in nats.
     sampling/importance_sampling_ratio/mean         of the weights that make up for it, and the share of tokens
     sampling/importance_sampling_ratio/truncated    whose weight loss.importance_clip has cut
     num_tokens, step_time                           tokens trained on so far, duration of the step
+    tree/num_prompts, tree/num_dead_prompts         with trees, drawn later ones too; those whose rewards are all equal
+    tree/num_refills                                prompts drawn in place of dead ones, failed ones too
+    tree/num_discarded_prompts                      not trained on; what they took is part of the step's other counts:
+    tree/discarded_tokens, /discarded_tool_calls    sampled for them, and tools that ran; time/discarded: summed seconds
     tree/num_nodes, tree/num_leaves, tree/depth_mean, tree/sharing_ratio, tree/frac_zero_advantage_nodes,
     tree/intra_reward_std, tree/prefix_cache_hit_ratio, and signal by depth
     tree/computed_tokens, tree/chain_tokens         tokens that an epoch forwards, and those of one row a leaf

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
-from contextlib import ExitStack, aclosing, closing
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, closing
 from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from treegrpo_cli.config.secrets import without_passwords
-from treegrpo_cli.rollout.collect import collect
+from treegrpo_cli.rollout.collect import Grown
 from treegrpo_cli.rollout.player import Player, open_sampler
 from treegrpo_cli.rollout.records import tree_record
+from treegrpo_cli.rollout.step import grow_step
 from treegrpo_cli.rollout.tree import Prompt, Tree
 from treegrpo_cli.rollout.world import World
 from treegrpo_cli.run.clock import Clock, peak_memory, rollout_metrics
@@ -28,7 +29,7 @@ from treegrpo_cli.run.samples import draw_samples, draw_table
 from treegrpo_cli.run.spending import read_spending
 from treegrpo_cli.run.stage import announce
 from treegrpo_cli.run.stopping import StopRequest
-from treegrpo_cli.run.tree_metrics import reward_metrics
+from treegrpo_cli.run.tree_metrics import discard_metrics, reward_metrics
 from treegrpo_cli.samplers.base import Trained
 from treegrpo_cli.train.arriving import check_merged
 from treegrpo_cli.train.step_metrics import MISMATCH_MAX, MISMATCH_MEAN
@@ -108,6 +109,11 @@ class Session:
         """Whether the last step is behind it: by `train.num_steps`, or because a budget of the run is spent."""
         return self.step >= self.config.train.num_steps or self.spending.total.reaches(self.config.budget)
 
+    @property
+    def num_prompts(self) -> int:
+        """Prompts that these steps have drawn."""
+        return int(self.keeper.state["num_prompts"])
+
     def __enter__(self) -> Self:
         return self
 
@@ -120,29 +126,25 @@ class Session:
         finally:
             self._closing.__exit__(kind, error, trace)
 
-    def grow(self, prompts: Sequence[Prompt]) -> list[Tree]:
+    def grow(self, prompts: Iterator[Prompt]) -> list[Tree]:
         """Grow the trees of a step, in the order of `prompts`, whichever was finished first.
 
-        A prompt that failed has none. Raises FailedRunError where more than `train.max_failed_fraction` failed.
+        It draws as many prompts as the step takes; one that failed has no trees. Raises FailedRunError where more than
+        `train.max_failed_fraction` failed.
         """
         failures = FailureCount(self.config)
 
-        async def work() -> dict[int, list[Tree]]:
-            grown_trees = {}
-            async with aclosing(collect(self.player, prompts, self.config.rollout.num_trees)) as groups:
-                async for grown in groups:
-                    failures.add(grown)
-                    self._failure_log.name(grown.failures)
-                    grown_trees[grown.prompt.number] = grown.trees
-            return grown_trees
+        def look(grown: Grown) -> None:
+            failures.add(grown)
+            self._failure_log.name(grown.failures)
 
         self.player.take_timings()  # the engine's of an evaluation, and what it had cached
         self.sampler.prefix_cache_hit_ratio()
         with self.clock.of("rollout"):
-            trees = self.stop.run(self.runner, work())
+            self._grown = self.stop.run(self.runner, grow_step(self.player, prompts, look))
         failures.check(f"step {self.step + 1}")
         self._failures = failures.metrics()
-        in_order = [tree for prompt in prompts for tree in trees[prompt.number]]
+        in_order = [tree for grown in self._grown for tree in grown.trees]
         self._doubts.look(Signs.of(in_order))
         return in_order
 
@@ -156,6 +158,7 @@ class Session:
         with self.clock.of("update"), self._threads.taken():
             metrics = self.trainer.update(forest, scores, prompts)
         self.keeper.state["num_tokens"] += forest.num_tokens
+        self.keeper.state["num_prompts"] += len(self._grown)
         if MISMATCH_MEAN in metrics:
             mean, most = float(metrics[MISMATCH_MEAN]), float(metrics[MISMATCH_MAX])
             self._doubts.compare(mean, most, str(self.trainer.policy.dtype).removeprefix("torch."))
@@ -173,19 +176,26 @@ class Session:
             else:
                 self.sampler.update_weights(self.trainer.state_dict_for_sampler(), self.step)
 
-    def finish_step(self, trees: Sequence[Tree], scores: Scores, metrics: dict[str, float | str]) -> None:
-        """Write metrics and trees of the step just trained; save and evaluate where that is due."""
+    def finish_step(
+        self, trees: Sequence[Tree], scores: Scores, prompts: NDArray[np.uint32], metrics: dict[str, float | str]
+    ) -> None:
+        """Write metrics and trees of the step just trained on `prompts`; save and evaluate where that is due."""
         self.directory.claim()
-        metrics |= self._run_metrics(trees, metrics)
+        discarded = [grown for grown in self._grown if grown.trees and grown.prompt.number not in prompts]
+        metrics |= self._run_metrics(trees, metrics) | discard_metrics(discarded, self._num_refills)
         self.log.log(self.step, metrics)
         self.spending.add(metrics)
         self._log_completions(trees, scores)
         if self.config.train.save_trees:
-            self._write_trees(trees, scores)
+            self._write_trees(trees, scores, {grown.prompt.prompt_id for grown in discarded})
         self._bar.advance(note=f"reward {metrics['reward']:.3f}")
         self.keeper.save_if_due(is_last=self.is_done)
         self.evaluate_if_due()
         self.stop.check()
+
+    @property
+    def _num_refills(self) -> int:
+        return len(self._grown) - self.config.train.prompts_per_step
 
     def _run_metrics(self, trees: Sequence[Tree], metrics: dict[str, float | str]) -> dict[str, float | str]:
         """What stands beside the metrics of trainer and trees: rewards, failures, counts, seconds, memory."""
@@ -208,11 +218,13 @@ class Session:
             | peak_memory()
         )
 
-    def _write_trees(self, trees: Sequence[Tree], scores: Scores) -> None:
+    def _write_trees(self, trees: Sequence[Tree], scores: Scores, discarded: Collection[str]) -> None:
+        """Write all of them: `meta.discarded` is true in those of the prompts that were not trained on."""
         records = with_scores(map(tree_record, trees), scores)
         with TreeWriter(self.directory.trees(self.step)) as writer:
-            for _, group in groupby(records, key=lambda record: record.prompt_id):
-                writer.write_group(list(group))
+            for prompt_id, group in groupby(records, key=lambda record: record.prompt_id):
+                mark = {"discarded": True} if prompt_id in discarded else {}
+                writer.write_group([record.replaced(meta={**(record.meta or {}), **mark}) for record in group])
 
     def _log_completions(self, trees: Sequence[Tree], scores: Scores) -> None:
         key = [self.config.seed, self.step]

@@ -13,6 +13,7 @@ from treegrpo_cli.types import FLAT, NodeStatus
 
 if TYPE_CHECKING:
     from treegrpo_cli._core import Forest, Scores
+    from treegrpo_cli.rollout.collect import Grown
 
 
 class RewardGroups:
@@ -44,7 +45,7 @@ def reward_groups(forest: Forest) -> RewardGroups:
 
 
 def learned_prompts(forest: Forest, dead_prompts: str) -> NDArray[np.uint32]:
-    """Prompts to train on, in the order in which they came: all, or where dead ones are dropped the others."""
+    """Prompts to train on, in the order in which they came: all, or where dead ones are not kept the others."""
     groups = reward_groups(forest)
     kept = groups.order if dead_prompts == "keep" else groups.order[~groups.is_dead[groups.order]]
     return groups.keys[kept]
@@ -63,6 +64,8 @@ def tree_metrics(forest: Forest, scores: Scores, learned: NDArray[np.uint32]) ->
         "frac_reward_zero_std": _mean(groups.is_dead),
         "completions/mean_length": chain_tokens / max(num_leaves, 1),
         "completions/clipped_ratio": _mean(status[status != NodeStatus.OPEN] == NodeStatus.TRUNCATED_TOKENS),
+        "tree/num_prompts": float(len(groups.keys)),
+        "tree/num_dead_prompts": float(groups.is_dead.sum()),
         "tree/num_nodes": float(forest.num_nodes),
         "tree/num_leaves": float(num_leaves),
         "tree/num_distinct_leaves": float((leaves["same_as"] == np.arange(num_leaves)).sum()),
@@ -81,6 +84,18 @@ def reward_metrics(leaves: Sequence[LeafReward]) -> dict[str, float]:
             given.setdefault(name, []).extend([] if reward is None else [reward])
     means = {f"rewards/{name}/mean": _mean(np.array(rewards)) for name, rewards in given.items() if rewards}
     return means | {f"rewards/{name}/std": _std(rewards) for name, rewards in given.items() if rewards}
+
+
+def discard_metrics(discarded: Sequence[Grown], num_refills: int) -> dict[str, float]:
+    """What was spent on prompts that were not trained on, which the step's other counts hold too; all 0 without any."""
+    trees = [tree for grown in discarded for tree in grown.trees]
+    return {
+        "tree/num_refills": float(num_refills),
+        "tree/num_discarded_prompts": float(len(discarded)),
+        "tree/discarded_tokens": float(sum(int(tree.forest.gen_tokens().sum()) for tree in trees)),
+        "tree/discarded_tool_calls": float(sum(tree.num_tool_calls for tree in trees)),
+        "time/discarded": sum(grown.seconds for grown in discarded),
+    }
 
 
 def _signal(forest: Forest, scores: Scores, learned: NDArray[np.uint32]) -> dict[str, float]:

@@ -1,0 +1,51 @@
+"""Endless prompts -> the groups of one training step: fresh prompts for those that teach nothing.
+
+A group whose rewards are all equal teaches nothing. Where `advantage.dead_prompts` is `refill`, as many prompts as
+are missing of `train.prompts_per_step` are drawn in their place, and again for those of them that teach nothing,
+until a step is full or `train.max_gen_batches` is reached. What a step draws is a prefix of the prompts, pure in
+their rewards: the first as many as hold a full step, or all that the limit allows.
+
+Source: dynamic sampling, DAPO (arXiv 2503.14476), section 3.2; there a whole further batch is drawn, and cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from treegrpo_cli.rollout.collect import Grown, collect
+
+if TYPE_CHECKING:
+    from treegrpo_cli.rollout.player import Player
+    from treegrpo_cli.rollout.tree import Prompt
+
+
+async def grow_step(player: Player, prompts: Iterator[Prompt], on_grown: Callable[[Grown], None]) -> list[Grown]:
+    """Grow a step's groups, and return them in the order of their numbers, those that teach nothing too.
+
+    `on_grown` sees each group when it ends. A fresh prompt is started when all those before it have ended, so that
+    turns are sampled beside the same others whatever a reward or a tool took.
+    """
+    train = player.config.train
+    refills = player.config.advantage.dead_prompts == "refill"
+    room = train.prompts_per_step * (train.max_gen_batches if refills else 1)
+    step: list[Grown] = []
+    missing = train.prompts_per_step
+    while missing and room:
+        batch = await _grow_batch(player, list(islice(prompts, min(missing, room))), on_grown)
+        step += batch
+        room -= len(batch)
+        missing = sum(not grown.is_alive for grown in batch) if refills else 0
+    return step
+
+
+async def _grow_batch(player: Player, prompts: list[Prompt], on_grown: Callable[[Grown], None]) -> list[Grown]:
+    """Grow these prompts side by side, each as it can."""
+    grown_batch = []
+    async with aclosing(collect(player, prompts, player.config.rollout.num_trees)) as groups:
+        async for grown in groups:
+            on_grown(grown)
+            grown_batch.append(grown)
+    return sorted(grown_batch, key=lambda grown: grown.prompt.number)
