@@ -12,6 +12,7 @@ from treegrpo_cli.config import Config
 from treegrpo_cli.config.files import make_config
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.rollout.collect import Grown, collect
+from treegrpo_cli.rollout.grove import Grove
 from treegrpo_cli.rollout.player import Player
 from treegrpo_cli.rollout.records import tree_record
 from treegrpo_cli.rollout.tree import Prompt, Tree
@@ -119,18 +120,18 @@ def test_in_lock_step_all_chains_sample_then_all_act_and_rounds_begin_together(
 ) -> None:
     from treegrpo_cli.envs.tools import ToolEnvironment, ToolState
 
-    step, select = ToolEnvironment.step, Tree.select
+    step, select = ToolEnvironment.step, Grove.select
 
     async def logged_step(self: ToolEnvironment, state: ToolState, action: Action) -> tuple[ToolState, StepResult]:
         phases.append("act")
         return await step(self, state, action)
 
-    def logged_select(self: Tree, round_: int) -> list[int]:
-        phases.append(f"round {round_}")
-        return select(self, round_)
+    async def logged_select(self: Grove, sizes: list[int]) -> list[list[int]]:
+        phases.append(f"round {self.trees[0].num_rounds}")
+        return await select(self, sizes)
 
     monkeypatch.setattr(ToolEnvironment, "step", logged_step)
-    monkeypatch.setattr(Tree, "select", logged_select)
+    monkeypatch.setattr(Grove, "select", logged_select)
     orders = {}
     for schedule in ("free", "lock-step"):
         phases.clear()

@@ -139,13 +139,13 @@ def test_resume_grows_only_what_the_journal_does_not_have(
     for key in [("00000000", 0), ("00000003", 0), ("00000003", 1)]:
         journal.add(TreeRecord.parse(whole[key], output, 1).replaced(scoring=None))
     journal.close(complete=False)
-    grow, grown = Tree.grow, []
+    plant, grown = Tree.plant, []
 
-    async def counted(self: Tree) -> Tree:
+    async def counted(self: Tree) -> None:
         grown.append((self.prompt.prompt_id, self.tree_id))
-        return await grow(self)
+        await plant(self)
 
-    monkeypatch.setattr(Tree, "grow", counted)
+    monkeypatch.setattr(Tree, "plant", counted)
     generate(make_config(settings), output, QUIET, resume=True)
     assert len(grown) == 9
     assert not {("00000000", 0), ("00000003", 0), ("00000003", 1)} & set(grown)
@@ -225,13 +225,13 @@ def test_a_finished_file_with_a_flipped_byte_is_resumed_to_the_same_trees_and_th
     content = bytearray(output.read_bytes())
     content[len(content) // 2] ^= 0x80
     output.write_bytes(content)
-    grow, grown = Tree.grow, []
+    plant, grown = Tree.plant, []
 
-    async def counted(self: Tree) -> Tree:
+    async def counted(self: Tree) -> None:
         grown.append(self.prompt.prompt_id)
-        return await grow(self)
+        await plant(self)
 
-    monkeypatch.setattr(Tree, "grow", counted)
+    monkeypatch.setattr(Tree, "plant", counted)
     generate(make_config(settings), output, QUIET, resume=True)
     assert len(grown) <= 2
     assert len(set(grown)) == 1
@@ -369,8 +369,9 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tiny_model_dir: Path, tmp_pat
 
 
 def test_a_tool_that_hangs_closes_its_branch_and_the_program_ends(tmp_path: Path) -> None:
+    from treegrpo_cli.rollout.grove import Grove
     from treegrpo_cli.rollout.player import Player
-    from treegrpo_cli.rollout.tree import Prompt, Tree
+    from treegrpo_cli.rollout.tree import Prompt
     from treegrpo_cli.rollout.world import World
     from treegrpo_cli.types import NodeStatus, Task
 
@@ -383,7 +384,7 @@ def test_a_tool_that_hangs_closes_its_branch_and_the_program_ends(tmp_path: Path
     tokenizer = make_tiny_tokenizer()
     player = Player(World(config, tokenizer), HashSampler(tokenizer), config)
     begin = time.monotonic()
-    trees = [asyncio.run(Tree(player, Prompt(n, str(n), Task("q", "a")), 0).grow()) for n in range(4)]
+    trees = [asyncio.run(Grove(player, Prompt(n, str(n), Task("q", "a")), [0]).run())[0] for n in range(4)]
     assert time.monotonic() - begin < 30
     failed = [turn for tree in trees for turn in tree.turns.values() if turn.status is NodeStatus.ERROR]
     assert failed

@@ -13,6 +13,7 @@ from treegrpo_cli.config.settings import (
     RewardConfig,
     RolloutConfig,
     SamplerConfig,
+    SelectionConfig,
     TrainConfig,
 )
 
@@ -29,5 +30,6 @@ __all__ = [
     "RewardConfig",
     "RolloutConfig",
     "SamplerConfig",
+    "SelectionConfig",
     "TrainConfig",
 ]

@@ -148,8 +148,6 @@ class RolloutConfig(Section):
     """Leaves kept and scored in each tree; 0 = all of them, 1 + N·L."""
     include_root: bool = True
     """Whether an expansion may start again from the prompt."""
-    replacement: bool = True
-    """Whether one round may draw the same node twice."""
     max_turns: Count = 4
     max_prompt_tokens: Tokens = 4096
     max_turn_tokens: Tokens = 500
@@ -197,6 +195,55 @@ class RolloutConfig(Section):
         if self.max_context_tokens and self.max_context_tokens <= 1:
             raise ValueError("max_context_tokens leaves no tokens for a turn")
         return self
+
+
+class SelectionConfig(BaseModel):
+    """Which nodes a round expands; the rule's options stand beside its name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    rule: str = "uniform"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The rule's options as given."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def _rule_and_options_exist(self) -> SelectionConfig:
+        check_rule(self.rule, self.options)
+        return self
+
+
+def check_rule(rule: str, options: dict[str, Any]) -> None:
+    """Raise ValueError for a selection rule that the core does not have, or an option that is not the rule's."""
+    import numpy as np
+
+    from treegrpo_cli._core import Forest
+
+    Forest().select(np.zeros(0, dtype=np.uint32), 0, [], rule, options)
+
+
+class BudgetConfig(Section):
+    """When a prompt's trees have grown enough, whatever `[rollout]` still allows; 0 = no limit.
+
+    The first chain of each tree always runs. Before each round the prompt's trees are counted together: once a limit is
+    reached no further expansion starts, and chains that run end as they would.
+    """
+
+    prompt_tokens: NonNegativeInt = 0
+    """Generated tokens of a prompt, those of a shared turn once."""
+    prompt_tool_calls: NonNegativeInt = 0
+    prompt_leaves: NonNegativeInt = 0
+    """Leaves of a prompt, scored or not; the last round starts just as many chains as are left."""
+    prompt_seconds: NonNegative = 0.0
+    """Seconds in which a prompt's chains ran or its rewards were asked for: the one limit whose trees depend on how
+    fast the machine is."""
+
+    @property
+    def limits_prompts(self) -> bool:
+        """Whether the trees of a prompt share a budget."""
+        return any((self.prompt_tokens, self.prompt_tool_calls, self.prompt_leaves, self.prompt_seconds))
 
 
 class SamplerConfig(Section):
@@ -427,6 +474,8 @@ class Config(Section):
     environment: EnvironmentConfig = EnvironmentConfig()
     reward: RewardConfig = RewardConfig()
     rollout: RolloutConfig = RolloutConfig()
+    selection: SelectionConfig = SelectionConfig()
+    budget: BudgetConfig = BudgetConfig()
     sampler: SamplerConfig = SamplerConfig()
     advantage: AdvantageConfig = AdvantageConfig()
     loss: LossConfig = LossConfig()

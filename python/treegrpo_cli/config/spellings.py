@@ -155,6 +155,8 @@ CONVERTED: dict[str, Callable[[Any], list[Pair]]] = {
     "trainer.save_freq": _one_of("train.save_steps", {-1: 0}),
     "trainer.test_freq": _one_of("train.eval_steps", {-1: 0}),
     "trainer.logger": _loggers,
+    # our own, of earlier versions
+    "rollout.replacement": lambda value: [] if value is True else [("selection.replacement", value)],
 }
 """Their name -> what their value is in ours."""
 

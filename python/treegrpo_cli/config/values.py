@@ -63,7 +63,7 @@ def _problem(key: tuple[str, ...], value: Any) -> str:
         case float():
             return "" if isfinite(value) else f"must be a finite number, got {value}"
         case None:
-            is_a_setting = len(key) <= 2 and key[0] not in ("advantage", "environment")
+            is_a_setting = len(key) <= 2 and key[0] not in ("advantage", "environment", "selection")
             return "" if is_a_setting else "null; leave it out instead"
         case _:
             return f"a {type(value).__name__}; write it as text, in quotes"

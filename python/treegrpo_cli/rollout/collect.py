@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from treegrpo_cli.rollout.failures import Failure, PromptError
+from treegrpo_cli.rollout.grove import Grove, groves_of
 from treegrpo_cli.rollout.player import Player
 from treegrpo_cli.rollout.tree import Prompt, Tree
 from treegrpo_cli.types import FLAT
@@ -75,19 +76,19 @@ def collect(
 
 @dataclass(slots=True)
 class Group:
-    """A prompt while its trees grow."""
+    """A prompt while its trees grow, in `num_left` groves."""
 
     prompt: Prompt
     num_left: int
-    tasks: list[asyncio.Task[Tree]] = field(default_factory=list)
+    tasks: list[asyncio.Task[list[Tree]]] = field(default_factory=list)
     trees: list[Tree] = field(default_factory=list)
     failure: Failure | None = None
     start: float = field(default_factory=time.monotonic)
 
-    def fail(self, error: PromptError, tree_id: int) -> None:
+    def fail(self, error: PromptError) -> None:
         """Give the prompt up, and the trees that still grow from it."""
         if self.failure is None:
-            self.failure = Failure(error.kind, self.prompt.prompt_id, error.reason, tree_id, error.trace)
+            self.failure = Failure(error.kind, self.prompt.prompt_id, error.reason, error.tree_id, error.trace)
             for task in self.tasks:
                 task.cancel()
 
@@ -120,7 +121,7 @@ class Groups(AsyncIterator[Grown]):
         self._live = asyncio.Semaphore(player.config.rollout.max_live_trees)
         self._ended: asyncio.Queue[Grown | BaseException | None] = asyncio.Queue()
         self._starter: asyncio.Task[None] | None = None
-        self._trees: set[asyncio.Task[Tree]] = set()
+        self._groves: set[asyncio.Task[list[Tree]]] = set()
         self._num_open = 0
         self._closed = False
 
@@ -140,7 +141,7 @@ class Groups(AsyncIterator[Grown]):
     async def aclose(self) -> None:
         """Abandon the trees that still grow. Never raises for them, and waits no longer than `ABANDON_S`."""
         self._closed = True
-        running: set[asyncio.Task[None] | asyncio.Task[Tree]] = {*self._trees}
+        running: set[asyncio.Task[None] | asyncio.Task[list[Tree]]] = {*self._groves}
         if self._starter is not None and not self._starter.done():
             running.add(self._starter)
         try:
@@ -160,50 +161,58 @@ class Groups(AsyncIterator[Grown]):
         try:
             for prompt in self._prompts:
                 tree_ids = [i for i in range(self._num_trees) if (prompt.prompt_id, i) not in self._finished]
-                group = Group(prompt, len(tree_ids))
+                groves = groves_of(self._player, prompt, tree_ids)
+                group = Group(prompt, len(groves))
                 self._num_open += 1
-                for tree_id in tree_ids:
-                    await self._live.acquire()
-                    self._start(group, tree_id)
-                if not tree_ids:
+                for grove in groves:
+                    for _ in range(self._room_of(grove)):
+                        await self._live.acquire()
+                    self._start(group, grove)
+                if not groves:
                     self._end(group)
         except Exception as error:  # the reader of the groups raises it
             self._ended.put_nowait(error)
         self._close_one()
 
-    def _start(self, group: Group, tree_id: int) -> None:
-        task = asyncio.create_task(Tree(self._player, group.prompt, tree_id).run())
-        self._trees.add(task)
+    def _room_of(self, grove: Grove) -> int:
+        """Live trees that it counts for; one with more than there may be grows alone."""
+        return min(len(grove.trees), self._player.config.rollout.max_live_trees)
+
+    def _start(self, group: Group, grove: Grove) -> None:
+        task = asyncio.create_task(grove.run())
+        self._groves.add(task)
         group.tasks.append(task)
-        task.add_done_callback(partial(self._take, group, tree_id))
+        task.add_done_callback(partial(self._take, group, grove))
         if group.failure is not None:
             task.cancel()
 
-    def _take(self, group: Group, tree_id: int, task: asyncio.Task[Tree]) -> None:
-        """Take a tree that ended, however it did."""
-        self._live.release()
-        self._trees.discard(task)
+    def _take(self, group: Group, grove: Grove, task: asyncio.Task[list[Tree]]) -> None:
+        """Take a grove that ended, however it did."""
+        for _ in range(self._room_of(grove)):
+            self._live.release()
+        self._groves.discard(task)
         error = None if task.cancelled() else task.exception()
         if self._closed:
             return
         try:
-            self._add(group, tree_id, task, error)
+            self._add(group, task, error)
             group.num_left -= 1
             if not group.num_left:
                 self._end(group)
         except BaseException as raised:  # the reader of the groups raises it
             self._ended.put_nowait(raised)
 
-    def _add(self, group: Group, tree_id: int, task: asyncio.Task[Tree], error: BaseException | None) -> None:
+    def _add(self, group: Group, task: asyncio.Task[list[Tree]], error: BaseException | None) -> None:
         if isinstance(error, PromptError):
-            group.fail(error, tree_id)
+            group.fail(error)
         elif error is not None:
-            raise _first(error)
+            raise error
         elif not task.cancelled():
-            group.trees.append(task.result())
-            self._on_tree(task.result())
+            for tree in task.result():
+                group.trees.append(tree)
+                self._on_tree(tree)
         elif group.failure is None:
-            raise RuntimeError(f"prompt {group.prompt.prompt_id}: tree {tree_id} was cancelled by what it ran")
+            raise RuntimeError(f"prompt {group.prompt.prompt_id}: its trees were cancelled by what they ran")
 
     def _end(self, group: Group) -> None:
         self._ended.put_nowait(group.grown())
@@ -213,9 +222,3 @@ class Groups(AsyncIterator[Grown]):
         self._num_open -= 1
         if not self._num_open:
             self._ended.put_nowait(None)
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

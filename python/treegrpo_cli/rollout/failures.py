@@ -28,7 +28,7 @@ class Failure:
 class PromptError(Exception):
     """A prompt that no tree can grow from: how `plant` tells `collect`, which makes it a `Failure`."""
 
-    def __init__(self, kind: Kind, reason: str, trace: tuple[str, ...] = ()) -> None:
+    def __init__(self, kind: Kind, reason: str, tree_id: int, trace: tuple[str, ...] = ()) -> None:
         self.kind: Kind = kind
-        self.reason, self.trace = reason, trace
+        self.reason, self.tree_id, self.trace = reason, tree_id, trace
         super().__init__(reason)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.rewards import load_rewards
 from treegrpo_cli.rollout.schedule import make_schedule
+from treegrpo_cli.rollout.selection import load_rule
 from treegrpo_cli.rollout.timings import Stopwatch, Timings
 from treegrpo_cli.samplers import make_sampler
 from treegrpo_cli.types import Completion, SamplingParams
@@ -29,7 +30,8 @@ class Player:
         self.world, self.sampler, self.config = world, sampler, config
         self.environment, self.dialect, self.tokenizer = world.environment, world.dialect, world.tokenizer
         self.schedule = make_schedule(config.rollout.schedule)
-        self.tools, self.rewarding = Stopwatch(), Stopwatch()
+        self.rule = load_rule(config.selection)
+        self.tools, self.rewarding, self.selecting = Stopwatch(), Stopwatch(), Stopwatch()
         self.rewards = load_rewards(config.reward)
         self.max_context_tokens = min(config.rollout.max_context_tokens or sampler.max_model_len, sampler.max_model_len)
         if self.max_context_tokens < 2:
@@ -61,9 +63,10 @@ class Player:
             tool_wait_s=self.tools.any_s,
             num_tool_calls=self.tools.count,
             reward_s=self.rewarding.sum_s,
+            selection_s=self.selecting.any_s,
         )
-        self.tools.reset()
-        self.rewarding.reset()
+        for stopwatch in (self.tools, self.rewarding, self.selecting):
+            stopwatch.reset()
         return timings
 
 

@@ -93,6 +93,7 @@ def _meta_of(config: Config) -> dict[str, Any]:
     return {
         "model": config.model.path,
         "sampling": config.rollout.model_dump(mode="json"),
+        "selection": config.selection.model_dump(mode="json"),
         "seed": config.seed,
         "config_digest": config_digest(config),
         "settings": relevant_settings(config),
@@ -111,7 +112,9 @@ def relevant_settings(config: Config, *, all_of_them: bool = False) -> dict[str,
     settings = config.model_dump(
         mode="json",
         include={
-            **dict.fromkeys(("seed", "model", "environment", "reward", "rollout", "advantage"), True),
+            **dict.fromkeys(
+                ("seed", "model", "environment", "reward", "rollout", "selection", "budget", "advantage"), True
+            ),
             "data": {"train", "split"},
         },
         exclude=without_effect(),

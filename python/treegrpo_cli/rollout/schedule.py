@@ -9,9 +9,9 @@ in how long that takes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 
 class Barrier:
@@ -101,3 +101,21 @@ class LockStep(Free):
 def make_schedule(name: Literal["free", "lock-step"]) -> Free:
     """Return the schedule of this name."""
     return LockStep() if name == "lock-step" else Free()
+
+
+async def side_by_side(work: Iterable[Coroutine[Any, Any, None]], what: str) -> None:
+    """Run coroutines until all have ended; the first error of one ends the others and is raised alone."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in work]
+    except BaseExceptionGroup as several:
+        raise first_of(several) from several
+    if any(task.cancelled() for task in tasks):  # a task group takes that for an end like any other
+        raise RuntimeError(f"{what} was cancelled by what it ran")
+
+
+def first_of(error: BaseException) -> BaseException:
+    """The first error of a group of groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

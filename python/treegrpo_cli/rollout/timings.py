@@ -28,6 +28,8 @@ class Timings:
     """Calls of the environment's `step`."""
     reward_s: float = 0.0
     """Summed over the calls of the reward functions, one a tree."""
+    selection_s: float = 0.0
+    """In which nodes to expand were chosen, rewards aside."""
 
 
 class Stopwatch:

@@ -1,7 +1,7 @@
-"""Prompt -> tree: the paper's procedure, the only place where sampler and environment meet.
+"""Prompt + nodes to expand -> tree: chains of turns, the only place where sampler and environment meet.
 
-A tree is one coroutine: one chain to the end, then L rounds of N expansions, then K leaves kept and
-rewarded. A turn starts when its own tool answers; the engine batches whatever waits. Tokens in, tokens
+Its grove says which nodes (`grove.py`); each chain from there is a coroutine. A turn starts when its own tool answers;
+the engine batches whatever waits. Tokens in, tokens
 out: a context is always the stored tokens of its path, never text that is tokenised again. What a tree
 becomes depends on its keys (seed, prompt, tree, round, draw, turn) and never on who finished first.
 
@@ -10,17 +10,17 @@ Source: Tree-GRPO (arXiv 2509.21240), section 3.2.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from treegrpo_cli._core import Forest, derive_seed, keep_leaves, select_uniform
-from treegrpo_cli.envs import close_states, reset_with_retries, step_with_retries
+from treegrpo_cli._core import Forest, derive_seed, keep_leaves
+from treegrpo_cli.envs import reset_with_retries, step_with_retries
 from treegrpo_cli.errors import ToolError, UserError
 from treegrpo_cli.rollout.failures import Failure, Kind, PromptError
+from treegrpo_cli.rollout.schedule import side_by_side
 from treegrpo_cli.types import Completion, Message, NodeStatus, Rollout, StepResult, Task
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ NodeKey = tuple[int, int, int]
 """(round, draw, turn): a node's place in its tree whatever the order of arrival; a parent's is smaller."""
 
 ROOT_KEY: NodeKey = (-1, 0, 0)
+
+SCORABLE = (NodeStatus.DONE, NodeStatus.TRUNCATED_TURNS, NodeStatus.TRUNCATED_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,75 +75,56 @@ class Tree:
         self.key = [player.config.seed, prompt.number, tree_id]
         self.forest = Forest()
         self.turns: dict[int, Turn] = {}
+        self.root = 0
         self.prompt_text = ""
         self.prompt_messages: tuple[Message, ...] = ()
         self.rewards: dict[int, LeafReward] = {}
-        """Kept leaf -> what it is worth, and why where a reward function failed."""
+        """Kept leaf -> what it is worth, and why where a reward function failed; none is asked for twice."""
         self.failures: list[Failure] = []
-        self.num_tool_calls = self.num_failed_tool_calls = 0
+        self.num_rounds = 0
+        """Rounds begun, that of the first chain too: the number of the next."""
+        self.num_leaves = self.generated_tokens = self.num_tool_calls = self.num_failed_tool_calls = 0
+        """What was spent so far: chains that ended, tokens sampled, tools that ran."""
         self.states: list[Any] = []
         """Every state that the environment gave, to be closed when the tree is done."""
 
-    async def grow(self) -> Tree:
-        """Grow the whole tree: a chain, L rounds of N expansions, K leaves kept and rewarded."""
-        schedule = self.player.schedule
-        with schedule.tree():
-            root = await self.plant()
-            await schedule.round()
-            await self.run_chain(root, round_=0, draw=0)
-            for round_ in range(1, self.player.config.rollout.num_rounds + 1):
-                await schedule.round()
-                await self.expand(round_)
-        await self.reward_leaves()
-        return self
+    async def expand(self, nodes: Sequence[int]) -> None:
+        """Run the tree's next round: a chain from each of these nodes, side by side. The first starts from the root."""
+        round_, self.num_rounds = self.num_rounds, self.num_rounds + 1
+        chains = (self.run_chain(node, round_, draw) for draw, node in enumerate(nodes))
+        await side_by_side(chains, f"prompt {self.prompt.prompt_id}: a chain")
 
-    async def run(self) -> Tree:
-        """Grow the whole tree, and close what the environment opened for it, however it ends."""
-        try:
-            return await self.grow()
-        finally:
-            await close_states(self.states)
-
-    async def expand(self, round_: int) -> None:
-        """Run the N chains of a round, side by side."""
-        async with asyncio.TaskGroup() as group:
-            chains = [
-                group.create_task(self.run_chain(node, round_, draw)) for draw, node in enumerate(self.select(round_))
-            ]
-        if any(chain.cancelled() for chain in chains):  # a task group takes that for an end like any other
-            raise RuntimeError(f"prompt {self.prompt.prompt_id}: a chain was cancelled by what it ran")
-
-    async def plant(self) -> int:
+    async def plant(self) -> None:
         """Put the prompt at the root. Raises PromptError where nothing can grow from it."""
         player, settings = self.player, self.player.config.rollout
         try:
             state, messages = await reset_with_retries(player.environment, self.prompt.task, player.config.environment)
         except ToolError as error:
-            raise PromptError("reset", f"the environment does not start: {error}", error.trace) from error
+            raise PromptError("reset", f"the environment does not start: {error}", self.tree_id, error.trace) from error
         self.states.append(state)
         self.prompt_messages = tuple(messages)
         try:
             token_ids = player.dialect.prompt_ids(messages)
         except UserError as error:  # a chat template that does not take this row
-            raise PromptError("prompt", str(error)) from error
+            raise PromptError("prompt", str(error), self.tree_id) from error
         if not token_ids:
-            raise PromptError("prompt", "no tokens; the tokenizer of model.path knows no text")
+            raise PromptError("prompt", "no tokens; the tokenizer of model.path knows no text", self.tree_id)
         limit = min(settings.max_prompt_tokens, player.max_context_tokens - 1)
         if len(token_ids) > limit:
             allowed = f"rollout.max_prompt_tokens and the context of {player.max_context_tokens} allow {limit}"
-            raise PromptError("prompt", f"{len(token_ids)} tokens, but {allowed}")
+            raise PromptError("prompt", f"{len(token_ids)} tokens, but {allowed}", self.tree_id)
         self.prompt_text = player.tokenizer.decode(token_ids, skip_special_tokens=False)
-        root = self.forest.add_tree(self.prompt.number, np.asarray(token_ids, dtype=np.uint32))
-        self.turns[root] = Turn(ROOT_KEY, 0, NodeStatus.OPEN, state)
-        return root
+        self.root = self.forest.add_tree(self.prompt.number, np.asarray(token_ids, dtype=np.uint32))
+        self.turns[self.root] = Turn(ROOT_KEY, 0, NodeStatus.OPEN, state)
 
     async def run_chain(self, node: int, round_: int, draw: int) -> None:
-        """Take turns from `node` on until the branch closes. A first chain is an expansion of the root."""
+        """Take turns from `node` on until the branch closes."""
         turn = 0
         with self.player.schedule.chain():
             while self.turns[node].status is NodeStatus.OPEN:
                 node = await self.take_turn(node, (round_, draw, turn))
                 turn += 1
+        self.num_leaves += 1
 
     async def take_turn(self, parent: int, key: NodeKey) -> int:
         """Sample a turn, step the environment, add the node; a tool that fails closes its own branch."""
@@ -167,6 +150,7 @@ class Tree:
                 self.fail("tool", str(error), error.trace)
         node = self.add(parent, completion, observation, turn.status)
         self.turns[node] = turn
+        self.generated_tokens += len(completion.token_ids)
         return node
 
     def close_or_go_on(
@@ -210,29 +194,35 @@ class Tree:
             completion.policy_version,
         )
 
-    def select(self, round_: int) -> list[int]:
-        """Draw the N nodes that this round expands, uniformly over the root and the inner turns."""
-        settings = self.player.config.rollout
-        candidates = [
-            node
-            for node in self.in_key_order()
-            if self.turns[node].status is NodeStatus.OPEN and (settings.include_root or self.turns[node].depth > 0)
-        ]
-        if not candidates:
-            return []
-        drawn = select_uniform(len(candidates), settings.num_expansions, settings.replacement, [*self.key, round_])
-        return [candidates[position] for position in drawn]
+    def may_branch(self, nodes: Iterable[int]) -> list[bool]:
+        """Of each of these nodes, whether an expansion may start there: turns that the agent went on from, the root."""
+        include_root = self.player.config.rollout.include_root
+        turns = (self.turns[node] for node in nodes)
+        return [turn.status is NodeStatus.OPEN and (include_root or turn.depth > 0) for turn in turns]
 
-    async def reward_leaves(self) -> None:
-        """Keep K of the leaves that can be scored, and ask the reward function for theirs."""
-        closed = (NodeStatus.DONE, NodeStatus.TRUNCATED_TURNS, NodeStatus.TRUNCATED_TOKENS)
-        scorable = [node for node in self.in_key_order() if self.turns[node].status in closed]
-        num_kept = min(self.player.config.rollout.leaves_kept, len(scorable))
+    async def reward_closed(self) -> None:
+        """Ask for the rewards of all leaves that have closed since the last call."""
+        await self.reward([leaf for leaf in self.scorable() if leaf not in self.rewards])
+
+    async def reward_kept(self) -> None:
+        """Keep K of the leaves that can be scored, and ask for the rewards that are not known yet."""
+        scorable, num_kept = self.scorable(), self.player.config.rollout.num_kept_leaves
+        num_kept = min(num_kept or len(scorable), len(scorable))
         kept = [scorable[position] for position in keep_leaves(len(scorable), num_kept, self.key)]
+        await self.reward([leaf for leaf in kept if leaf not in self.rewards])
+
+    def scorable(self) -> list[int]:
+        """Leaves that can be scored, in the order of their keys."""
+        return [node for node in self.in_key_order() if self.turns[node].status in SCORABLE]
+
+    async def reward(self, leaves: Sequence[int]) -> None:
+        """Ask the reward functions for these leaves' rewards, once: a function sees all of them in one call."""
+        if not leaves:
+            return
         with self.player.rewarding.running():
-            rewards = await self.player.rewards.reward([self.rollout(leaf) for leaf in kept])
-        self.rewards = dict(zip(kept, rewards, strict=True))
-        for leaf, worth in self.rewards.items():
+            rewards = await self.player.rewards.reward([self.rollout(leaf) for leaf in leaves])
+        for leaf, worth in zip(leaves, rewards, strict=True):
+            self.rewards[leaf] = worth
             if worth.reward is not None:
                 self.forest.set_reward(leaf, worth.reward)
             if worth.failure is not None:

@@ -49,6 +49,7 @@ def rollout_metrics(timings: Timings, rollout_s: float) -> dict[str, float]:
         "time/tools_busy": timings.tool_s,
         "time/rewards": timings.reward_s,
         "time/engine": timings.engine_s,
+        "time/selection": timings.selection_s,
         "engine/busy_share": timings.engine_s / wall_s,
         "tokens_per_second/generated": timings.generated_tokens / wall_s,
     }

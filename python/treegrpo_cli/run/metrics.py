@@ -28,6 +28,7 @@ seconds, log-probabilities, KL and entropy in nats.
     failures/tool, /reward                          share of branches that a tool closed; whose reward failed
     time/rollout, /scoring, /packing, /update, /weights, /evaluation    seconds of each piece of the step
     time/tools_waited, time/tools_busy              in which a tool was out; summed over the calls. time/rewards: summed
+    time/selection                                  in which the nodes to expand were chosen
     time/engine, engine/busy_share                  in which the engine decoded; that over time/rollout
     tokens_per_second/generated, /trained           sampled, over time/rollout; forwarded, over time/update
     memory/peak_gib, memory/peak_gpu_gib            of the process so far; of the GPU's tensors in this step
