@@ -225,10 +225,10 @@ def check_rule(rule: str, options: dict[str, Any]) -> None:
 
 
 class BudgetConfig(Section):
-    """When a prompt's trees have grown enough, whatever `[rollout]` still allows; 0 = no limit.
+    """What may be spent; 0 = no limit.
 
-    The first chain of each tree always runs. Before each round the prompt's trees are counted together: once a limit is
-    reached no further expansion starts, and chains that run end as they would.
+    Of a prompt: the first chain of each tree always runs. Before each round its trees are counted together: once
+    a limit is reached no further expansion starts, and chains that run end as they would.
     """
 
     prompt_tokens: NonNegativeInt = 0
@@ -237,8 +237,13 @@ class BudgetConfig(Section):
     prompt_leaves: NonNegativeInt = 0
     """Leaves of a prompt, scored or not; the last round starts just as many chains as are left."""
     prompt_seconds: NonNegative = 0.0
-    """Seconds in which a prompt's chains ran or its rewards were asked for: the one limit whose trees depend on how
-    fast the machine is."""
+    """In which chains ran or rewards were asked for: the one limit under which the trees depend on the machine."""
+    run_tokens: NonNegativeInt = 0
+    """Generated tokens of a run, those of prompts that were thrown away too: training ends after the step that reaches
+    them. Schedules run over `train.num_steps` all the same, which is the most that are trained."""
+    run_tool_calls: NonNegativeInt = 0
+    run_seconds: NonNegative = 0.0
+    """Of the steps alone, without evaluations and checkpoints."""
 
     @property
     def limits_prompts(self) -> bool:
@@ -426,17 +431,6 @@ class TrainConfig(Section):
         return self
 
 
-class BudgetConfig(Section):
-    """What may be spent; 0 = no limit."""
-
-    run_tokens: NonNegativeInt = 0
-    """Generated tokens of a run, those of prompts that were thrown away too: training ends after the step that reaches
-    them. Schedules run over `train.num_steps` all the same, which is the most that are trained."""
-    run_tool_calls: NonNegativeInt = 0
-    run_seconds: NonNegative = 0.0
-    """Of the steps alone, without evaluations and checkpoints."""
-
-
 class LimitsConfig(Section):
     """How much of a file is read before it is refused, so that a small file cannot fill memory or never end."""
 
@@ -481,7 +475,6 @@ class Config(Section):
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
-    budget: BudgetConfig = BudgetConfig()
     limits: LimitsConfig = LimitsConfig()
 
     @model_validator(mode="after")
