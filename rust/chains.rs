@@ -35,6 +35,7 @@ impl Forest {
     pub fn from_chains(chains: &Chains, logprob_tolerance: f64) -> Result<(Self, Vec<u32>)> {
         chains.check(logprob_tolerance)?;
         let mut forest = Self::new();
+        forest.knows_rounds = false;
         let mut leaf = vec![NO_PARENT; chains.num_rows()];
         for rows in chains.rows_by_prompt() {
             let mut trunk = Trunk::new(*chains, logprob_tolerance as f32, &rows);

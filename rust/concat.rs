@@ -16,6 +16,8 @@ impl Forest {
         row_id(total(Self::num_trees), "trees")?;
         row_id(total(Self::num_nodes), "nodes")?;
         let mut joined = Self::with_capacity(total(Self::num_trees), total(Self::num_nodes), total(Self::num_tokens));
+        joined.knows_rounds = forests.iter().all(|forest| forest.knows_rounds);
+        joined.knows_logprobs = forests.iter().all(|forest| forest.knows_logprobs);
         for (number, forest) in forests.iter().enumerate() {
             match orders {
                 Some(orders) => joined.append_in_order(forest, &orders[number], number)?,
@@ -38,11 +40,14 @@ impl Forest {
         self.status.extend_from_slice(&other.status);
         self.reward.extend_from_slice(&other.reward);
         self.policy_version.extend_from_slice(&other.policy_version);
+        self.round.extend_from_slice(&other.round);
         self.entropy.extend_from_slice(&other.entropy);
+        self.confidence.extend_from_slice(&other.confidence);
         self.has_child.extend_from_slice(&other.has_child);
         self.token_ids.extend_from_slice(&other.token_ids);
         self.sampled.extend_from_slice(&other.sampled);
         self.logprobs.extend_from_slice(&other.logprobs);
+        self.entropies.extend_from_slice(&other.entropies);
     }
 
     fn append_in_order(&mut self, other: &Self, order: &[u32], number: usize) -> Result<()> {
@@ -73,12 +78,15 @@ impl Forest {
             self.status.push(other.status[at]);
             self.reward.push(other.reward[at]);
             self.policy_version.push(other.policy_version[at]);
+            self.round.push(other.round[at]);
             self.entropy.push(other.entropy[at]);
+            self.confidence.push(other.confidence[at]);
             self.has_child.push(other.has_child[at]);
             let tokens = other.token_range(at);
             self.token_ids.extend_from_slice(&other.token_ids[tokens.clone()]);
             self.sampled.extend_from_slice(&other.sampled[tokens.clone()]);
-            self.logprobs.extend_from_slice(&other.logprobs[tokens]);
+            self.logprobs.extend_from_slice(&other.logprobs[tokens.clone()]);
+            self.entropies.extend_from_slice(&other.entropies[tokens]);
             self.token_start.push(self.token_ids.len() as u64);
         }
         Ok(())

@@ -62,6 +62,10 @@ pub enum Fault {
     RewardRefused(&'static str),
     #[error("entropy {0} is not finite")]
     EntropyNotFinite(f64),
+    #[error("confidence {0} is not finite")]
+    ConfidenceNotFinite(f64),
+    #[error("round {round} comes before its parent's, {parent}")]
+    RoundBeforeParent { round: u32, parent: u32 },
     #[error("scale bernoulli needs values in [0, 1], got {0}")]
     NotAProbability(f64),
     #[error("value child-softmax needs an entropy, and this node has none")]

@@ -17,8 +17,9 @@ pub const ERROR: u8 = 5;
 /// Rollout trees as append-only columns.
 ///
 /// Columns of `num_nodes` entries: `parent`, `tree`, `depth`, `status`, `reward` (NaN = none), `policy_version`,
-/// `entropy` (NaN = none); `token_start` has one more. Columns of `num_tokens` entries: `token_ids`, `sampled`,
-/// `logprobs` (nats). `prompt` and `root` have one entry a tree.
+/// `round` (in which a node was drawn; 0 = with its tree's first chain), `entropy` (mean over its sampled tokens) and
+/// `confidence` (both NaN = not known); `token_start` has one more. Columns of `num_tokens` entries: `token_ids`,
+/// `sampled`, `logprobs` and `entropies` (nats; NaN = not known). `prompt` and `root` have one entry a tree.
 #[derive(Debug, Clone)]
 pub struct Forest {
     pub prompt: Vec<u32>,
@@ -29,11 +30,18 @@ pub struct Forest {
     pub status: Vec<u8>,
     pub reward: Vec<f64>,
     pub policy_version: Vec<u32>,
+    pub round: Vec<u32>,
     pub entropy: Vec<f64>,
+    pub confidence: Vec<f64>,
     pub token_start: Vec<u64>,
     pub token_ids: Vec<u32>,
     pub sampled: Vec<bool>,
     pub logprobs: Vec<f32>,
+    pub entropies: Vec<f32>,
+    /// Whether `round` says in which rounds the nodes were drawn, or nobody told.
+    pub knows_rounds: bool,
+    /// The same of `logprobs`.
+    pub knows_logprobs: bool,
     pub(crate) has_child: Vec<bool>,
     stamp: Stamp,
 }
@@ -58,11 +66,15 @@ pub struct Columns<'a> {
     pub status: &'a [u8],
     pub reward: &'a [f64],
     pub policy_version: Option<&'a [u32]>,
+    pub round: Option<&'a [u32]>,
+    /// Where it is NaN or absent, the mean of the node's `entropies`.
     pub entropy: Option<&'a [f64]>,
+    pub confidence: Option<&'a [f64]>,
     pub token_start: Option<&'a [u64]>,
     pub token_ids: Option<&'a [u32]>,
     pub sampled: Option<&'a [bool]>,
     pub logprobs: Option<&'a [f32]>,
+    pub entropies: Option<&'a [f32]>,
 }
 
 /// What a node adds to its parent's context: the turn that was sampled, then the observation.
@@ -71,6 +83,23 @@ pub struct Tokens<'a> {
     pub token_ids: &'a [u32],
     pub sampled: &'a [bool],
     pub logprobs: &'a [f32],
+}
+
+/// How a turn was drawn.
+#[derive(Debug, Clone, Copy)]
+pub struct Drawn<'a> {
+    /// Of its tree's rounds of expansion; 0 = with the first chain. No smaller than its parent's.
+    pub round: u32,
+    /// Entropy of the distribution that each token was sampled from, nats; NaN where none was, or it is not known.
+    pub entropies: Option<&'a [f32]>,
+    /// Of the whole turn, in whatever measure the sampler has; NaN = not known.
+    pub confidence: f64,
+}
+
+impl Default for Drawn<'_> {
+    fn default() -> Self {
+        Self { round: 0, entropies: None, confidence: f64::NAN }
+    }
 }
 
 impl Default for Forest {
@@ -98,11 +127,16 @@ impl Forest {
             status: Vec::with_capacity(num_nodes),
             reward: Vec::with_capacity(num_nodes),
             policy_version: Vec::with_capacity(num_nodes),
+            round: Vec::with_capacity(num_nodes),
             entropy: Vec::with_capacity(num_nodes),
+            confidence: Vec::with_capacity(num_nodes),
             token_start,
             token_ids: Vec::with_capacity(num_tokens),
             sampled: Vec::with_capacity(num_tokens),
             logprobs: Vec::with_capacity(num_tokens),
+            entropies: Vec::with_capacity(num_tokens),
+            knows_rounds: true,
+            knows_logprobs: true,
             has_child: Vec::with_capacity(num_nodes),
             stamp: Stamp::next(),
         }
@@ -136,12 +170,24 @@ impl Forest {
         self.root.push(node);
         let count = token_ids.len();
         let tokens = Tokens { token_ids, sampled: &vec![false; count], logprobs: &vec![0.0; count] };
-        self.push_node(NO_PARENT, tree, 0, OPEN, 0, tokens);
+        self.push_node(NO_PARENT, tree, 0, OPEN, 0, tokens, Drawn::default());
         Ok(node)
     }
 
-    /// Adds a turn below an open node; returns its node id.
+    /// Adds a turn of a first chain below an open node; returns its node id.
     pub fn add_node(&mut self, parent: u32, tokens: Tokens, status: u8, policy_version: u32) -> Result<u32> {
+        self.add_drawn(parent, tokens, status, policy_version, Drawn::default())
+    }
+
+    /// Adds a turn below an open node, with what is known of how it was drawn; returns its node id.
+    pub fn add_drawn(
+        &mut self,
+        parent: u32,
+        tokens: Tokens,
+        status: u8,
+        policy_version: u32,
+        drawn: Drawn,
+    ) -> Result<u32> {
         self.check_node(parent)?;
         let node = row_id(self.num_nodes(), "nodes")?;
         let at = parent as usize;
@@ -153,23 +199,53 @@ impl Forest {
         }
         check_length("sampled", tokens.sampled.len(), tokens.token_ids.len())?;
         check_length("logprobs", tokens.logprobs.len(), tokens.token_ids.len())?;
+        let entropies = drawn.entropies.unwrap_or_default();
+        if drawn.entropies.is_some() {
+            check_length("entropies", entropies.len(), tokens.token_ids.len())?;
+        }
+        let fault = |fault| Err(Error::At { tree: self.tree[at], node, fault });
+        if let Some(&entropy) = entropies.iter().find(|entropy| entropy.is_infinite()) {
+            return fault(Fault::EntropyNotFinite(entropy.into()));
+        }
+        if drawn.confidence.is_infinite() {
+            return fault(Fault::ConfidenceNotFinite(drawn.confidence));
+        }
+        if drawn.round < self.round[at] {
+            return fault(Fault::RoundBeforeParent { round: drawn.round, parent: self.round[at] });
+        }
         self.has_child[at] = true;
-        self.push_node(parent, self.tree[at], self.depth[at] + 1, status, policy_version, tokens);
+        self.push_node(parent, self.tree[at], self.depth[at] + 1, status, policy_version, tokens, drawn);
         Ok(node)
     }
 
-    fn push_node(&mut self, parent: u32, tree: u32, depth: u32, status: u8, policy_version: u32, tokens: Tokens) {
+    #[expect(clippy::too_many_arguments, reason = "one a column")]
+    fn push_node(
+        &mut self,
+        parent: u32,
+        tree: u32,
+        depth: u32,
+        status: u8,
+        policy_version: u32,
+        tokens: Tokens,
+        drawn: Drawn,
+    ) {
         self.parent.push(parent);
         self.tree.push(tree);
         self.depth.push(depth);
         self.status.push(status);
         self.reward.push(f64::NAN);
         self.policy_version.push(policy_version);
-        self.entropy.push(f64::NAN);
+        self.round.push(drawn.round);
+        self.entropy.push(mean_sampled(drawn.entropies.unwrap_or_default(), tokens.sampled));
+        self.confidence.push(drawn.confidence);
         self.has_child.push(false);
         self.token_ids.extend_from_slice(tokens.token_ids);
         self.sampled.extend_from_slice(tokens.sampled);
         self.logprobs.extend_from_slice(tokens.logprobs);
+        match drawn.entropies {
+            Some(entropies) => self.entropies.extend_from_slice(entropies),
+            None => self.entropies.resize(self.token_ids.len(), f32::NAN),
+        }
         self.token_start.push(self.token_ids.len() as u64);
         self.stamp = Stamp::next();
     }
@@ -204,11 +280,16 @@ impl Forest {
             status: columns.status.to_vec(),
             reward: columns.reward.to_vec(),
             policy_version: or_filled(columns.policy_version, num_nodes, 0),
+            round: or_filled(columns.round, num_nodes, 0),
             entropy: or_filled(columns.entropy, num_nodes, f64::NAN),
+            confidence: or_filled(columns.confidence, num_nodes, f64::NAN),
             token_start: columns.token_start.map_or_else(|| vec![0; num_nodes + 1], <[u64]>::to_vec),
             token_ids: token_ids.to_vec(),
             sampled: or_filled(columns.sampled, token_ids.len(), false),
             logprobs: or_filled(columns.logprobs, token_ids.len(), 0.0),
+            entropies: or_filled(columns.entropies, token_ids.len(), f32::NAN),
+            knows_rounds: columns.round.is_some(),
+            knows_logprobs: columns.logprobs.is_some(),
             has_child: vec![false; num_nodes],
             stamp: Stamp::next(),
         }
@@ -222,10 +303,13 @@ impl Forest {
         check_length("status", self.status.len(), self.num_nodes())?;
         check_length("reward", self.reward.len(), self.num_nodes())?;
         check_length("policy_version", self.policy_version.len(), self.num_nodes())?;
+        check_length("round", self.round.len(), self.num_nodes())?;
         check_length("entropy", self.entropy.len(), self.num_nodes())?;
+        check_length("confidence", self.confidence.len(), self.num_nodes())?;
         check_length("token_start", self.token_start.len(), self.num_nodes() + 1)?;
         check_length("sampled", self.sampled.len(), self.num_tokens())?;
         check_length("logprobs", self.logprobs.len(), self.num_tokens())?;
+        check_length("entropies", self.entropies.len(), self.num_tokens())?;
         self.check_offsets()?;
         for node in 0..self.num_nodes() {
             self.link(node)?;
@@ -237,11 +321,27 @@ impl Forest {
             if !self.reward[node].is_nan() {
                 self.check_reward(node, self.reward[node])?;
             }
-            if self.entropy[node].is_infinite() {
-                return Err(self.fault(node, Fault::EntropyNotFinite(self.entropy[node])));
-            }
+            self.fill_entropy(node)?;
         }
         Ok(self)
+    }
+
+    /// Checks what is known of a node's distributions; its mean follows from its tokens' where it was not given.
+    fn fill_entropy(&mut self, node: usize) -> Result<()> {
+        let tokens = self.token_range(node);
+        let entropies = &self.entropies[tokens.clone()];
+        let infinite = |entropy: &&f32| entropy.is_infinite();
+        let of_token = entropies.iter().find(infinite).map(|&entropy| entropy.into());
+        if let Some(entropy) = of_token.or(self.entropy[node].is_infinite().then_some(self.entropy[node])) {
+            return Err(self.fault(node, Fault::EntropyNotFinite(entropy)));
+        }
+        if self.confidence[node].is_infinite() {
+            return Err(self.fault(node, Fault::ConfidenceNotFinite(self.confidence[node])));
+        }
+        if self.entropy[node].is_nan() {
+            self.entropy[node] = mean_sampled(entropies, &self.sampled[tokens]);
+        }
+        Ok(())
     }
 
     fn link(&mut self, node: usize) -> Result<()> {
@@ -267,6 +367,10 @@ impl Forest {
         }
         if self.status[above] != OPEN {
             return Err(Error::ClosedParent { parent });
+        }
+        if self.round[node] < self.round[above] {
+            let (round, parent) = (self.round[node], self.round[above]);
+            return Err(self.fault(node, Fault::RoundBeforeParent { round, parent }));
         }
         self.has_child[above] = true;
         self.depth[node] = self.depth[above] + 1;
@@ -345,6 +449,13 @@ impl Forest {
         let count = |node| self.sampled[self.token_range(node)].iter().filter(|&&s| s).count() as u32;
         (0..self.num_nodes()).map(count).collect()
     }
+}
+
+/// Mean over the sampled tokens whose entropy is known; NaN where there is none.
+fn mean_sampled(entropies: &[f32], sampled: &[bool]) -> f64 {
+    let known = entropies.iter().zip(sampled).filter(|(entropy, sampled)| **sampled && !entropy.is_nan());
+    let (sum, count) = known.fold((0.0, 0_u32), |(sum, count), (&entropy, _)| (sum + f64::from(entropy), count + 1));
+    if count == 0 { f64::NAN } else { sum / f64::from(count) }
 }
 
 /// `rows` as an id, where one is left.
@@ -440,6 +551,28 @@ pub(crate) mod tests {
         let length = Error::Length { column: "sampled", got: 0, expected: 1 };
         assert_eq!(forest.add_node(1, uneven, DONE, 0), Err(length));
         assert_eq!((forest.num_nodes(), forest.num_tokens()), (3, 5));
+    }
+
+    #[test]
+    fn a_node_shows_the_mean_entropy_of_what_was_sampled_and_its_round() {
+        let mut forest = grown();
+        assert!(forest.knows_rounds && forest.entropy[2].is_nan() && forest.confidence[2].is_nan());
+        let tokens = Tokens { token_ids: &[6, 7, 8], sampled: &[true, true, false], logprobs: &[-0.5, -0.5, 0.0] };
+        let entropies = Some(&[1.0, 2.0, f32::NAN][..]);
+        let drawn = Drawn { round: 3, entropies, confidence: -0.25 };
+        assert_eq!(forest.add_drawn(1, tokens, OPEN, 1, drawn), Ok(3));
+        assert_eq!((forest.entropy[3], forest.round[3], forest.confidence[3]), (1.5, 3, -0.25));
+        assert_eq!(forest.entropies.len(), forest.num_tokens());
+        let fault = Fault::RoundBeforeParent { round: 2, parent: 3 };
+        let early = forest.add_drawn(3, turn(&[9]), DONE, 1, Drawn { round: 2, ..Drawn::default() });
+        assert_eq!(early, Err(Error::At { tree: 0, node: 4, fault }));
+        let infinite = Drawn { entropies: Some(&[f32::INFINITY]), ..drawn };
+        let fault = Fault::EntropyNotFinite(f64::INFINITY);
+        assert_eq!(forest.add_drawn(3, turn(&[9]), DONE, 1, infinite), Err(Error::At { tree: 0, node: 4, fault }));
+        let short = Error::Length { column: "entropies", got: 1, expected: 2 };
+        let drawn = Drawn { entropies: Some(&[1.0]), ..drawn };
+        assert_eq!(forest.add_drawn(3, turn(&[9, 9]), DONE, 1, drawn), Err(short));
+        assert_eq!(forest.num_nodes(), 4);
     }
 
     #[test]

@@ -55,13 +55,14 @@ def trees(
 
 def columns_of(forest: list[Tree], shuffle: Any = None) -> tuple[dict[str, Any], list[Node]]:
     """The core's columns of these trees, and the node of each row; `shuffle` interleaves the trees at random."""
-    waiting = [(tree["root"], NO_PARENT, number) for number, tree in enumerate(forest)]
-    parent, tree_of, nodes = [], [], []
+    waiting = [(tree["root"], NO_PARENT, number, 0) for number, tree in enumerate(forest)]
+    parent, tree_of, rounds, nodes = [], [], [], []
     while waiting:
         place = shuffle.randrange(len(waiting)) if shuffle else 0
-        node, above, number = waiting.pop(place)
-        waiting += [(child, len(nodes), number) for child in node["children"]]
+        node, above, number, round_ = waiting.pop(place)
+        waiting += [(child, len(nodes), number, round_ + (turn > 0)) for turn, child in enumerate(node["children"])]
         parent.append(above)
+        rounds.append(round_)
         tree_of.append(number)
         nodes.append(node)
     tokens = [token for node in nodes for token in node["tokens"]]
@@ -73,10 +74,13 @@ def columns_of(forest: list[Tree], shuffle: Any = None) -> tuple[dict[str, Any],
         "status": np.array([NodeStatus.OPEN if inner else NodeStatus.DONE for inner in is_open], dtype=np.uint8),
         "reward": np.array([np.nan if node["reward"] is None else node["reward"] for node in nodes], dtype=np.float64),
         "entropy": np.array([node["entropy"] for node in nodes], dtype=np.float64),
+        "round": np.array(rounds, dtype=np.uint32),
+        "confidence": np.array([-node["entropy"] for node in nodes], dtype=np.float64),
         "token_start": np.cumsum([0] + [len(node["tokens"]) for node in nodes], dtype=np.uint64),
         "token_ids": np.array([token for token, _, _ in tokens], dtype=np.uint32),
         "sampled": np.array([sampled for _, sampled, _ in tokens], dtype=np.bool_),
         "logprobs": np.array([logprob for _, _, logprob in tokens], dtype=np.float32),
+        "entropies": np.array([token % 4 if sampled else np.nan for token, sampled, _ in tokens], dtype=np.float32),
     }
     return columns, nodes
 

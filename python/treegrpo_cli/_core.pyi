@@ -144,9 +144,13 @@ class Forest:
         sampled: NDArray[np.bool_] | None = None,
         logprobs: NDArray[np.float32] | None = None,
         entropy: NDArray[np.float64] | None = None,
+        round: NDArray[np.uint32] | None = None,
+        entropies: NDArray[np.float32] | None = None,
+        confidence: NDArray[np.float64] | None = None,
     ) -> Forest:
-        """Take whole trees at once: prompt [T]; parent, tree, status, reward (NaN = none), policy_version,
-        entropy (NaN = none) [N]; token_start [N + 1]; token_ids, sampled, logprobs (nats) [U]."""
+        """Take whole trees at once: prompt [T]; parent, tree, status, reward (NaN = none), policy_version, round,
+        entropy, confidence (NaN = not known) [N]; token_start [N + 1]; token_ids, sampled, logprobs, entropies (nats;
+        NaN = not known) [U]. Where a node's entropy is not given it is the mean over its sampled tokens' entropies."""
 
     @staticmethod
     def from_chains(
@@ -185,6 +189,14 @@ class Forest:
     def num_nodes(self) -> int: ...
     @property
     def num_tokens(self) -> int: ...
+    @property
+    def knows_rounds(self) -> bool:
+        """Whether the column `round` was told: by every `add_node`, by `from_columns` where it was given."""
+
+    @property
+    def knows_logprobs(self) -> bool:
+        """The same of `logprobs`."""
+
     def add_tree(self, prompt: int, token_ids: NDArray[np.uint32]) -> int:
         """Plant a tree whose root holds the prompt's tokens; return the root's node id."""
 
@@ -196,8 +208,16 @@ class Forest:
         logprobs: NDArray[np.float32],
         status: int,
         policy_version: int,
+        round: int = ...,
+        entropies: NDArray[np.float32] | None = None,
+        confidence: float = ...,
     ) -> int:
-        """Add a turn below an open node; return its node id."""
+        """Add a turn below an open node; return its node id.
+
+        `round`: of its tree's rounds of expansion, 0 with the first chain, no smaller than its parent's. `entropies`:
+        of the distributions that the tokens were sampled from, nats, NaN where none was or it is not known; the node's
+        `entropy` is their mean. `confidence`: of the whole turn, in the sampler's measure; NaN = not known.
+        """
 
     def set_reward(self, node: int, reward: float) -> None:
         """Give a closed leaf its outcome reward, once."""

@@ -13,7 +13,7 @@ use crate::advantage::{given, score};
 use crate::chains::Chains;
 use crate::credit::Weighing;
 use crate::error::{Error, Result};
-use crate::forest::{Columns, DONE, Forest, Tokens, or_filled};
+use crate::forest::{Columns, DONE, Drawn, Forest, Tokens, or_filled};
 use crate::pack::pack;
 use crate::rows::chain_rows;
 use crate::select::select;
@@ -64,7 +64,7 @@ impl PyForest {
 
     #[staticmethod]
     #[pyo3(signature = (*, prompt, parent, tree, status, reward, policy_version=None, token_start=None, token_ids=None,
-                        sampled=None, logprobs=None, entropy=None))]
+                        sampled=None, logprobs=None, entropy=None, round=None, entropies=None, confidence=None))]
     #[expect(clippy::too_many_arguments, reason = "one keyword a column")]
     fn from_columns(
         py: Python<'_>,
@@ -79,6 +79,9 @@ impl PyForest {
         sampled: Option<Flags>,
         logprobs: Option<Input<'_, f32>>,
         entropy: Option<Input<'_, f64>>,
+        round: Option<Input<'_, u32>>,
+        entropies: Option<Input<'_, f32>>,
+        confidence: Option<Input<'_, f64>>,
     ) -> PyResult<Self> {
         let copied = Forest::copied(Columns {
             prompt: prompt.as_slice()?,
@@ -87,11 +90,14 @@ impl PyForest {
             status: status.as_slice()?,
             reward: reward.as_slice()?,
             policy_version: slice(&policy_version)?,
+            round: slice(&round)?,
             entropy: slice(&entropy)?,
+            confidence: slice(&confidence)?,
             token_start: slice(&token_start)?,
             token_ids: slice(&token_ids)?,
             sampled: sampled.as_ref().map(|flags| &flags.0[..]),
             logprobs: slice(&logprobs)?,
+            entropies: slice(&entropies)?,
         });
         Ok(Self::of(py.detach(|| copied.linked())?))
     }
@@ -116,10 +122,11 @@ impl PyForest {
         let token_ids = token_ids.as_slice()?.to_vec();
         let prompt = prompt.as_slice()?.to_vec();
         let reward = reward.as_slice()?.to_vec();
+        let knows_logprobs = logprobs.is_some();
         let logprobs = or_filled(slice(&logprobs)?, token_ids.len(), 0.0);
         let status = or_filled(slice(&status)?, prompt.len(), DONE);
         let policy_version = or_filled(slice(&policy_version)?, prompt.len(), 0);
-        let (forest, leaf) = py.detach(|| {
+        let (mut forest, leaf) = py.detach(|| {
             let chains = Chains {
                 row_start: &row_start,
                 token_ids: &token_ids,
@@ -132,6 +139,7 @@ impl PyForest {
             };
             Forest::from_chains(&chains, logprob_tolerance)
         })?;
+        forest.knows_logprobs = knows_logprobs;
         Ok((Self::of(forest), leaf.into_pyarray(py)))
     }
 
@@ -163,11 +171,24 @@ impl PyForest {
         self.now().num_tokens()
     }
 
+    #[getter]
+    fn knows_rounds(&self) -> bool {
+        self.now().knows_rounds
+    }
+
+    #[getter]
+    fn knows_logprobs(&self) -> bool {
+        self.now().knows_logprobs
+    }
+
     fn add_tree(&self, prompt: Whole<u32>, token_ids: Input<'_, u32>) -> PyResult<u32> {
         let token_ids = token_ids.as_slice()?;
         self.change(|forest| forest.add_tree(prompt.0, token_ids))
     }
 
+    #[pyo3(signature = (parent, token_ids, sampled, logprobs, status, policy_version, round=Whole(0), entropies=None,
+                        confidence=f64::NAN))]
+    #[expect(clippy::too_many_arguments, reason = "one a column")]
     fn add_node(
         &self,
         parent: Whole<u32>,
@@ -176,9 +197,13 @@ impl PyForest {
         logprobs: Input<'_, f32>,
         status: Whole<u8>,
         policy_version: Whole<u32>,
+        round: Whole<u32>,
+        entropies: Option<Input<'_, f32>>,
+        confidence: f64,
     ) -> PyResult<u32> {
         let tokens = Tokens { token_ids: token_ids.as_slice()?, sampled: &sampled.0, logprobs: logprobs.as_slice()? };
-        self.change(|forest| forest.add_node(parent.0, tokens, status.0, policy_version.0))
+        let drawn = Drawn { round: round.0, entropies: slice(&entropies)?, confidence };
+        self.change(|forest| forest.add_drawn(parent.0, tokens, status.0, policy_version.0, drawn))
     }
 
     fn set_reward(&self, node: Whole<u32>, reward: f64) -> PyResult<()> {
@@ -249,11 +274,14 @@ impl PyForest {
         dict.set_item("status", view(owner, &forest.status)?)?;
         dict.set_item("reward", view(owner, &forest.reward)?)?;
         dict.set_item("policy_version", view(owner, &forest.policy_version)?)?;
+        dict.set_item("round", view(owner, &forest.round)?)?;
         dict.set_item("entropy", view(owner, &forest.entropy)?)?;
+        dict.set_item("confidence", view(owner, &forest.confidence)?)?;
         dict.set_item("token_start", view(owner, &forest.token_start)?)?;
         dict.set_item("token_ids", view(owner, &forest.token_ids)?)?;
         dict.set_item("sampled", view(owner, &forest.sampled)?)?;
         dict.set_item("logprobs", view(owner, &forest.logprobs)?)?;
+        dict.set_item("entropies", view(owner, &forest.entropies)?)?;
         Ok(dict)
     }
 

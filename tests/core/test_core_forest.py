@@ -25,6 +25,9 @@ KINDS = {
     "sampled": np.bool_,
     "logprobs": np.float32,
     "entropy": np.float64,
+    "round": np.uint32,
+    "entropies": np.float32,
+    "confidence": np.float64,
 }
 
 
@@ -95,9 +98,19 @@ def test_token_columns_have_equal_length() -> None:
         grown().add_node(1, ids(1, 2), np.ones(2, bool), np.zeros(3, np.float32), DONE, 0)
 
 
-@pytest.mark.parametrize("column", ["tree", "status", "reward", "policy_version", "token_start"])
+NAN = math.nan
+DRAWN = {
+    "round": [0, 0, 0, 0, 2, 1],
+    "entropies": [NAN, NAN, NAN, NAN, 0.5, NAN, 1.5, 0.75, 0.25],
+    "confidence": [NAN, NAN, -0.5, -0.25, NAN, -2.0],
+}
+
+
+@pytest.mark.parametrize(
+    "column", ["tree", "status", "reward", "policy_version", "token_start", "round", "entropies", "confidence"]
+)
 def test_node_columns_have_equal_length(column: str) -> None:
-    given = columns()
+    given = columns(**DRAWN)
     given[column] = given[column][:-1]
     with pytest.raises(ValueError, match=rf"{column} has \d entries, expected \d"):
         Forest.from_columns(**given)
@@ -216,7 +229,7 @@ def test_a_refused_row_leaves_the_forest_as_it_was() -> None:
 
 
 def test_rows_added_one_by_one_and_at_once_are_the_same() -> None:
-    given = columns()
+    given = columns(**DRAWN)
     forest = Forest()
     starts = given["token_start"]
     for node, (parent, tree) in enumerate(zip(given["parent"], given["tree"], strict=True)):
@@ -226,13 +239,52 @@ def test_rows_added_one_by_one_and_at_once_are_the_same() -> None:
             assert forest.add_tree(given["prompt"][tree], token_ids) == node
         else:
             version, status = given["policy_version"][node], given["status"][node]
-            assert forest.add_node(parent, token_ids, sampled, logprobs, status, version) == node
+            drawn = (given["round"][node], given["entropies"][span], given["confidence"][node])
+            assert forest.add_node(parent, token_ids, sampled, logprobs, status, version, *drawn) == node
         if not math.isnan(given["reward"][node]):
             forest.set_reward(node, given["reward"][node])
-    whole = batch().columns()
+    whole = batch(**DRAWN).columns()
     for name, column in forest.columns().items():
         np.testing.assert_array_equal(column, whole[name])
     assert (forest.num_trees, forest.num_nodes, forest.num_tokens) == (2, 6, 9)
+
+
+def test_a_nodes_entropy_is_the_mean_over_its_sampled_tokens_unless_it_is_given() -> None:
+    assert batch().columns()["entropy"].tolist() == pytest.approx([NAN] * 6, nan_ok=True)
+    found = batch(**DRAWN).columns()
+    assert found["entropy"].tolist() == pytest.approx([NAN, NAN, 0.5, 1.5, NAN, 0.5], nan_ok=True)
+    given = batch(**DRAWN, entropy=[NAN, NAN, NAN, 3.0, 0.125, NAN]).columns()
+    assert given["entropy"].tolist() == pytest.approx([NAN, NAN, 0.5, 3.0, 0.125, 0.5], nan_ok=True)
+    partly = batch(**{**DRAWN, "entropies": [NAN, NAN, NAN, NAN, NAN, 7.0, 1.5, NAN, 0.25]}).columns()
+    assert partly["entropy"].tolist() == pytest.approx([NAN, NAN, NAN, 1.5, NAN, 0.25], nan_ok=True)
+
+
+def test_whether_rounds_and_log_probabilities_are_known_is_kept() -> None:
+    told = batch(**DRAWN)
+    untold = Forest.from_columns(**{name: column for name, column in columns().items() if name != "logprobs"})
+    assert (told.knows_rounds, told.knows_logprobs) == (True, True)
+    assert (untold.knows_rounds, untold.knows_logprobs) == (False, False)
+    assert untold.columns()["round"].tolist() == [0] * 6
+    assert (grown().knows_rounds, grown().knows_logprobs) == (True, True)
+    assert Forest.concat([told, grown()]).knows_rounds
+    for joined in (Forest.concat([told, untold]), Forest.concat([untold, grown()])):
+        assert (joined.knows_rounds, joined.knows_logprobs) == (False, False)
+    assert Forest.concat([]).knows_rounds
+    rows = {"row_start": np.array([0, 2], np.uint64), "token_ids": ids(1, 2), "sampled": np.array([False, True])}
+    rows |= {"prompt": ids(0), "reward": np.ones(1)}
+    for given in ({}, {"logprobs": np.zeros(2, np.float32)}):
+        merged, _ = Forest.from_chains(**rows, **given)  # type: ignore[arg-type]
+        assert (merged.knows_rounds, merged.knows_logprobs) == (False, bool(given))
+
+
+def test_a_node_is_of_no_earlier_round_than_its_parent() -> None:
+    with pytest.raises(CoreError, match="tree 0, node 3: round 1 comes before its parent's, 2"):
+        batch(round=[0, 0, 2, 1, 2, 0])
+    forest = grown()
+    later = forest.add_node(1, ids(1), np.ones(1, bool), np.zeros(1, np.float32), OPEN, 0, round=2)
+    with pytest.raises(CoreError, match="tree 0, node 4: round 0 comes before its parent's, 2"):
+        add(forest, later, DONE)
+    assert forest.columns()["round"].tolist() == [0, 0, 0, 2]
 
 
 def test_columns_that_follow_from_others_are_filled_in() -> None:
@@ -338,6 +390,18 @@ def test_bytes_of_flags_are_true_where_they_are_not_zero() -> None:
 def test_an_entropy_is_finite_or_missing(entropy: float) -> None:
     with pytest.raises(CoreError, match=r"tree 1, node 5: entropy -?inf is not finite"):
         batch(entropy=[1.0, 1.0, math.nan, 0.0, 2.0, entropy])
+    with pytest.raises(CoreError, match=r"tree 1, node 5: entropy -?inf is not finite"):
+        batch(entropies=[*DRAWN["entropies"][:-1], entropy])
+    with pytest.raises(CoreError, match=r"tree 1, node 5: confidence -?inf is not finite"):
+        batch(confidence=[NAN] * 5 + [entropy])
+    forest, tokens = grown(), (ids(1), np.ones(1, bool), np.zeros(1, np.float32))
+    with pytest.raises(CoreError, match=r"tree 0, node 3: entropy -?inf is not finite"):
+        forest.add_node(1, *tokens, DONE, 0, entropies=np.array([entropy], np.float32))
+    with pytest.raises(CoreError, match=r"tree 0, node 3: confidence -?inf is not finite"):
+        forest.add_node(1, *tokens, DONE, 0, confidence=entropy)
+    with pytest.raises(CoreError, match="entropies has 2 entries, expected 1"):
+        forest.add_node(1, *tokens, DONE, 0, entropies=np.zeros(2, np.float32))
+    assert forest.num_nodes == 3
 
 
 def test_an_error_says_where_and_what_without_its_text_being_read() -> None:
