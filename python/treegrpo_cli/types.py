@@ -89,6 +89,10 @@ class Completion:
     finish_reason: str
     policy_version: int = 0
     num_cached_tokens: int = 0
+    entropies: list[float] | None = None
+    """Of the distributions that the tokens were sampled from, nats, one a token; None where they are not known."""
+    confidence: float | None = None
+    """Of the whole turn, in the sampler's measure; None where it has none."""
 
 
 @dataclass(frozen=True, slots=True)

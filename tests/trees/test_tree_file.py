@@ -108,6 +108,12 @@ BAD_TREES: dict[str, tuple[Fields, str]] = {
     "kept a string": (changed(tree(), 1, kept="yes"), "node 1.*kept"),
     "text a number": (changed(tree(), 1, text=5), "node 1.*text"),
     "policy_version a float": (changed(tree(), 1, policy_version=1.5), "node 1.*policy_version"),
+    "a round that is no integer": (changed(tree(), 1, round=0.5), "node 1.*round"),
+    "a draw below 0": (changed(tree(), 1, draw=-1), "node 1: draw is -1"),
+    "a round before its parent's": (
+        changed(changed(tree(), 1, round=2, reward=None), 2, parent=1, round=1),
+        "node 2 has round 1, but its parent 2",
+    ),
     "policy_version negative": (changed(tree(), 1, policy_version=-1), "node 1.*policy_version"),
     "policy_version beyond 32 bits": (changed(tree(), 1, policy_version=2**32), "node 1.*policy_version"),
     "entropy a string": (changed(tree(), 1, entropy="low"), "node 1.*entropy"),

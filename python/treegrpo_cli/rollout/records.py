@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 
 from treegrpo_cli.config.effects import without_effect
@@ -52,6 +53,11 @@ def _node(tree: Tree, columns: dict[str, Any], node: int, place: dict[int, int])
         "policy_version": int(columns["policy_version"][node]),
         "num_tool_calls": turn.num_tool_calls,
     }
+    if turn.depth:
+        fields["round"], fields["draw"], _ = turn.key
+    for name in ("entropy", "confidence"):
+        if not np.isnan(columns[name][node]):
+            fields[name] = float(columns[name][node])
     if turn.num_failed_tool_calls:
         fields["num_failed_tool_calls"] = turn.num_failed_tool_calls
     if turn.env_reward is not None:

@@ -24,6 +24,8 @@ from treegrpo_cli.rollout.schedule import side_by_side
 from treegrpo_cli.types import Completion, Message, NodeStatus, Rollout, StepResult, Task
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from treegrpo_cli.rewards import LeafReward
     from treegrpo_cli.rollout.player import Player
 
@@ -148,7 +150,7 @@ class Tree:
             except ToolError as error:
                 turn = replace(turn, status=NodeStatus.ERROR, error=str(error))
                 self.fail("tool", str(error), error.trace)
-        node = self.add(parent, completion, observation, turn.status)
+        node = self.add(parent, completion, observation, turn)
         self.turns[node] = turn
         self.generated_tokens += len(completion.token_ids)
         return node
@@ -180,18 +182,19 @@ class Tree:
         messages = tuple(result.observation)
         return replace(turn, status=NodeStatus.OPEN, observation=text, messages=messages), observation
 
-    def add(self, parent: int, completion: Completion, observation: Sequence[int], status: NodeStatus) -> int:
+    def add(self, parent: int, completion: Completion, observation: Sequence[int], turn: Turn) -> int:
         """Add a node: the sampled turn, then the observation."""
-        num_sampled, num_tokens = len(completion.token_ids), len(completion.token_ids) + len(observation)
-        logprobs = np.zeros(num_tokens, dtype=np.float32)
-        logprobs[:num_sampled] = completion.logprobs
+        num_tokens = len(completion.token_ids) + len(observation)
         return self.forest.add_node(
             parent,
             np.asarray([*completion.token_ids, *observation], dtype=np.uint32),
-            np.arange(num_tokens) < num_sampled,
-            logprobs,
-            int(status),
+            np.arange(num_tokens) < len(completion.token_ids),
+            _padded(completion.logprobs, num_tokens, 0.0),
+            int(turn.status),
             completion.policy_version,
+            round=turn.key[0],
+            entropies=None if completion.entropies is None else _padded(completion.entropies, num_tokens, np.nan),
+            confidence=np.nan if completion.confidence is None else completion.confidence,
         )
 
     def may_branch(self, nodes: Iterable[int]) -> list[bool]:
@@ -253,3 +256,10 @@ class Tree:
     def in_key_order(self) -> list[int]:
         """Node ids in the order of their keys, which is the order of the file: parents first, arrival ignored."""
         return sorted(self.turns, key=lambda node: self.turns[node].key)
+
+
+def _padded(values: Sequence[float], num_tokens: int, filling: float) -> NDArray[np.float32]:
+    """A column of a node: the sampled tokens' values, then those of the observation's."""
+    column = np.full(num_tokens, filling, dtype=np.float32)
+    column[: len(values)] = values
+    return column

@@ -67,6 +67,8 @@ def check_nodes(nodes: list[Any]) -> None:
                 _check_type(node, name, NODE_TYPES[name], where)
         _check_outcome(node, where, place in inner)
         _check_tokens(node, where)
+        if place:
+            _check_round(node, nodes[node["parent"]], where)
 
 
 def _check_link(node: Fields, place: int) -> None:
@@ -129,6 +131,12 @@ def _check_tokens(node: Fields, where: str) -> None:
     numbers = set(map(type, logprobs)) <= {int, float}
     if not numbers or not all(abs(logprob) <= MAX_F32 for logprob in logprobs):
         raise UserError(f"{where}: logprobs are finite numbers")
+
+
+def _check_round(node: Fields, parent: Fields, where: str) -> None:
+    given, before = node.get("round") or 0, parent.get("round") or 0
+    if given < before:
+        raise UserError(f"{where} has round {given}, but its parent {before}: a turn is drawn after its parent")
 
 
 def _num_sampled(spans: list[Any], num_tokens: int, where: str) -> int:

@@ -54,6 +54,7 @@ def _fit(nodes: Sequence[Fields], scored: bool) -> bool:
         and _are_outcomes(rewards, set(parents[1:]), columns)
         and _are_tokens(len(nodes), columns)
         and all(_are_unsigned(list(filter(None, columns[name]))) for name in COUNTS if name in columns)
+        and _are_rounds(columns.get("round"), parents)
         and not (scored and (None in columns["depth"] or None in columns["num_leaves"]))
     )
 
@@ -107,6 +108,14 @@ def _are_tokens(num_nodes: int, columns: Mapping[str, Column]) -> bool:
         and _are_token_ids(_flat(token_ids))
         and _are_logprobs(_flat(logprobs))
     )
+
+
+def _are_rounds(rounds: Column | None, parents: Column) -> bool:
+    """Whether no node was drawn in an earlier round than its parent."""
+    if rounds is None:
+        return True
+    drawn = [number or 0 for number in rounds]
+    return all(drawn[parent] <= number for parent, number in zip(parents[1:], drawn[1:], strict=True))
 
 
 def _num_sampled(spans: list[Any], length: int) -> int:

@@ -31,7 +31,9 @@ def to_forest(records: Sequence[TreeRecord], *, tokens: bool = True) -> Forest:
         tree=np.repeat(np.arange(len(records), dtype=np.uint32), sizes),
         status=_statuses(nodes if "status" in names else (), parent),
         reward=numbers_of(nodes, "reward"),
+        round=_rounds(nodes) if "round" in names else None,
         entropy=numbers_of(nodes, "entropy") if "entropy" in names else None,
+        confidence=numbers_of(nodes, "confidence") if "confidence" in names else None,
         **(_token_columns(nodes) if tokens else {}),
     )
 
@@ -71,6 +73,14 @@ def _statuses(nodes: Sequence[Fields], parent: NDArray[np.uint32]) -> NDArray[np
         return codes
     given = np.array([STATUS_CODES.get(status, UNSAID) for status in column_of(nodes, "status")], dtype=np.uint8)
     return np.where(given == UNSAID, codes, given)
+
+
+def _rounds(nodes: Sequence[Fields]) -> NDArray[np.uint32] | None:
+    """The rounds in which nodes were drawn; None where a turn does not say its own."""
+    given = column_of(nodes, "round")
+    if any(number is None and node["parent"] is not None for number, node in zip(given, nodes, strict=True)):
+        return None
+    return np.array([number or 0 for number in given], dtype=np.uint32)
 
 
 def _token_columns(nodes: Sequence[Fields]) -> Mapping[str, Any]:

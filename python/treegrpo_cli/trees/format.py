@@ -19,7 +19,7 @@ STATUS_CODES = {status.name.lower(): int(status) for status in NodeStatus}
 UNREWARDED = {"open", "pruned", "error"}
 MAX_U32 = 2**32 - 1
 MAX_F32 = 3.4028234663852886e38
-COUNTS = ("policy_version", "depth", "num_leaves")
+COUNTS = ("policy_version", "round", "draw", "depth", "num_leaves")
 NODE_TYPES: dict[str, tuple[type, ...]] = {
     "status": (str,),
     "token_ids": (list,),
@@ -29,6 +29,8 @@ NODE_TYPES: dict[str, tuple[type, ...]] = {
     "observation": (str,),
     "kept": (bool,),
     "policy_version": (int,),
+    "round": (int,),
+    "draw": (int,),
     "entropy": (int, float),
     "confidence": (int, float),
     "error": (str,),

@@ -1,4 +1,4 @@
-"""A user's function + settings beside its name -> its keyword arguments: options are what it takes, by their defaults."""
+"""A user's function + settings beside its name -> its keyword arguments: its options are what it takes, by defaults."""
 
 from __future__ import annotations
 
