@@ -1,25 +1,31 @@
-//! Rewards become advantages: a forest is scored by the estimator of a name.
+//! Rewards become advantages: a forest is scored by an estimator, or by a sum of several.
 
 use crate::error::{Error, Fault, Result};
-use crate::estimators::{Estimator, NodeColumns, Rule};
 use crate::explain::Trace;
 use crate::forest::{Forest, Stamp, check_length};
-use crate::options::{OptionValue, Options, resolve};
+use crate::options::OptionValue;
+use crate::terms::{Columns, Term, resolved};
 use crate::value::{LeafSums, ValueRule, anchors, leaf_sums, values};
 
 /// What scoring a forest gives, per node; NaN where `num_leaves` is 0.
+///
+/// The advantage of a node on the way to a leaf is A(l) + a(n), the sum of the leaf-level and of the node-level terms.
 #[derive(Debug, Clone)]
 pub struct Scores {
-    pub estimator: String,
-    pub options: Options,
+    /// What computed them; none where they were given.
+    pub terms: Vec<Term>,
+    /// What a person calls them: an estimator's name, a sum of names, or that of whoever gave them.
+    pub label: String,
     pub num_leaves: Vec<u32>,
     pub value: Vec<f64>,
-    /// Node-level, or the mean over the scored leaves below; 0 on a root.
+    /// What is shown: the mean of A(l) over the scored leaves below, plus a(n); 0 on a root.
     pub advantage: Vec<f64>,
-    /// Under a leaf-level estimator: A(l) of each scored leaf, NaN elsewhere. Else none.
+    /// A(l) of each scored leaf, NaN elsewhere; none without a leaf-level term.
     pub leaf_advantage: Option<Vec<f64>>,
-    /// What computed them; none where they were given.
-    pub(crate) computed_by: Option<&'static Estimator>,
+    /// a(n), 0 on a root; none without a node-level term.
+    pub node_advantage: Option<Vec<f64>>,
+    /// What each node counts in place of |L|^p, where an estimator says so.
+    pub weight: Option<Vec<f64>>,
     /// What the forest held.
     stamp: Stamp,
 }
@@ -30,93 +36,127 @@ impl Scores {
         if self.stamp == forest.stamp() { Ok(()) } else { Err(Error::ForeignScores) }
     }
 
-    /// A(l) or A(n) of a node on the way to a scored leaf.
+    /// A(l) + a(n) of a node on the way to a scored leaf.
     pub fn advantage_of(&self, node: usize, leaf: usize) -> f64 {
-        self.leaf_advantage.as_ref().map_or_else(|| self.advantage[node], |of_leaf| of_leaf[leaf])
+        let of_leaf = self.leaf_advantage.as_ref().map_or(0.0, |column| column[leaf]);
+        of_leaf + self.node_advantage.as_ref().map_or(0.0, |column| column[node])
+    }
+
+    /// What a node counts for each of its scored leaves: |L|^(p − 1), or its own weight over |L|.
+    pub fn share(&self, node: usize, prefix_weight: f64) -> f64 {
+        let num_leaves = f64::from(self.num_leaves[node]);
+        self.weight.as_ref().map_or_else(|| num_leaves.powf(prefix_weight - 1.0), |weight| weight[node] / num_leaves)
     }
 }
 
-/// Scores a whole forest; a group is the trees of one prompt.
+/// Scores a whole forest by one estimator; a group is the trees of one prompt.
 pub fn score(forest: &Forest, estimator: &str, options: &[(String, OptionValue)]) -> Result<Scores> {
-    score_traced(forest, Estimator::named(estimator)?, options, &mut Trace::default())
+    score_terms(forest, &[Term::alone(estimator, options)?])
 }
 
-/// Scores a forest, and notes the terms of the nodes that `trace` watches.
-pub(crate) fn score_traced(
+/// Scores a whole forest by the sum of some terms.
+pub fn score_terms(forest: &Forest, terms: &[Term]) -> Result<Scores> {
+    let terms = resolved(terms)?;
+    let LeafSums { sum, num_leaves } = leaf_sums(&forest.parent, &forest.reward);
+    let mut total = Columns::default();
+    for term in &terms {
+        let (mut below, mut own) = (Trace::default(), Trace::default());
+        total.add(term.weight, term.columns(forest, &sum, &num_leaves, &mut below, &mut own)?);
+    }
+    let label = terms.iter().map(Term::label).collect::<Vec<_>>().join(" + ");
+    total.finished(forest, sum, num_leaves, terms, label)
+}
+
+/// Scores that somebody else computed: columns with an entry a node.
+///
+/// Leaf-level ones are read at scored leaves, the others at nodes that have one below; the rest does not count. Values
+/// are leaf-means.
+pub fn given(
     forest: &Forest,
-    estimator: &'static Estimator,
-    given: &[(String, OptionValue)],
-    trace: &mut Trace,
+    leaf: Option<&[f64]>,
+    node: Option<&[f64]>,
+    weight: Option<&[f64]>,
+    label: &str,
 ) -> Result<Scores> {
     let LeafSums { sum, num_leaves } = leaf_sums(&forest.parent, &forest.reward);
-    let (options, columns, leaf_advantage) = match estimator.rule {
-        Rule::Leaf(read) => {
-            let (rule, options) = resolve(estimator.name, given, read)?;
-            let leaf = rule(forest, trace)?;
-            (options, shown(forest, sum, &num_leaves, &leaf)?, Some(leaf))
-        }
-        Rule::Node(read) => {
-            let (rule, options) = resolve(estimator.name, given, read)?;
-            (options, rule(forest, sum, &num_leaves, trace)?, None)
-        }
-    };
-    let NodeColumns { value, advantage } = columns;
-    let (estimator, computed_by) = (estimator.name.to_owned(), Some(estimator));
-    let stamp = forest.stamp();
-    Scores { estimator, options, num_leaves, value, advantage, leaf_advantage, computed_by, stamp }.finished(forest)
+    let is_scored = |node: usize| !forest.reward[node].is_nan();
+    let has_leaf = |node: usize| num_leaves[node] > 0;
+    let advantage = |advantage: f64| (!advantage.is_finite()).then_some(Fault::AdvantageNotFinite(advantage));
+    let weighing = |weight: f64| (!(weight.is_finite() && weight >= 0.0)).then_some(Fault::NoWeight(weight));
+    let leaf = leaf.map(|column| counted(forest, "advantage", column, is_scored, advantage)).transpose()?;
+    let node = node.map(|column| counted(forest, "advantage", column, has_leaf, advantage)).transpose()?;
+    let weight = weight.map(|column| counted(forest, "weight", column, has_leaf, weighing)).transpose()?;
+    Columns { leaf, node, weight, value: None }.finished(forest, sum, num_leaves, vec![], label.to_owned())
 }
 
-/// Scores that somebody else computed: `advantage` has an entry a node.
-///
-/// Leaf-level ones are read at scored leaves, others at nodes that have one below; the rest does not count. Values are
-/// leaf-means.
-pub fn given(forest: &Forest, advantage: &[f64], leaf_level: bool, estimator: &str) -> Result<Scores> {
-    check_length("advantage", advantage.len(), forest.num_nodes())?;
-    let LeafSums { sum, num_leaves } = leaf_sums(&forest.parent, &forest.reward);
-    let counts = |node: &usize| if leaf_level { !forest.reward[*node].is_nan() } else { num_leaves[*node] > 0 };
-    if let Some(node) = (0..forest.num_nodes()).find(|node| counts(node) && !advantage[*node].is_finite()) {
-        return Err(forest.fault(node, Fault::AdvantageNotFinite(advantage[node])));
-    }
-    let counted = |node| if counts(&node) { advantage[node] } else { f64::NAN };
-    let counted: Vec<f64> = (0..forest.num_nodes()).map(counted).collect();
-    let (columns, leaf_advantage) = if leaf_level {
-        (shown(forest, sum, &num_leaves, &counted)?, Some(counted))
-    } else {
-        (NodeColumns { value: leaf_means(forest, sum, &num_leaves)?, advantage: counted }, None)
+/// A given column where it counts, NaN elsewhere.
+fn counted(
+    forest: &Forest,
+    name: &'static str,
+    column: &[f64],
+    counts: impl Fn(usize) -> bool,
+    fault: impl Fn(f64) -> Option<Fault>,
+) -> Result<Vec<f64>> {
+    check_length(name, column.len(), forest.num_nodes())?;
+    let checked = |(node, &x): (usize, &f64)| match fault(x) {
+        _ if !counts(node) => Ok(f64::NAN),
+        Some(fault) => Err(forest.fault(node, fault)),
+        None => Ok(x),
     };
-    let NodeColumns { value, advantage } = columns;
-    let (estimator, options, computed_by, stamp) = (estimator.to_owned(), vec![], None, forest.stamp());
-    Scores { estimator, options, num_leaves, value, advantage, leaf_advantage, computed_by, stamp }.finished(forest)
+    column.iter().enumerate().map(checked).collect()
 }
 
-impl Scores {
-    /// A root gets 0, or none without a scored leaf; whatever has a scored leaf below is finite.
-    fn finished(mut self, forest: &Forest) -> Result<Self> {
+impl Columns {
+    /// Scores made of these sums. A root gets 0, or none without a scored leaf; whatever has one below is finite.
+    fn finished(
+        mut self,
+        forest: &Forest,
+        sum: Vec<f64>,
+        num_leaves: Vec<u32>,
+        terms: Vec<Term>,
+        label: String,
+    ) -> Result<Scores> {
+        if let Some(column) = &mut self.node {
+            for &root in &forest.root {
+                column[root as usize] = if num_leaves[root as usize] == 0 { f64::NAN } else { 0.0 };
+            }
+        }
+        let mut advantage = self.shown(forest, &num_leaves);
         for &root in &forest.root {
-            self.advantage[root as usize] = if self.num_leaves[root as usize] == 0 { f64::NAN } else { 0.0 };
+            advantage[root as usize] = if num_leaves[root as usize] == 0 { f64::NAN } else { 0.0 };
         }
-        let columns = || self.num_leaves.iter().zip(&self.value).zip(&self.advantage);
-        let wrong = |((&num_leaves, value), advantage): ((&u32, &f64), &f64)| {
-            num_leaves > 0 && !(value.is_finite() & advantage.is_finite())
+        let value = match self.value {
+            Some(value) => value,
+            None => leaf_means(forest, sum, &num_leaves)?,
         };
-        if !columns().fold(false, |any, column| any | wrong(column)) {
-            return Ok(self);
-        }
-        let node = columns().position(wrong).unwrap_or(0);
-        Err(forest.fault(node, Fault::NotFinite))
+        check_finite(forest, &num_leaves, &value, &advantage)?;
+        let (leaf_advantage, node_advantage, weight, stamp) = (self.leaf, self.node, self.weight, forest.stamp());
+        Ok(Scores { terms, label, num_leaves, value, advantage, leaf_advantage, node_advantage, weight, stamp })
     }
+
+    /// The mean A(l) below each node, plus its own a(n).
+    fn shown(&self, forest: &Forest, num_leaves: &[u32]) -> Vec<f64> {
+        let below = self.leaf.as_ref().map(|leaf| leaf_sums(&forest.parent, leaf).sum);
+        let mean = |node: usize| below.as_ref().map_or(0.0, |sum| sum[node] / f64::from(num_leaves[node]));
+        let own = |node: usize| self.node.as_ref().map_or(0.0, |column| column[node]);
+        let at = |node: usize| if num_leaves[node] == 0 { f64::NAN } else { mean(node) + own(node) };
+        (0..forest.num_nodes()).map(at).collect()
+    }
+}
+
+fn check_finite(forest: &Forest, num_leaves: &[u32], value: &[f64], advantage: &[f64]) -> Result<()> {
+    let columns = || num_leaves.iter().zip(value).zip(advantage);
+    let wrong = |((&num_leaves, value), advantage): ((&u32, &f64), &f64)| {
+        num_leaves > 0 && !(value.is_finite() & advantage.is_finite())
+    };
+    if !columns().fold(false, |any, column| any | wrong(column)) {
+        return Ok(());
+    }
+    Err(forest.fault(columns().position(wrong).unwrap_or(0), Fault::NotFinite))
 }
 
 fn leaf_means(forest: &Forest, sum: Vec<f64>, num_leaves: &[u32]) -> Result<Vec<f64>> {
     values(forest, sum, num_leaves, ValueRule::LeafMean, &anchors(forest, false))
-}
-
-/// Leaf-level advantages as they are shown: leaf-mean values, and the mean A(l) below each node.
-fn shown(forest: &Forest, sum: Vec<f64>, num_leaves: &[u32], leaf: &[f64]) -> Result<NodeColumns> {
-    let below = leaf_sums(&forest.parent, leaf).sum;
-    let mean = |(sum, &num): (f64, &u32)| if num == 0 { f64::NAN } else { sum / f64::from(num) };
-    let advantage = below.into_iter().zip(num_leaves).map(mean).collect();
-    Ok(NodeColumns { value: leaf_means(forest, sum, num_leaves)?, advantage })
 }
 
 #[cfg(test)]
@@ -207,12 +247,12 @@ mod tests {
     fn given_advantages_are_taken_where_they_count() {
         let forest = published(false);
         let column: Vec<f64> = (0..10).map(f64::from).collect();
-        let node_level = given(&forest, &column, false, "mine").unwrap();
+        let node_level = given(&forest, None, Some(&column), None, "mine").unwrap();
         assert_eq!((node_level.advantage[0], node_level.advantage[6]), (0.0, 6.0));
-        let leaf_level = given(&forest, &column, true, "mine").unwrap();
+        let leaf_level = given(&forest, Some(&column), None, None, "mine").unwrap();
         assert_eq!((leaf_level.advantage[6], leaf_level.advantage_of(6, 9)), (8.0, 9.0));
-        assert!(matches!(given(&forest, &[0.0], true, "mine"), Err(Error::Length { .. })));
+        assert!(matches!(given(&forest, Some(&[0.0]), None, None, "mine"), Err(Error::Length { .. })));
         let fault = Fault::AdvantageNotFinite(f64::INFINITY);
-        assert_eq!(given(&forest, &[f64::INFINITY; 10], true, "mine").unwrap_err(), forest.fault(3, fault));
+        assert_eq!(given(&forest, Some(&[f64::INFINITY; 10]), None, None, "mine").unwrap_err(), forest.fault(3, fault));
     }
 }

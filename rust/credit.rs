@@ -2,6 +2,7 @@
 
 use crate::advantage::Scores;
 use crate::forest::Forest;
+use crate::leaves_below::{LeavesBelow, Positive};
 use crate::value::leaf_sums;
 
 /// How much a token counts.
@@ -19,9 +20,11 @@ impl Default for Weighing {
     }
 }
 
-/// What a turn's targets carry: p is the prefix weight, S⁺ and S⁻ sum max(A, 0) and min(A, 0) over scored leaves.
+/// What a turn's targets carry: p is the prefix weight, S⁺ and S⁻ sum max(A, 0) and min(A, 0) over scored leaves, where
+/// A = A(l) + a(n).
 ///
-/// Shared: |L|^(p − 1) S⁺, |L|^(p − 1) S⁻ and |L|^p over all leaves below. In a row: the leaf's own part of these.
+/// Shared: |L|^(p − 1) S⁺, |L|^(p − 1) S⁻ and |L|^p over all leaves below. In a row: the leaf's own part of these. A weight
+/// that the estimator gives the node stands in place of |L|^p.
 /// With `row_mean`, each leaf's part is divided by its row's targets. `gain_weight` and `penalty_weight`: the part of
 /// `weight` that is of leaves with A > 0, and with A < 0.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +46,16 @@ impl Credit {
             weight,
             gain_weight: part(advantage > 0.0),
             penalty_weight: part(advantage < 0.0),
+        }
+    }
+
+    fn times(self, factor: f64) -> Self {
+        Self {
+            gain: factor * self.gain,
+            penalty: factor * self.penalty,
+            weight: factor * self.weight,
+            gain_weight: factor * self.gain_weight,
+            penalty_weight: factor * self.penalty_weight,
         }
     }
 }
@@ -81,32 +94,59 @@ pub(crate) fn node_credits(
     prefix_weight: f64,
     leaf_weight: &[f64],
 ) -> Vec<Option<Credit>> {
-    let over_leaves = |column: &[f64]| leaf_sums(&forest.parent, column).sum;
-    let weights = over_leaves(leaf_weight);
-    let scale = |node: usize| f64::from(scores.num_leaves[node]).powf(prefix_weight - 1.0);
-    let has_leaf = |node: &usize| scores.num_leaves[*node] > 0;
-    let Some(advantage) = &scores.leaf_advantage else {
-        let credit = |node: usize| Credit::of(scale(node) * weights[node], scores.advantage[node]);
-        return (0..forest.num_nodes()).map(|node| Some(node).filter(has_leaf).map(credit)).collect();
+    let weights = leaf_sums(&forest.parent, leaf_weight).sum;
+    let credits: Vec<Credit> = match (&scores.leaf_advantage, &scores.node_advantage) {
+        (Some(leaf), Some(node)) => of_sums(forest, &scores.num_leaves, &weights, leaf_weight, leaf, node),
+        (Some(leaf), None) => of_leaves(forest, &weights, leaf_weight, leaf),
+        (None, Some(node)) => weights.iter().zip(node).map(|(&weight, &a)| Credit::of(weight, a)).collect(),
+        (None, None) => weights.iter().map(|&weight| Credit::of(weight, 0.0)).collect(),
     };
+    let scaled = |(node, credit): (usize, Credit)| {
+        (scores.num_leaves[node] > 0).then(|| credit.times(scores.share(node, prefix_weight)))
+    };
+    credits.into_iter().enumerate().map(scaled).collect()
+}
+
+/// What the leaves below each node add up to, each with its own advantage.
+fn of_leaves(forest: &Forest, weights: &[f64], leaf_weight: &[f64], leaf: &[f64]) -> Vec<Credit> {
     let each = |of: fn(Credit) -> f64| {
-        let leaves = leaf_weight.iter().zip(advantage);
-        over_leaves(
-            &leaves
-                .map(|(&weight, &a)| if weight.is_nan() { weight } else { of(Credit::of(weight, a)) })
-                .collect::<Vec<_>>(),
-        )
+        let part = |(&weight, &a): (&f64, &f64)| if weight.is_nan() { weight } else { of(Credit::of(weight, a)) };
+        leaf_sums(&forest.parent, &leaf_weight.iter().zip(leaf).map(part).collect::<Vec<_>>()).sum
     };
     let gain = each(|credit| credit.gain);
     let penalty = each(|credit| credit.penalty);
     let gain_weight = each(|credit| credit.gain_weight);
     let penalty_weight = each(|credit| credit.penalty_weight);
     let credit = |node: usize| Credit {
-        gain: scale(node) * gain[node],
-        penalty: scale(node) * penalty[node],
-        weight: scale(node) * weights[node],
-        gain_weight: scale(node) * gain_weight[node],
-        penalty_weight: scale(node) * penalty_weight[node],
+        gain: gain[node],
+        penalty: penalty[node],
+        weight: weights[node],
+        gain_weight: gain_weight[node],
+        penalty_weight: penalty_weight[node],
     };
-    (0..forest.num_nodes()).map(|node| Some(node).filter(has_leaf).map(credit)).collect()
+    (0..forest.num_nodes()).map(credit).collect()
+}
+
+/// The same of A(l) + a(n): which leaves gain is another question at each node.
+fn of_sums(
+    forest: &Forest,
+    num_leaves: &[u32],
+    weights: &[f64],
+    leaf_weight: &[f64],
+    leaf: &[f64],
+    node: &[f64],
+) -> Vec<Credit> {
+    let negated = |column: &[f64]| column.iter().map(|x| -x).collect::<Vec<_>>();
+    let below = LeavesBelow::new(forest, num_leaves);
+    let gains = below.positive(leaf_weight, leaf, node);
+    let losses = below.positive(leaf_weight, &negated(leaf), &negated(node));
+    let parts = gains.into_iter().zip(losses).zip(weights);
+    let credit = |((gain, loss), &weight): ((Positive, Positive), &f64)| Credit {
+        gain: gain.sum,
+        penalty: -loss.sum,
+        weight,
+        gain_weight: gain.weight,
+        penalty_weight: loss.weight,
+    };
+    parts.map(credit).collect()
 }

@@ -41,6 +41,12 @@ pub enum Error {
     ForeignScores,
     #[error("these advantages were given, not computed: there is nothing to explain")]
     GivenScores,
+    #[error("a sum of estimators needs at least one term")]
+    NoTerms,
+    #[error("{0} weighs turns itself: it stands alone, not in a sum")]
+    WeighsAlone(&'static str),
+    #[error("{0} weighs turns itself: it goes with {1} {2} alone")]
+    OwnWeights(String, &'static str, &'static str),
     #[error("unknown {what} '{name}'; {hint}")]
     Unknown { what: &'static str, name: String, hint: String },
     #[error("{of} has no option '{name}'; {hint}")]
@@ -74,6 +80,8 @@ pub enum Fault {
     NotFinite,
     #[error("advantage {0} is not finite")]
     AdvantageNotFinite(f64),
+    #[error("weight {0} is no finite number, 0 or more")]
+    NoWeight(f64),
     #[error("status code {0}, expected 1 to 3, or 4 or 5 where there is no reward")]
     NotClosed(u8),
 }

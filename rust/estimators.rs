@@ -25,6 +25,8 @@ pub struct Estimator {
     /// One plain line: N is the normaliser, R a reward, V a value, L(n) the scored leaves below n.
     pub formula: &'static str,
     pub rule: Rule,
+    /// Whether it gives each node a weight of its own, in place of |L|^p.
+    pub weighs: bool,
 }
 
 /// What an estimator computes. Each reads its options and returns the function that they make.
@@ -34,6 +36,8 @@ pub enum Rule {
     Leaf(fn(&mut Reader) -> Result<LeafRule>),
     /// A(n), with the values that it compares.
     Node(fn(&mut Reader) -> Result<NodeRule>),
+    /// A(l) + a(n).
+    Both(fn(&mut Reader) -> Result<(LeafRule, NodeRule)>),
 }
 
 /// Forest -> A(l) at scored leaves, NaN elsewhere.
@@ -45,6 +49,8 @@ pub type NodeRule = Box<dyn Fn(&Forest, Vec<f64>, &[u32], &mut Trace) -> Result<
 pub struct NodeColumns {
     pub value: Vec<f64>,
     pub advantage: Vec<f64>,
+    /// In place of |L|^p; of an estimator that [weighs](Estimator::weighs) and of no other.
+    pub weight: Option<Vec<f64>>,
 }
 
 impl Estimator {
@@ -53,11 +59,12 @@ impl Estimator {
         options::find("estimator", &ESTIMATORS, name, |estimator| estimator.name)
     }
 
-    /// `leaf` or `node`.
+    /// `leaf`, `node` or `both`.
     pub fn level(&self) -> &'static str {
         match self.rule {
             Rule::Leaf(_) => "leaf",
             Rule::Node(_) => "node",
+            Rule::Both(_) => "both",
         }
     }
 
@@ -66,6 +73,7 @@ impl Estimator {
         match self.rule {
             Rule::Leaf(read) => options::describe(read),
             Rule::Node(read) => options::describe(read),
+            Rule::Both(read) => options::describe(read),
         }
     }
 
@@ -74,6 +82,7 @@ impl Estimator {
         match self.rule {
             Rule::Leaf(read) => options::resolve(self.name, given, read).map(|(_, options)| options),
             Rule::Node(read) => options::resolve(self.name, given, read).map(|(_, options)| options),
+            Rule::Both(read) => options::resolve(self.name, given, read).map(|(_, options)| options),
         }
     }
 }

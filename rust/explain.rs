@@ -1,28 +1,38 @@
-//! A node's advantage -> the terms that it is the sum of, noted while the forest is scored.
+//! A node's advantage -> the comparisons that it is the sum of, noted while the forest is scored.
 
-use crate::advantage::{Scores, score_traced};
+use crate::advantage::Scores;
 use crate::error::{Error, Result};
 use crate::forest::{Forest, NO_PARENT};
 use crate::normalise::{Measure, mean_of, std_of};
+use crate::value::{LeafSums, leaf_sums};
 
-/// One term of an estimator: what its values are compared with, and how much it counts.
+/// What an estimator compares a node's value with, and how much that counts: it may do so several times.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Term {
+pub struct Comparison {
     pub name: &'static str,
     /// `prompt`, `tree` or `siblings`.
     pub group: &'static str,
     pub weight: f64,
 }
 
-/// One term of one node (of a leaf, under a leaf-level estimator).
+/// Of the values of a group.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Figures {
+    pub size: u32,
+    pub mean: f64,
+    /// By the estimator's ddof; NaN where the group is too small to have one.
+    pub std: f64,
+}
+
+/// One comparison of one node (of a leaf, where the estimator is leaf-level).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Part {
+    /// Which term of the scores, and whether what is compared are leaves.
+    pub term: u32,
+    pub of_leaf: bool,
     pub node: u32,
-    pub term: Term,
-    pub group_size: u32,
-    pub group_mean: f64,
-    /// By the estimator's ddof; NaN where the group is too small to have one.
-    pub group_std: f64,
+    pub comparison: Comparison,
+    pub group: Figures,
     pub raw: f64,
     pub measure: Measure,
     /// What the measure made of the raw value.
@@ -30,13 +40,18 @@ pub struct Part {
 }
 
 impl Part {
-    /// What the term adds to the advantage.
+    /// What it adds to the advantage.
     pub fn contribution(&self) -> f64 {
-        self.term.weight * self.measured
+        self.comparison.weight * self.measured
+    }
+
+    fn times(mut self, weight: f64) -> Self {
+        self.comparison.weight *= weight;
+        self
     }
 }
 
-/// Notes the terms of some nodes while a forest is scored; costs a test a group where it is off.
+/// Notes the comparisons of some nodes while a forest is scored; costs a test a group where it is off.
 #[derive(Debug, Clone, Default)]
 pub struct Trace {
     /// Per node whether it is watched; empty where the trace is off.
@@ -51,25 +66,30 @@ impl Trace {
     }
 
     /// Notes a group and the measure of its `raw` values.
-    pub fn note(&mut self, term: Term, group: &[u32], raw: &[f64], ddof: u32, measure: Measure) {
+    pub fn note(&mut self, comparison: Comparison, group: &[u32], raw: &[f64], ddof: u32, measure: Measure) {
         if !self.is_on() {
             return;
         }
-        let (group_size, group_mean) = (group.len() as u32, mean_of(raw));
-        let group_std = std_of(raw, group_mean, ddof);
+        let group_mean = mean_of(raw);
+        let figures = Figures { size: group.len() as u32, mean: group_mean, std: std_of(raw, group_mean, ddof) };
         for (&node, &raw) in group.iter().zip(raw) {
-            if self.watched[node as usize] {
-                let measured = measure.of(raw);
-                self.parts.push(Part { node, term, group_size, group_mean, group_std, raw, measure, measured });
-            }
+            self.note_one(comparison, node, raw, figures, measure);
+        }
+    }
+
+    /// Notes one node of a group that the caller knows the figures of.
+    pub fn note_one(&mut self, comparison: Comparison, node: u32, raw: f64, group: Figures, measure: Measure) {
+        if self.is_on() && self.watched[node as usize] {
+            let measured = measure.of(raw);
+            self.parts.push(Part { term: 0, of_leaf: false, node, comparison, group, raw, measure, measured });
         }
     }
 }
 
 /// How one node came by its advantage.
 ///
-/// Under a leaf-level estimator there are parts for each scored leaf at or below the node, whose advantages it shows
-/// the mean of; else they are the node's own. A root has none: its advantage is 0 by definition.
+/// Leaf-level terms have parts for each scored leaf at or below the node, whose advantages it shows the mean of; those of
+/// node-level terms are the node's own. A root has none: its advantage is 0 by definition.
 #[derive(Debug, Clone)]
 pub struct Explanation {
     pub value: f64,
@@ -82,13 +102,22 @@ pub struct Explanation {
 pub fn explain(forest: &Forest, scores: &Scores, node: u32) -> Result<Explanation> {
     forest.check_node(node)?;
     scores.check_of(forest)?;
-    let estimator = scores.computed_by.ok_or(Error::GivenScores)?;
-    let leaf_level = scores.leaf_advantage.is_some();
-    let mut trace = Trace { watched: watched(forest, node, leaf_level), parts: vec![] };
-    score_traced(forest, estimator, &scores.options, &mut trace)?;
-    trace.parts.sort_by_key(|part| part.node);
+    if scores.terms.is_empty() {
+        return Err(Error::GivenScores);
+    }
+    let LeafSums { sum, num_leaves } = leaf_sums(&forest.parent, &forest.reward);
+    let trace = |leaf_level| Trace { watched: watched(forest, node, leaf_level), parts: vec![] };
+    let mut parts: Vec<Part> = vec![];
+    for (term, number) in scores.terms.iter().zip(0..) {
+        let (mut below, mut own) = (trace(true), trace(false));
+        term.columns(forest, &sum, &num_leaves, &mut below, &mut own)?;
+        for (noted, of_leaf) in [(below.parts, true), (own.parts, false)] {
+            parts.extend(noted.into_iter().map(|part| Part { term: number, of_leaf, ..part.times(term.weight) }));
+        }
+    }
+    parts.sort_by_key(|part| (!part.of_leaf, part.node));
     let (value, advantage) = (scores.value[node as usize], scores.advantage[node as usize]);
-    Ok(Explanation { value, advantage, leaf_level, parts: trace.parts })
+    Ok(Explanation { value, advantage, leaf_level: scores.leaf_advantage.is_some(), parts })
 }
 
 fn watched(forest: &Forest, node: u32, leaf_level: bool) -> Vec<bool> {
@@ -118,10 +147,10 @@ mod tests {
         let options = [("intra".to_owned(), OptionValue::Number(2.0)), ("eps".to_owned(), OptionValue::Integer(0))];
         let scores = score(&forest, "tree-grpo", &options).unwrap();
         let told = explain(&forest, &scores, 11).unwrap(); // D, reward 0
-        let terms: Vec<_> = told.parts.iter().map(|part| (part.term.name, part.group_size, part.raw)).collect();
+        let terms: Vec<_> = told.parts.iter().map(|part| (part.comparison.name, part.group.size, part.raw)).collect();
         assert_eq!(terms, [("inter", 8, 0.0), ("intra", 2, 0.0)]);
         assert_eq!(told.parts.iter().map(Part::contribution).sum::<f64>(), told.advantage);
-        assert!((told.parts[0].group_std - 0.534522).abs() < 1e-6 && told.parts[1].group_mean == 0.5);
+        assert!((told.parts[0].group.std - 0.534522).abs() < 1e-6 && told.parts[1].group.mean == 0.5);
     }
 
     #[test]
@@ -139,7 +168,7 @@ mod tests {
         let scores = score(&forest, "parent", &[]).unwrap();
         let told = explain(&forest, &scores, 2).unwrap();
         let [part] = &told.parts[..] else { unreachable!() };
-        assert_eq!((part.raw, part.measure.baseline, part.group_size), (2.0 / 3.0, 0.5, 3));
+        assert_eq!((part.raw, part.measure.baseline, part.group.size), (2.0 / 3.0, 0.5, 3));
         assert_eq!(part.contribution(), told.advantage);
     }
 }

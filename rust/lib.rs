@@ -1,8 +1,8 @@
 //! The tree core of treegrpo: rollouts that branch at turns become advantages and training rows.
 //!
 //! Read it downhill: [`forest`] holds the tables, which [`concat`] joins and [`chains`] makes of plain rows; [`value`]
-//! carries rewards up, [`estimators`] compare them in the groups of [`normalise`], [`advantage`] scores a forest by one
-//! of them and [`explain`] takes a score apart. [`pack`] lays out every token once for training and [`micro_batch`] cuts
+//! carries rewards up, [`estimators`] compare them in the groups of [`normalise`], [`advantage`] scores a forest by the
+//! sum of some of them, its [`terms`], and [`explain`] takes a score apart. [`pack`] lays out every token once for training and [`micro_batch`] cuts
 //! that into forwards; [`trie`] finds the tokens that paths share, [`token_tree`] says what each token sees; [`rows`]
 //! repeats shared prefixes, a row a leaf, and [`leaves`] is the table that statistics are made of. [`select`] draws
 //! which nodes grow and which leaves stay, [`options`] reads settings and [`error`] says everything that can be wrong.
@@ -55,6 +55,7 @@ pub mod estimators;
 pub mod explain;
 pub mod forest;
 pub mod leaves;
+mod leaves_below;
 pub mod micro_batch;
 pub mod normalise;
 pub mod options;
@@ -63,6 +64,7 @@ pub mod pack;
 mod python;
 pub mod rows;
 pub mod select;
+pub mod terms;
 pub mod token_tree;
 pub mod trie;
 pub mod value;

@@ -1,7 +1,7 @@
 //! Groups of values, each measured by its own mean and spread.
 
 use crate::error::{Fault, Result};
-use crate::explain::{Term, Trace};
+use crate::explain::{Comparison, Trace};
 use crate::forest::Forest;
 use crate::options::Reader;
 
@@ -196,7 +196,7 @@ pub fn normalise_groups(
     norm: Normaliser,
     x: &mut [f64],
     trace: &mut Trace,
-    term: Term,
+    term: Comparison,
 ) -> Result<()> {
     let mut members = Vec::new();
     for group in groups.iter() {

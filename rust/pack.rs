@@ -91,6 +91,9 @@ pub fn pack(
     prompts: Option<&[u32]>,
 ) -> Result<Layout> {
     check(forest, scores, weighing.prefix_weight)?;
+    if scores.weight.is_some() && weighing.row_mean {
+        return Err(Error::OwnWeights(scores.label.clone(), "row_mean", "false"));
+    }
     let chosen = chosen_trees(forest, prompts);
     let leaves = leaf_paths(forest, &chosen);
     let path_tokens: usize = leaves.iter().map(|&(_, length)| length).sum();
@@ -125,6 +128,9 @@ pub(crate) fn check(forest: &Forest, scores: &Scores, prefix_weight: f64) -> Res
     if !f64::from(most_leaves.copied().unwrap_or(0)).powf(prefix_weight).is_finite() {
         let (got, expected) = (prefix_weight.to_string(), "one whose weights are finite".to_owned());
         return Err(Error::OptionValue { name: "prefix_weight".to_owned(), got, expected });
+    }
+    if scores.weight.is_some() && prefix_weight != 1.0 {
+        return Err(Error::OwnWeights(scores.label.clone(), "prefix_weight", "1"));
     }
     scores.check_of(forest)
 }

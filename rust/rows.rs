@@ -9,9 +9,9 @@ use crate::pack::{check, leaf_paths};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Part {
     pub node: u32,
-    /// A(l) or A(n).
+    /// A(l) + a(n).
     pub advantage: f64,
-    /// |L(n)|^(p − 1): the shares of a node that rows have in common add up to |L(n)|^p.
+    /// |L(n)|^(p − 1): the shares of a node that rows have in common add up to |L(n)|^p, or to the weight of its own.
     pub weight: f64,
 }
 
@@ -25,7 +25,7 @@ pub fn row<'a>(
     let part = move |node: u32| Part {
         node,
         advantage: scores.advantage_of(node as usize, leaf as usize),
-        weight: f64::from(scores.num_leaves[node as usize]).powf(prefix_weight - 1.0),
+        weight: scores.share(node as usize, prefix_weight),
     };
     Ok(forest.path(leaf)?.into_iter().map(part))
 }

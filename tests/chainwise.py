@@ -71,14 +71,27 @@ class Rows:
 
     @classmethod
     def of(cls, trees: list[Tree], estimator: str, **options: Any) -> "Rows":
+        """With advantages by an estimator, or by the `terms` of a sum, or drawn at random with weights of their own."""
         forest, nodes = forest_of(trees)
-        return cls(trees, forest, nodes, forest.score(estimator, options))
+        if estimator == "own weights":
+            advantage, weight = np.random.default_rng(len(nodes)).normal(size=(2, len(nodes)))
+            return cls(trees, forest, nodes, forest.given_scores(advantage, leaf_level=False, weight=abs(weight)))
+        terms = options.pop("terms", None)
+        return cls(trees, forest, nodes, forest.score(terms or estimator, options))
 
     def advantage(self, node: Node, leaf: Node) -> float:
+        """A(l) + a(n)."""
         ids = {id(node): number for number, node in enumerate(self.nodes)}
-        if self.scores.leaf_level:
-            return float(self.scores.leaf_advantage[ids[id(leaf)]])
-        return float(self.scores.advantage[ids[id(node)]])
+        of_leaf, own = self.scores.leaf_advantage, self.scores.node_advantage
+        total = 0.0 if of_leaf is None else float(of_leaf[ids[id(leaf)]])
+        return total + (0.0 if own is None else float(own[ids[id(node)]]))
+
+    def weight(self, node: Node, prefix_weight: float) -> float:
+        """|L|^p, or the weight of the node's own, shared out to the rows that it stands in."""
+        num_leaves, own = len(scored_leaves(node)), self.scores.weight
+        if own is None:
+            return num_leaves ** (prefix_weight - 1)
+        return float(own[next(number for number, other in enumerate(self.nodes) if other is node)]) / num_leaves
 
     def paths(self) -> list[list[Node]]:
         """The nodes from the root to each scored leaf."""
@@ -120,7 +133,7 @@ def chain_loss(model: Any, reference: Any, rows: Rows, settings: ResolvedLoss, t
             at = [start + place for place, (_, sampled, _) in enumerate(node["tokens"]) if sampled]
             if not at:
                 continue
-            weight = len(scored_leaves(node)) ** (settings.prefix_weight - 1)
+            weight = rows.weight(node, settings.prefix_weight)
             weight /= num_trained if settings.denominator == "sequence-mean" else 1
             terms = _turn_terms(log_p, log_ref, ids[0], at, node, rows.advantage(node, path[-1]), settings, result)
             objective = objective + weight * terms.sum()

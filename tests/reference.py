@@ -170,12 +170,31 @@ def node_advantages(trees: list[Tree], estimator: str, options: dict[str, Any]) 
     return advantages
 
 
+LEAF_LEVEL = ("grpo", "tree-grpo")
+
+
+def score_terms(trees: list[Tree], terms: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Score by a sum of terms, each an `estimator`, a `weight` and all `options`."""
+    parts = [(term["weight"], score(trees, term["estimator"], term["options"])) for term in terms]
+    node_level = [part for term, (_, part) in zip(terms, parts, strict=True) if term["estimator"] not in LEAF_LEVEL]
+
+    def total(key: int, column: str) -> float | None:
+        known = [weight * part[key][column] for weight, part in parts if part[key][column] is not None]
+        return math.fsum(known) if known else None
+
+    return {
+        key: (node_level or [parts[0][1]])[0][key]
+        | {column: total(key, column) for column in ("advantage", "leaf_advantage", "node_advantage")}
+        for key in parts[0][1]
+    }
+
+
 def score(trees: list[Tree], estimator: str, options: dict[str, Any]) -> dict[int, dict[str, Any]]:
     """Score trees of any number of prompts; `options` are all of the estimator's."""
     result: dict[int, dict[str, Any]] = {}
     for prompt in dict.fromkeys(tree["prompt"] for tree in trees):
         group = [tree for tree in trees if tree["prompt"] == prompt]
-        leaf_level = estimator in ("grpo", "tree-grpo")
+        leaf_level = estimator in LEAF_LEVEL
         if leaf_level:
             of_leaf = leaf_advantages(group, estimator, options)
             values = values_of(group, {"value": "leaf-mean", "roots": "tree"})
@@ -192,6 +211,8 @@ def score(trees: list[Tree], estimator: str, options: dict[str, Any]) -> dict[in
             _show(tree["root"], 0, values, advantages, of_leaf, result)
             root = result[id(tree["root"])]
             root["advantage"] = 0.0 if root["num_leaves"] else None
+            for node in walk(tree["root"]):
+                result[id(node)]["node_advantage"] = None if leaf_level else result[id(node)]["advantage"]
     return result
 
 
@@ -214,8 +235,14 @@ def _show(
         _show(child, depth + 1, values, advantages, of_leaf, result)
 
 
+def on_the_way(scores: dict[int, dict[str, Any]], node: Node, leaf: Node) -> float:
+    """A(l) + a(n)."""
+    parts = scores[id(leaf)]["leaf_advantage"], scores[id(node)]["node_advantage"]
+    return math.fsum(part for part in parts if part is not None)
+
+
 def chain_rows(
-    trees: list[Tree], scores: dict[int, dict[str, Any]], leaf_level: bool, prefix_weight: float
+    trees: list[Tree], scores: dict[int, dict[str, Any]], prefix_weight: float
 ) -> dict[int, list[tuple[int, bool, float, float, float]]]:
     """Leaf -> its row: (token_id, sampled, logprob, advantage, weight) for each token from root to leaf."""
     rows: dict[int, list[tuple[int, bool, float, float, float]]] = {}
@@ -224,9 +251,8 @@ def chain_rows(
         path = [*path, node]
         if node["reward"] is not None:
             rows[id(node)] = [
-                (*token, scores[id(node)]["leaf_advantage"] if leaf_level else scores[id(step)]["advantage"], weight)
+                (*token, on_the_way(scores, step, node), scores[id(step)]["num_leaves"] ** (prefix_weight - 1))
                 for step in path
-                for weight in [scores[id(step)]["num_leaves"] ** (prefix_weight - 1)]
                 for token in step["tokens"]
             ]
         for child in node["children"]:

@@ -70,14 +70,14 @@ def layout(
     forest: list[Tree],
     nodes: list[Node],
     advantage: Any,
-    leaf_level: bool,
     p: float,
     shared: bool,
     row_mean: bool = False,
+    weight: Any = None,
 ) -> Layout:
-    """Lay out the trees of `forest`; `nodes` is the order of node ids, `advantage(node)` is A(l) or A(n).
+    """Lay out the trees of `forest`; `nodes` is the order of node ids, `advantage(node, leaf)` is A(l) + a(n).
 
-    With `row_mean` a token of a row of T trained tokens counts 1/T.
+    With `row_mean` a token of a row of T trained tokens counts 1/T. `weight(node)` stands in place of |L|^p.
     """
     top: dict[Any, Vertex] = {}
     parent_of = {id(child): node for node in nodes for child in node["children"]}
@@ -98,15 +98,16 @@ def layout(
 
     def parts(node: Node, of: list[Node]) -> tuple[float, float, float, float, float]:
         """S+ and S- over these leaves, and |L|^p, all as the rows of these leaves share them."""
-        share = len(scored_leaves(node)) ** (p - 1.0)
+        whole = len(scored_leaves(node)) ** p if weight is None else weight(node)
+        share = whole / len(scored_leaves(node))
         rows = [(share / (num_trained(path(leaf)) or math.inf) if row_mean else share, leaf) for leaf in of]
-        values = [(weight, advantage(leaf if leaf_level else node)) for weight, leaf in rows]
+        values = [(part, advantage(node, leaf)) for part, leaf in rows]
         return (
-            sum(weight * max(a, 0.0) for weight, a in values),
-            sum(weight * min(a, 0.0) for weight, a in values),
-            sum(weight for weight, _ in values),
-            sum(weight for weight, a in values if a > 0),
-            sum(weight for weight, a in values if a < 0),
+            sum(part * max(a, 0.0) for part, a in values),
+            sum(part * min(a, 0.0) for part, a in values),
+            sum(part for part, _ in values),
+            sum(part for part, a in values if a > 0),
+            sum(part for part, a in values if a < 0),
         )
 
     path_tokens = []

@@ -1,7 +1,7 @@
 """The native module: forests, scores, layouts. N nodes, T trees, U tokens, B rows; float64 unless said otherwise."""
 
 from collections.abc import Sequence
-from typing import TypedDict, final, type_check_only
+from typing import Required, TypedDict, final, type_check_only
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,7 @@ class Estimator(TypedDict):
 
     name: str
     level: str
-    """`leaf`: A(l), which a path's nodes take from their leaf; `node`: A(n)."""
+    """`leaf`: A(l), which a path's nodes take from their leaf; `node`: A(n); `both`: the sum of the two."""
     summary: str
     formula: str
     """One plain line: N is the normaliser, R a reward, V a value."""
@@ -89,13 +89,22 @@ class LeafColumns(TypedDict):
     """The first row of the same prompt whose path holds the same tokens; its own place where there is none before."""
 
 @type_check_only
-class Explanation(TypedDict):
-    """How a node came by its advantage: its own figures, then columns with an entry a term, [P].
+class ScoreTerm(TypedDict, total=False):
+    """An estimator in a sum of several."""
 
-    measured = factor * (raw - baseline) / scale, contribution = weight * measured. The contributions of each of
-    `nodes` add up to its advantage. Under a leaf-level estimator `nodes` are the scored leaves at or below the node,
-    which shows the mean of their advantages; else the node itself. Empty on a root, whose advantage is 0, and where no
-    scored leaf is below.
+    estimator: Required[str]
+    weight: float
+    """What its advantages are multiplied by, 0 or more; 1."""
+    options: dict[str, _OptionValue]
+
+@type_check_only
+class Explanation(TypedDict):
+    """How a node came by its advantage: its own figures, then columns with an entry a comparison, [P].
+
+    measured = factor * (raw - baseline) / scale, contribution = weight * measured. Leaf-level estimators compare the
+    scored leaves at or below the node, which shows the mean of what they get; node-level ones the node itself, which
+    adds that. The contributions of each of `nodes` add up to its part. Empty on a root, whose advantage is 0, and where
+    no scored leaf is below.
     """
 
     node: int
@@ -103,6 +112,10 @@ class Explanation(TypedDict):
     advantage: float | None
     leaf_level: bool
     nodes: list[int]
+    of_leaf: list[bool]
+    """Whether it is what a leaf gets; else what the node gets beside it."""
+    estimator: list[str]
+    """Of which term."""
     term: list[str]
     group: list[str]
     """What the raw value is compared with: those of the `prompt`, the `tree`, or the `siblings`."""
@@ -119,7 +132,7 @@ class Explanation(TypedDict):
     scale: list[float]
     measured: list[float]
     weight: list[float]
-    """0 on a term that another one is made of."""
+    """That of the estimator's term counts in it; 0 on a comparison that another one is made of."""
     contribution: list[float]
 
 @final
@@ -250,12 +263,26 @@ class Forest:
     def columns(self) -> dict[str, NDArray[np.generic]]:
         """Read-only views of all columns, without copies; no row can be added afterwards."""
 
-    def score(self, estimator: str, options: dict[str, _OptionValue]) -> Scores:
-        """Values and advantages of the whole forest; a group is the trees of one prompt."""
+    def score(self, terms: str | Sequence[ScoreTerm], options: dict[str, _OptionValue] | None = None) -> Scores:
+        """Values and advantages of the whole forest; a group is the trees of one prompt.
 
-    def given_scores(self, advantage: NDArray[np.float64], *, leaf_level: bool, estimator: str = "given") -> Scores:
+        `terms`: an estimator, with its `options`, or the terms of a sum.
+        """
+
+    def given_scores(
+        self,
+        advantage: NDArray[np.float64],
+        *,
+        leaf_level: bool,
+        estimator: str = "given",
+        beside: NDArray[np.float64] | None = None,
+        weight: NDArray[np.float64] | None = None,
+    ) -> Scores:
         """Scores that somebody else computed: `advantage` [N], read at scored leaves where it is leaf-level, else at
-        nodes that have one below. Values are leaf-means."""
+        nodes that have one below. Values are leaf-means.
+
+        `beside` [N]: advantages of the other level, to be added · `weight` [N]: what a node counts, not |L|^p.
+        """
 
     def chain_rows(self, scores: Scores, prefix_weight: float = 1.0) -> ChainRows:
         """One row a scored leaf, in the order of node ids, shared prefixes repeated."""
@@ -285,14 +312,20 @@ class Scores:
     """Per node; NaN stands for null, where no scored leaf is below."""
 
     @property
-    def estimator(self) -> str: ...
+    def estimator(self) -> str:
+        """The estimator's name; of a sum all names, with their weights where these are not 1."""
+
     @property
     def options(self) -> dict[str, _OptionValue]:
-        """Every option of the estimator, resolved."""
+        """Every option of the estimator, resolved; empty for a sum."""
+
+    @property
+    def terms(self) -> list[ScoreTerm]:
+        """Every term with its weight and all its options; empty where the scores were given."""
 
     @property
     def leaf_level(self) -> bool:
-        """Whether advantages belong to leaves, and inner nodes show a mean."""
+        """Whether there are advantages of leaves, of which inner nodes show a mean."""
 
     @property
     def depth(self) -> NDArray[np.uint32]: ...
@@ -303,10 +336,20 @@ class Scores:
     @property
     def value(self) -> NDArray[np.float64]: ...
     @property
-    def advantage(self) -> NDArray[np.float64]: ...
+    def advantage(self) -> NDArray[np.float64]:
+        """What is shown: the mean of A(l) over the scored leaves below, plus a(n)."""
+
     @property
     def leaf_advantage(self) -> NDArray[np.float64] | None:
-        """A(l) at scored leaves, NaN elsewhere; None under a node-level estimator."""
+        """A(l) at scored leaves, NaN elsewhere: the sum of the leaf-level terms; None where there are none."""
+
+    @property
+    def node_advantage(self) -> NDArray[np.float64] | None:
+        """a(n), 0 on a root: the sum of the node-level terms; None where there are none."""
+
+    @property
+    def weight(self) -> NDArray[np.float64] | None:
+        """What each node counts in place of |L|^p, where the estimator says so; else None."""
 
     def explain(self, node: int) -> Explanation:
         """Score the forest once more and tell what made the node's advantage.
@@ -330,7 +373,7 @@ class ChainRows:
     def advantages(self) -> NDArray[np.float32]: ...
     @property
     def weights(self) -> NDArray[np.float32]:
-        """|L(n)|^(p - 1) of each token's node."""
+        """|L(n)|^(p - 1) of each token's node, or its own weight over |L(n)|."""
 
     @property
     def policy_version(self) -> NDArray[np.uint32]: ...
@@ -473,7 +516,10 @@ class MicroBatch:
 
     @property
     def gain(self) -> NDArray[np.float64]:
-        """|L|^(p - 1) times the sum of max(A, 0) over the turn's scored leaves, [Q]; in rows the row's share."""
+        """|L|^(p - 1) times the sum of max(A, 0) over the turn's scored leaves, [Q]; in rows the row's share.
+
+        A = A(l) + a(n). A weight of the node's own stands in place of |L|^p, here and below.
+        """
 
     @property
     def penalty(self) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 use super::{Estimator, Rule};
 use crate::error::Result;
-use crate::explain::{Term, Trace};
+use crate::explain::{Comparison, Trace};
 use crate::forest::Forest;
 use crate::normalise::{Groups, Normaliser, normalise_groups};
 use crate::value::{first_trees, scored_leaves};
@@ -14,13 +14,19 @@ pub static GRPO: Estimator = Estimator {
     formula: "A(l) = N over the prompt's leaves of R(l)",
     rule: Rule::Leaf(|options| {
         let norm = Normaliser::read_leaf(options)?;
-        let term = Term { name: "grpo", group: "prompt", weight: 1.0 };
+        let term = Comparison { name: "grpo", group: "prompt", weight: 1.0 };
         Ok(Box::new(move |forest, trace| within_prompts(forest, norm, trace, term)))
     }),
+    weighs: false,
 };
 
 /// N over the prompt's leaves of R.
-pub(super) fn within_prompts(forest: &Forest, norm: Normaliser, trace: &mut Trace, term: Term) -> Result<Vec<f64>> {
+pub(super) fn within_prompts(
+    forest: &Forest,
+    norm: Normaliser,
+    trace: &mut Trace,
+    term: Comparison,
+) -> Result<Vec<f64>> {
     let mut advantage = forest.reward.clone();
     let first = first_trees(&forest.prompt);
     let by_prompt = |node: u32| first[forest.tree[node as usize] as usize];

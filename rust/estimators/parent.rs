@@ -2,7 +2,7 @@
 
 use super::{Estimator, NodeColumns, NodeRule, Rule, Valuation, Valued};
 use crate::error::Result;
-use crate::explain::{Term, Trace};
+use crate::explain::{Comparison, Trace};
 use crate::forest::Forest;
 use crate::normalise::{Case, Measure, is_flat, mean_of, std_of};
 use crate::options::Reader;
@@ -13,6 +13,7 @@ pub static PARENT: Estimator = Estimator {
     summary: "each turn's value against the value before it",
     formula: "A(n) = V(n) - V(parent of n); with scale=std over (std of the siblings' V + eps)",
     rule: Rule::Node(read),
+    weighs: false,
 };
 
 /// What the siblings' spread does: nothing, or it divides.
@@ -37,7 +38,7 @@ fn read(options: &mut Reader) -> Result<NodeRule> {
         } else {
             differences(forest, &valued.value)
         };
-        Ok(NodeColumns { value: valued.value, advantage })
+        Ok(NodeColumns { value: valued.value, advantage, weight: None })
     }))
 }
 
@@ -64,7 +65,7 @@ fn by_siblings(
         for (&node, &member) in group.iter().zip(&members) {
             advantage[node as usize] = measure.of(member);
         }
-        let term = Term { name: "parent", group: "siblings", weight: 1.0 };
+        let term = Comparison { name: "parent", group: "siblings", weight: 1.0 };
         trace.note(term, group, &members, spread.ddof, measure);
     }
     Ok(advantage)

@@ -3,7 +3,7 @@
 use super::grpo::within_prompts;
 use super::{Estimator, LeafRule, Rule};
 use crate::error::Result;
-use crate::explain::{Term, Trace};
+use crate::explain::{Comparison, Trace};
 use crate::forest::Forest;
 use crate::normalise::{Groups, Normaliser, normalise_groups};
 use crate::options::Reader;
@@ -15,6 +15,7 @@ pub static TREE_GRPO: Estimator = Estimator {
     summary: "each leaf against all leaves of its prompt, and against those of its own tree",
     formula: "A(l) = inter * N over the prompt's leaves of R(l) + intra * N over the tree's leaves of R(l)",
     rule: Rule::Leaf(read),
+    weighs: false,
 };
 
 /// Which terms there are: both, that of the tree, or the tree's of the normalised group's.
@@ -31,7 +32,7 @@ fn read(options: &mut Reader) -> Result<LeafRule> {
     let variant = options.choice("variant", "sum", &variants)?;
     let inter = options.non_negative("inter", 1.0)?;
     let intra = options.non_negative("intra", 1.0)?;
-    let term = |name, group, weight| Term { name, group, weight };
+    let term = |name, group, weight| Comparison { name, group, weight };
     Ok(Box::new(move |forest, trace| match variant {
         Variant::Sum => {
             let group = within_prompts(forest, norm, trace, term("inter", "prompt", inter))?;
@@ -47,7 +48,13 @@ fn read(options: &mut Reader) -> Result<LeafRule> {
 }
 
 /// N over the leaves of its own tree of `x`.
-fn within_trees(forest: &Forest, norm: Normaliser, mut x: Vec<f64>, trace: &mut Trace, term: Term) -> Result<Vec<f64>> {
+fn within_trees(
+    forest: &Forest,
+    norm: Normaliser,
+    mut x: Vec<f64>,
+    trace: &mut Trace,
+    term: Comparison,
+) -> Result<Vec<f64>> {
     let groups = Groups::new(forest.num_trees(), &scored_leaves(forest), |node| forest.tree[node as usize]);
     normalise_groups(forest, &groups, norm, &mut x, trace, term)?;
     Ok(x)

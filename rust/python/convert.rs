@@ -10,6 +10,7 @@ use pyo3::types::PyDict;
 
 use crate::error::Error;
 use crate::options::{Described, OptionValue};
+use crate::terms::Term;
 
 pyo3::create_exception!(
     treegrpo_cli._core,
@@ -137,6 +138,43 @@ pub fn given_options(options: &Bound<'_, PyDict>) -> PyResult<Vec<(String, Optio
         Ok((name, value.into()))
     };
     options.iter().map(pair).collect()
+}
+
+/// Terms: an estimator's name with its options, or a list of dicts of `estimator`, `weight` and `options`.
+pub fn given_terms(terms: &Bound<'_, PyAny>, options: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<Term>> {
+    let options = options.map(given_options).transpose()?.unwrap_or_default();
+    if let Ok(estimator) = terms.extract::<String>() {
+        return Ok(vec![Term::alone(&estimator, &options)?]);
+    }
+    if !options.is_empty() {
+        return Err(PyTypeError::new_err("options stand in their term"));
+    }
+    terms.extract::<Vec<Bound<'_, PyDict>>>()?.iter().map(given_term).collect()
+}
+
+fn given_term(term: &Bound<'_, PyDict>) -> PyResult<Term> {
+    let given: GivenTerm = term.extract()?;
+    let options = given.options.as_ref().map(given_options).transpose()?.unwrap_or_default();
+    Ok(Term { weight: given.weight.unwrap_or(1.0), ..Term::alone(&given.estimator, &options)? })
+}
+
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct GivenTerm<'py> {
+    estimator: String,
+    #[pyo3(default)]
+    weight: Option<f64>,
+    #[pyo3(default)]
+    options: Option<Bound<'py, PyDict>>,
+}
+
+/// A term as a dict, with all its options.
+pub fn term_dict<'py>(py: Python<'py>, term: &Term) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("estimator", term.estimator.name)?;
+    dict.set_item("weight", term.weight)?;
+    dict.set_item("options", options_dict(py, &term.options)?)?;
+    Ok(dict)
 }
 
 /// Options as a dict.

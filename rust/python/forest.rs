@@ -6,10 +6,10 @@ use numpy::IntoPyArray;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::convert::{Array, Flags, Input, Key, Whole, given_options, slice, view};
+use super::convert::{Array, Flags, Input, Key, Whole, given_options, given_terms, slice, view};
 use super::layout::{PyChainRows, PyLayout};
 use super::scores::PyScores;
-use crate::advantage::{given, score};
+use crate::advantage::{given, score_terms};
 use crate::chains::Chains;
 use crate::credit::Weighing;
 use crate::error::{Error, Result};
@@ -285,20 +285,29 @@ impl PyForest {
         Ok(dict)
     }
 
-    fn score(slf: &Bound<'_, Self>, estimator: &str, options: &Bound<'_, PyDict>) -> PyResult<PyScores> {
-        let (options, forest) = (given_options(options)?, slf.get().now());
-        let scores = slf.py().detach(|| score(&forest, estimator, &options))?;
+    #[pyo3(signature = (terms, options=None))]
+    fn score(
+        slf: &Bound<'_, Self>,
+        terms: &Bound<'_, PyAny>,
+        options: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<PyScores> {
+        let (terms, forest) = (given_terms(terms, options)?, slf.get().now());
+        let scores = slf.py().detach(|| score_terms(&forest, &terms))?;
         Ok(PyScores { forest: slf.clone().unbind(), scores })
     }
 
-    #[pyo3(signature = (advantage, *, leaf_level, estimator="given"))]
+    #[pyo3(signature = (advantage, *, leaf_level, estimator="given", beside=None, weight=None))]
     fn given_scores(
         slf: &Bound<'_, Self>,
         advantage: Input<'_, f64>,
         leaf_level: bool,
         estimator: &str,
+        beside: Option<Input<'_, f64>>,
+        weight: Option<Input<'_, f64>>,
     ) -> PyResult<PyScores> {
-        let scores = given(&slf.get().now(), advantage.as_slice()?, leaf_level, estimator)?;
+        let (column, beside, weight) = (Some(advantage.as_slice()?), slice(&beside)?, slice(&weight)?);
+        let (leaf, node) = if leaf_level { (column, beside) } else { (beside, column) };
+        let scores = given(&slf.get().now(), leaf, node, weight, estimator)?;
         Ok(PyScores { forest: slf.clone().unbind(), scores })
     }
 

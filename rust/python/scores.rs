@@ -4,7 +4,7 @@ use numpy::IntoPyArray;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::convert::{Array, Whole, options_dict, view};
+use super::convert::{Array, Whole, options_dict, term_dict, view};
 use super::forest::PyForest;
 use crate::advantage::Scores;
 use crate::explain::{Explanation, Part, explain};
@@ -19,12 +19,20 @@ pub struct PyScores {
 impl PyScores {
     #[getter]
     fn estimator(&self) -> &str {
-        &self.scores.estimator
+        &self.scores.label
     }
 
     #[getter]
     fn options<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        options_dict(py, &self.scores.options)
+        match &self.scores.terms[..] {
+            [term] => options_dict(py, &term.options),
+            _ => Ok(PyDict::new(py)),
+        }
+    }
+
+    #[getter]
+    fn terms<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        self.scores.terms.iter().map(|term| term_dict(py, term)).collect()
     }
 
     #[getter]
@@ -58,14 +66,29 @@ impl PyScores {
         slf.get().scores.leaf_advantage.as_ref().map(|column| view(slf.as_any(), column)).transpose()
     }
 
+    #[getter]
+    fn node_advantage<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Array<'py, f64>>> {
+        slf.get().scores.node_advantage.as_ref().map(|column| view(slf.as_any(), column)).transpose()
+    }
+
+    #[getter]
+    fn weight<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Array<'py, f64>>> {
+        slf.get().scores.weight.as_ref().map(|column| view(slf.as_any(), column)).transpose()
+    }
+
     fn explain<'py>(&self, py: Python<'py>, node: Whole<u32>) -> PyResult<Bound<'py, PyDict>> {
         let forest = self.forest.get().now();
         let told = py.detach(|| explain(&forest, &self.scores, node.0))?;
-        explanation_dict(py, node.0, &told)
+        explanation_dict(py, node.0, &told, &self.scores)
     }
 }
 
-fn explanation_dict<'py>(py: Python<'py>, node: u32, told: &Explanation) -> PyResult<Bound<'py, PyDict>> {
+fn explanation_dict<'py>(
+    py: Python<'py>,
+    node: u32,
+    told: &Explanation,
+    scores: &Scores,
+) -> PyResult<Bound<'py, PyDict>> {
     fn column<T>(told: &Explanation, of: impl Fn(&Part) -> T) -> Vec<T> {
         told.parts.iter().map(of).collect()
     }
@@ -76,18 +99,20 @@ fn explanation_dict<'py>(py: Python<'py>, node: u32, told: &Explanation) -> PyRe
     dict.set_item("advantage", or_none(told.advantage))?;
     dict.set_item("leaf_level", told.leaf_level)?;
     dict.set_item("nodes", column(told, |part| part.node))?;
-    dict.set_item("term", column(told, |part| part.term.name))?;
-    dict.set_item("group", column(told, |part| part.term.group))?;
-    dict.set_item("group_size", column(told, |part| part.group_size))?;
-    dict.set_item("group_mean", column(told, |part| part.group_mean))?;
-    dict.set_item("group_std", column(told, |part| or_none(part.group_std)))?;
+    dict.set_item("of_leaf", column(told, |part| part.of_leaf))?;
+    dict.set_item("estimator", column(told, |part| scores.terms[part.term as usize].estimator.name))?;
+    dict.set_item("term", column(told, |part| part.comparison.name))?;
+    dict.set_item("group", column(told, |part| part.comparison.group))?;
+    dict.set_item("group_size", column(told, |part| part.group.size))?;
+    dict.set_item("group_mean", column(told, |part| part.group.mean))?;
+    dict.set_item("group_std", column(told, |part| or_none(part.group.std)))?;
     dict.set_item("case", column(told, |part| part.measure.case.name()))?;
     dict.set_item("raw", column(told, |part| part.raw))?;
     dict.set_item("baseline", column(told, |part| part.measure.baseline))?;
     dict.set_item("factor", column(told, |part| part.measure.factor))?;
     dict.set_item("scale", column(told, |part| part.measure.scale))?;
     dict.set_item("measured", column(told, |part| part.measured))?;
-    dict.set_item("weight", column(told, |part| part.term.weight))?;
+    dict.set_item("weight", column(told, |part| part.comparison.weight))?;
     dict.set_item("contribution", column(told, Part::contribution))?;
     Ok(dict)
 }

@@ -3,17 +3,27 @@
 import math
 import random
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from treegrpo_cli._core import Forest, describe_estimators, estimator_options, estimators, resolve_options
+from treegrpo_cli._core import (
+    CoreError,
+    Forest,
+    describe_estimators,
+    estimator_options,
+    estimators,
+    resolve_options,
+)
 
 from tests import reference
 from tests.forests import forest_of, make_node, scorings, trees
 from tests.reference import Node, Tree
+
+if TYPE_CHECKING:
+    from treegrpo_cli._core import ScoreTerm
 
 
 def close(value: float | None, rel: float = 1e-6, abs: float = 1e-7) -> Any:
@@ -23,6 +33,10 @@ def close(value: float | None, rel: float = 1e-6, abs: float = 1e-7) -> Any:
 
 def null(value: float) -> float | None:
     return None if math.isnan(value) else value
+
+
+def term(estimator: str, weight: float, options: dict[str, Any]) -> "ScoreTerm":
+    return {"estimator": estimator, "weight": weight, "options": options}
 
 
 def spread_is_clear(forest: list[Tree]) -> bool:
@@ -54,17 +68,50 @@ def test_every_estimator_agrees_with_the_reference(
 @settings(max_examples=200, deadline=None)
 @given(
     forest=trees(),
+    terms=st.lists(st.tuples(scorings(), st.sampled_from([0.0, 0.5, 1.0, 3.0])), min_size=1, max_size=4),
     seed=st.integers(0, 9),
-    estimator=st.sampled_from(["grpo", "parent"]),
+)
+def test_a_sum_agrees_with_the_reference(
+    forest: list[Tree], terms: list[tuple[tuple[str, dict[str, Any]], float]], seed: int
+) -> None:
+    assume(spread_is_clear(forest))
+    summed = [term(estimator, weight, options) for (estimator, options), weight in terms]
+    core, nodes = forest_of(forest, random.Random(seed))
+    expected, scores = reference.score_terms(forest, summed), core.score(summed)
+    assert scores.terms == summed
+    for row, node in enumerate(nodes):
+        ours = expected[id(node)]
+        assert null(scores.value[row]) == close(ours["value"], rel=1e-9, abs=1e-9)
+        for name in ("advantage", "leaf_advantage", "node_advantage"):
+            column = getattr(scores, name)
+            assert (None if column is None else null(column[row])) == close(ours[name])
+
+
+def test_a_sum_without_meaning_is_refused() -> None:
+    core, _ = forest_of([second()])
+    with pytest.raises(CoreError, match=r"^a sum of estimators needs at least one term$"):
+        core.score([])
+    with pytest.raises(CoreError, match=r"^option weight: got -1, expected a finite number, 0 or more$"):
+        core.score([term("grpo", -1.0, {})])
+    with pytest.raises(CoreError, match=r"^unknown estimator 'gppo'; did you mean 'grpo'"):
+        core.score([{"estimator": "gppo"}])
+    with pytest.raises(TypeError, match=r"^options stand in their term$"):
+        core.score([{"estimator": "grpo"}], {"eps": 0})
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    forest=trees(),
+    seed=st.integers(0, 9),
+    estimators=st.sampled_from([["grpo"], ["parent"], ["tree-grpo", "parent", "sibling"]]),
     p=st.sampled_from([0.0, 0.5, 1.0]),
 )
-def test_rows_agree_with_the_reference(forest: list[Tree], seed: int, estimator: str, p: float) -> None:
+def test_rows_agree_with_the_reference(forest: list[Tree], seed: int, estimators: list[str], p: float) -> None:
     assume(spread_is_clear(forest))
-    options = estimator_options(estimator)
+    terms = [term(estimator, 1 / place, estimator_options(estimator)) for place, estimator in enumerate(estimators, 1)]
     core, nodes = forest_of(forest, random.Random(seed))
-    scores = core.score(estimator, options)
-    rows = core.chain_rows(scores, p)
-    expected = reference.chain_rows(forest, reference.score(forest, estimator, options), scores.leaf_level, p)
+    rows = core.chain_rows(core.score(terms), p)
+    expected = reference.chain_rows(forest, reference.score_terms(forest, terms), p)
     scored = [row for row, node in enumerate(nodes) if node["reward"] is not None]
     assert rows.leaf.tolist() == scored
     prompts = {id(node): tree["prompt"] for tree in forest for node in reference.walk(tree["root"])}

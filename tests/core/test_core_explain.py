@@ -18,34 +18,47 @@ if TYPE_CHECKING:
     from treegrpo_cli._core import Explanation
 
 
+TERMS = st.lists(
+    st.builds(
+        lambda scoring, weight: {"estimator": scoring[0], "weight": weight, "options": scoring[1]},
+        scorings(),
+        st.sampled_from([1.0, 0.5]),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
 @settings(max_examples=300, deadline=None)
-@given(forest=trees(), scoring=scorings(), seed=st.integers(0, 9))
-def test_the_terms_of_every_node_add_up_to_its_advantage(
-    forest: list[Tree], scoring: tuple[str, dict[str, Any]], seed: int
-) -> None:
+@given(forest=trees(), terms=TERMS, seed=st.integers(0, 9))
+def test_the_comparisons_of_every_node_add_up_to_its_advantage(forest: list[Tree], terms: Any, seed: int) -> None:
     core, nodes = forest_of(forest, random.Random(seed))
-    scores = core.score(*scoring)
+    scores = core.score(terms)
     row_of = {id(node): row for row, node in enumerate(nodes)}
     for row, node in enumerate(nodes):
         told = scores.explain(row)
         assert told["leaf_level"] == scores.leaf_level
         assert (told["advantage"] or 0.0) == (0.0 if math.isnan(scores.advantage[row]) else scores.advantage[row])
-        totals = sums_of(told)
+        below, own = sums_of(told, of_leaf=True), sums_of(told, of_leaf=False)
         if any(node is tree["root"] for tree in forest) or not reference.scored_leaves(node):
-            assert totals == {}
-        elif scores.leaf_level:
-            leaves = {row_of[id(leaf)] for leaf in reference.scored_leaves(node)}
-            assert scores.leaf_advantage is not None
-            assert totals == {leaf: scores.leaf_advantage[leaf] for leaf in leaves}
-            assert told["advantage"] == pytest.approx(sum(totals.values()) / len(totals), rel=1e-12, abs=1e-12)
-        else:
-            assert totals == {row: scores.advantage[row]}
+            assert below == own == {}
+            continue
+        leaves = {row_of[id(leaf)] for leaf in reference.scored_leaves(node)}
+        assert below == expected(scores.leaf_advantage, leaves)
+        assert own == expected(scores.node_advantage, {row})
+        total = sum(below.values()) / len(leaves) + sum(own.values())
+        assert told["advantage"] == pytest.approx(total, rel=1e-12, abs=1e-12)
 
 
-def sums_of(told: "Explanation") -> dict[int, float]:
+def expected(column: Any, nodes: set[int]) -> Any:
+    return {} if column is None else pytest.approx({node: column[node] for node in nodes}, rel=1e-12, abs=1e-12)
+
+
+def sums_of(told: "Explanation", *, of_leaf: bool) -> dict[int, float]:
     totals: dict[int, float] = {}
-    for node, contribution in zip(told["nodes"], told["contribution"], strict=True):
-        totals[node] = totals.get(node, 0.0) + contribution
+    for node, level, contribution in zip(told["nodes"], told["of_leaf"], told["contribution"], strict=True):
+        if level == of_leaf:
+            totals[node] = totals.get(node, 0.0) + contribution
     return totals
 
 

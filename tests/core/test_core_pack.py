@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -16,11 +16,14 @@ from tests import reference, reference_layout
 from tests.forests import forest_of, make_node, trees
 from tests.reference import Node, Tree
 
+if TYPE_CHECKING:
+    from treegrpo_cli._core import ScoreTerm
+
 FORESTS = trees(vocabulary=2, shared_prompts=True) | trees(vocabulary=3)
 MAX_TOKENS = st.integers(1, 16) | st.just(1000)
 SETTINGS = st.fixed_dictionaries(
     {
-        "estimator": st.sampled_from(["grpo", "tree-grpo", "parent", "sibling"]),
+        "estimator": st.sampled_from(["grpo", "parent", "sum", "a sum of one level"]),
         "p": st.sampled_from([0.0, 0.5, 1.0]),
         "shared": st.booleans(),
         "row_mean": st.booleans(),
@@ -30,9 +33,19 @@ SETTINGS = st.fixed_dictionaries(
 EXAMPLES = settings(max_examples=120, deadline=None)
 
 
+SUMS: "dict[str, list[ScoreTerm]]" = {
+    "sum": [
+        {"estimator": "tree-grpo", "options": {"scale": "none"}},
+        {"estimator": "parent", "weight": 0.75},
+        {"estimator": "sibling", "weight": 0.5},
+    ],
+    "a sum of one level": [{"estimator": "grpo"}, {"estimator": "tree-grpo", "weight": 0.3}],
+}
+
+
 def scored(forest: list[Tree], estimator: str, seed: int) -> tuple[Forest, Scores, list[Node]]:
     core, nodes = forest_of(forest, random.Random(seed))
-    return core, core.score(estimator, {}), nodes
+    return core, core.score(SUMS.get(estimator, estimator)), nodes
 
 
 def packed(forest: list[Tree], *, estimator: str, p: float, shared: bool, seed: int, row_mean: bool = False) -> Layout:
@@ -44,11 +57,25 @@ def reference_of(
     forest: list[Tree], scores: Scores, nodes: list[Node], p: float, shared: bool, row_mean: bool
 ) -> reference_layout.Layout:
     """The slow layout, with the advantages that the core gave; tests of the estimators compare those."""
-    column = scores.advantage if scores.leaf_advantage is None else scores.leaf_advantage
-    advantage = {id(node): value for node, value in zip(nodes, column.tolist(), strict=True)}
     return reference_layout.layout(
-        forest, nodes, lambda node: advantage[id(node)], scores.leaf_level, p, shared, row_mean
+        forest, nodes, on_the_way(scores, nodes), p, shared, row_mean, own_weight(scores, nodes)
     )
+
+
+def on_the_way(scores: Scores, nodes: list[Node]) -> Any:
+    """A(l) + a(n) as a function of node and leaf."""
+    columns = (scores.leaf_advantage, scores.node_advantage)
+    of_leaf, own = (
+        {} if column is None else dict(zip(map(id, nodes), column.tolist(), strict=True)) for column in columns
+    )
+    return lambda node, leaf: of_leaf.get(id(leaf), 0.0) + own.get(id(node), 0.0)
+
+
+def own_weight(scores: Scores, nodes: list[Node]) -> Any:
+    if scores.weight is None:
+        return None
+    weights = dict(zip(map(id, nodes), scores.weight.tolist(), strict=True))
+    return lambda node: weights[id(node)]
 
 
 def or_none(column: Any) -> list[int | None]:
@@ -238,14 +265,42 @@ def test_prompts_choose_their_trees_and_an_unknown_one_adds_nothing(
     chosen = [tree for tree in forest if tree["prompt"] in prompts]
     members = {id(node) for tree in chosen for node in reference.walk(tree["root"])}
     order = [number for number, node in enumerate(nodes) if id(node) in members]
-    column = scores.advantage if scores.leaf_advantage is None else scores.leaf_advantage
-    advantage = {id(nodes[number]): float(column[number]) for number in order}
     p, shared = options["p"], options["shared"]
-    theirs = reference_layout.layout(
-        chosen, [nodes[number] for number in order], lambda node: advantage[id(node)], scores.leaf_level, p, shared
-    )
+    theirs = reference_layout.layout(chosen, [nodes[number] for number in order], on_the_way(scores, nodes), p, shared)
     ours = core.pack(scores, p, shared=shared, prompts=np.array(prompts, dtype=np.uint32))
     assert_same_layout(ours, theirs)
+
+
+@EXAMPLES
+@given(forest=FORESTS, shared=st.booleans(), seed=st.integers(0, 9), sums=st.booleans())
+def test_a_weight_of_a_nodes_own_stands_in_place_of_its_number_of_leaves(
+    forest: list[Tree], shared: bool, seed: int, sums: bool
+) -> None:
+    core, nodes = forest_of(forest, random.Random(seed))
+    draw = np.random.default_rng(seed)
+    advantage, beside, weight = draw.normal(size=(3, len(nodes)))
+    scores = core.given_scores(advantage, leaf_level=False, beside=beside if sums else None, weight=abs(weight))
+    theirs = reference_of(forest, scores, nodes, 1.0, shared, row_mean=False)
+    ours = core.pack(scores, shared=shared)
+    assert_same_layout(ours, theirs)
+    for micro, owned in zip(ours.micro_batches(9), reference_layout.micro_batch_ranges(theirs, 9), strict=True):
+        expected = reference_layout.micro_batch(theirs, *owned)
+        for name in ("gain", "penalty", "weights", "gain_weights", "penalty_weights"):
+            assert getattr(micro, name).tolist() == pytest.approx(expected[name], rel=1e-12, abs=1e-12)
+
+
+def test_a_weight_of_a_nodes_own_goes_with_no_other_way_to_weigh() -> None:
+    core, nodes = forest_of(forked())
+    scores = core.given_scores(np.zeros(len(nodes)), leaf_level=False, weight=np.ones(len(nodes)), estimator="mine")
+    with pytest.raises(CoreError, match=r"^mine weighs turns itself: it goes with prefix_weight 1 alone$"):
+        core.pack(scores, 0.5)
+    with pytest.raises(CoreError, match=r"^mine weighs turns itself: it goes with row_mean false alone$"):
+        core.pack(scores, row_mean=True)
+    with pytest.raises(CoreError, match="prefix_weight 1 alone"):
+        core.chain_rows(scores, 0.0)
+    for wrong in (-1.0, np.inf):
+        with pytest.raises(CoreError, match=r"tree 0, node 1: weight .* is no finite number, 0 or more"):
+            core.given_scores(np.zeros(len(nodes)), leaf_level=False, weight=np.array([1, wrong, 1, 1]))
 
 
 def tokens(*token_ids: int, sampled: int = 0) -> list[tuple[int, bool, float]]:

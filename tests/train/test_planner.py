@@ -37,7 +37,7 @@ def path_of(step: Step, device: torch.device = CPU, dtype: torch.dtype = torch.f
 def naive_micros(trees: list[Tree], max_tokens: int) -> list[dict[str, Any]]:
     """The micro-batches of the reference; advantages do not matter to the counts."""
     _, nodes = forest_of(trees)
-    laid_out = reference_layout.layout(trees, nodes, lambda _: 0.0, True, 1.0, True)
+    laid_out = reference_layout.layout(trees, nodes, lambda *_: 0.0, 1.0, True)
     ranges = reference_layout.micro_batch_ranges(laid_out, max_tokens)
     return [reference_layout.micro_batch(laid_out, first, behind) for first, behind in ranges]
 

@@ -26,6 +26,7 @@ PATHS = {
 }
 """Attention path and tokens of a micro-batch; the longest row of the forests is longer than the least of these."""
 
+SUM = [{"estimator": "tree-grpo"}, {"estimator": "parent", "weight": 2.0}, {"estimator": "sibling", "weight": 0.5}]
 CASES = {
     "grpo, a token's ratio": Case({}, "grpo", 0),
     "tree-grpo, a turn's ratio, KL, entropy, p = 1/2": Case(
@@ -56,6 +57,19 @@ CASES = {
     ),
     "grpo, a turn's ratio to the trainer's own policy, weights for the engine's": Case(
         {"ratio": "turn", "importance_clip": 2.0, "kl_coef": 0.1, "kl_ratio": True}, "grpo", 1, ()
+    ),
+    "a sum of both levels, a token's ratio, dual clip, KL, entropy, p = 1/2": Case(
+        {"dual_clip": 1.5, "kl_coef": 0.1, "entropy_coef": 0.05, "prefix_weight": 0.5},
+        "sum",
+        5,
+        ("low", "high", "dual"),
+        {"terms": SUM},
+    ),
+    "a sum of both levels, a turn's ratio, a mean over rows": Case(
+        {"ratio": "turn", "denominator": "sequence-mean", "entropy_coef": 0.05}, "sum", 1, ("low",), {"terms": SUM}
+    ),
+    "weights of the nodes' own, a token's ratio, dual clip, KL": Case(
+        {"dual_clip": 1.5, "kl_coef": 0.1, "entropy_coef": 0.05}, "own weights", 5, ("low", "high", "dual")
     ),
     "grpo, a mean over rows, KL, entropy": Case(
         {"denominator": "sequence-mean", "kl_coef": 0.1, "entropy_coef": 0.05}, "grpo", 2
