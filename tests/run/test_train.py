@@ -18,6 +18,7 @@ from treegrpo_cli.data.lock import output_lock
 from treegrpo_cli.errors import FileError, Stopped, UserError
 from treegrpo_cli.models.pretrained import load_tokenizer
 from treegrpo_cli.rollout import step as step_module
+from treegrpo_cli.rollout.player import Player
 from treegrpo_cli.run import keeping as keeping_module
 from treegrpo_cli.run import session as session_module
 from treegrpo_cli.run.directory import RunDirectory
@@ -602,6 +603,33 @@ def test_what_the_engine_cached_in_an_evaluation_is_not_counted_with_the_step_be
         return [line[key] for line in metrics_of(settings) if key in line]
 
     assert counts("evaluated", 1) == counts("plain", 0)
+
+
+def test_an_evaluation_samples_as_many_chains_as_it_is_told_and_leaves_the_run_as_it_was(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[bool, int]] = []
+    evaluate = session_module.evaluate
+
+    def counted(player: Player, *arguments: Any) -> Any:
+        asked.append((player.params.greedy, player.config.rollout.num_trees))
+        return evaluate(player, *arguments)
+
+    monkeypatch.setattr(session_module, "evaluate", counted)
+
+    def lines(name: str, num_samples: int) -> list[dict[str, Any]]:
+        (tmp_path / name).mkdir()
+        changes = {"num_steps": 2, "eval_steps": 2, "eval_samples": num_samples}
+        settings = small_run(tmp_path / name, tiny_model_dir, train=changes)
+        run(settings)
+        return metrics_of(settings)
+
+    greedy, sampled = lines("greedy", 0), lines("sampled", 3)
+    assert asked == [(True, 1)] * 2 + [(False, 3)] * 2
+    assert greedy[0]["eval/count_vowels"] != sampled[0]["eval/count_vowels"]
+    steps = [[line for line in every if "reward" in line] for every in (greedy, sampled)]
+    assert steps[0] == steps[1]
+    assert len(steps[0]) == 2
 
 
 def vowels_unless_rome(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:

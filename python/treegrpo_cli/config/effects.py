@@ -35,6 +35,7 @@ CANNOT_CHANGE_THE_RESULT = frozenset(
         "train.num_threads",
         "train.eval_steps",
         "train.eval_tokens",
+        "train.eval_samples",
         "train.save_steps",
         "train.max_checkpoints",
         "train.save_trees",

@@ -402,6 +402,8 @@ class TrainConfig(Section):
     """Evaluate every so many steps, before the first and after the last; 0 = never."""
     eval_tokens: NonNegativeInt = 0
     """Evaluate each time that so many tokens more were generated, and at both ends; 0 = go by `eval_steps`."""
+    eval_samples: CountOrNone = 0
+    """Chains that an evaluation samples for a question, at `rollout.temperature`; 0 = a greedy one."""
     save_steps: NonNegativeInt = 10
     """Write a checkpoint every so many steps, after the last, and where the run ends early; 0 = not in between."""
     max_checkpoints: NonNegativeInt = 2

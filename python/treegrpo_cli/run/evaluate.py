@@ -36,7 +36,7 @@ def chain_config(config: Config, num_samples: int = 1) -> Config:
 
 def evaluation_config(config: Config) -> Config:
     """`chain_config` of an evaluation while training."""
-    return chain_config(config).model_copy(update={"reward": config.reward.evaluated})
+    return chain_config(config, config.train.eval_samples or 1).model_copy(update={"reward": config.reward.evaluated})
 
 
 def ignore(grown: Grown) -> None:

@@ -87,7 +87,8 @@ class Session:
         self.send_weights()
         self.player = Player(world, self.sampler, config)
         self._doubts = Doubts(self.reporter.warn, world.environment.tools)
-        self.evaluator = Player(world, self.sampler, evaluation_config(config), greedy=True)
+        greedy = not config.train.eval_samples
+        self.evaluator = Player(world, self.sampler, evaluation_config(config), greedy=greedy)
         self.keeper.put_aside(-1 if resumed_step is None else resumed_step)
         log = MetricsLog(
             self.directory.path, config.report_to, without_passwords(config.model_dump(mode="json")), resumed_step
