@@ -55,6 +55,14 @@ pub enum Error {
     OptionValue { name: String, got: String, expected: String },
     #[error("option {name}: expected a number, a name or a flag")]
     OptionType { name: String },
+    #[error("selection rule {rule} needs {what}, and the forest has none")]
+    RuleNeeds { rule: &'static str, what: &'static str },
+    #[error("candidates name node {node} twice")]
+    CandidateRepeats { node: u32 },
+    #[error("the score of candidate {place} is NaN")]
+    ScoreIsNan { place: usize },
+    #[error("{name}: got {got}, expected {expected}")]
+    Given { name: &'static str, got: String, expected: &'static str },
     #[error("cannot choose {asked} of {available}")]
     TooFew { asked: usize, available: usize },
 }
@@ -76,6 +84,8 @@ pub enum Fault {
     NotAProbability(f64),
     #[error("value child-softmax needs an entropy, and this node has none")]
     NoEntropy,
+    #[error("selection rule {rule} needs {what}, and this node has none")]
+    RuleNeeds { rule: &'static str, what: &'static str },
     #[error("the advantage is not finite: rewards or options are too large")]
     NotFinite,
     #[error("advantage {0} is not finite")]

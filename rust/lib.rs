@@ -1,12 +1,13 @@
 //! The tree core of treegrpo: rollouts that branch at turns become advantages and training rows.
 //!
 //! Read it downhill: [`forest`] holds the tables, which [`concat`] joins and [`chains`] makes of plain rows; [`value`]
-//! carries rewards up, [`estimators`] compare them in the groups of [`normalise`], [`advantage`] scores a forest by the
-//! sum of some of them, its [`terms`], and [`explain`] takes a score apart. [`pack`] lays out every token once for training and [`micro_batch`] cuts
-//! that into forwards; [`trie`] finds the tokens that paths share, [`token_tree`] says what each token sees; [`rows`]
-//! repeats shared prefixes, a row a leaf, and [`leaves`] is the table that statistics are made of. [`select`] draws
-//! which nodes grow and which leaves stay, [`options`] reads settings and [`error`] says everything that can be wrong.
-//! The module that binds all this to Python stands behind the feature `python`.
+//! carries rewards up, [`estimators`] compare them in the groups of [`normalise`] or at merged [`states`], [`advantage`]
+//! scores a forest by the sum of some of them, its [`terms`], and [`explain`] takes a score apart. [`pack`] lays out
+//! every token once for training and [`micro_batch`] cuts that into forwards; [`trie`] finds the tokens that paths share,
+//! [`token_tree`] says what each token sees; [`rows`] repeats shared prefixes, a row a leaf, and [`leaves`] is the table
+//! that statistics are made of. [`rules`] say which nodes grow, [`draws`] and [`select`] draw by a key, [`options`] reads
+//! settings and [`error`] says everything that can be wrong. The module that binds all this to Python stands behind the
+//! feature `python`.
 //!
 //! ```
 //! use treegrpo::advantage::score;
@@ -50,6 +51,7 @@ pub mod advantage;
 pub mod chains;
 pub mod concat;
 pub mod credit;
+pub mod draws;
 pub mod error;
 pub mod estimators;
 pub mod explain;
@@ -63,7 +65,9 @@ pub mod pack;
 #[cfg(feature = "python")]
 mod python;
 pub mod rows;
+pub mod rules;
 pub mod select;
+pub mod states;
 pub mod terms;
 pub mod token_tree;
 pub mod trie;

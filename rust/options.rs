@@ -128,6 +128,31 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// A whole number, `least` or more.
+    pub fn whole(&mut self, name: &'static str, default: u32, least: u32) -> Result<u32> {
+        let legal = format!("a whole number, {least} or more");
+        let read = |number: f64| (number.fract() == 0.0 && number <= f64::from(u32::MAX)).then_some(number as u32);
+        self.take(name, OptionValue::Integer(default.into()), &legal, |raw| {
+            let number = as_number(raw).filter(|&number| number >= least.into()).and_then(read)?;
+            Some((number, OptionValue::Integer(number.into())))
+        })
+    }
+
+    /// `none`, which is the default, or a number within the limits that `legal` names and `is_legal` checks.
+    pub fn none_or_number(
+        &mut self,
+        name: &'static str,
+        legal: &str,
+        is_legal: impl Fn(f64) -> bool,
+    ) -> Result<Option<f64>> {
+        let none = || OptionValue::Text("none".to_owned());
+        let legal = format!("none or {legal}");
+        self.take(name, none(), &legal, |raw| match as_number(raw) {
+            Some(x) => (x.is_finite() && is_legal(x)).then_some((Some(x), OptionValue::Number(x))),
+            None => (*raw == none()).then(|| (None, none())),
+        })
+    }
+
     /// Yes or no; the words count too.
     pub fn flag(&mut self, name: &'static str, default: bool) -> Result<bool> {
         self.take(name, OptionValue::Flag(default), "true or false", |raw| {
@@ -264,6 +289,21 @@ mod tests {
         assert_eq!(resolve("sample", &options, sample).unwrap().0, ("l", Some(3.0)));
         let described = describe(sample).unwrap();
         assert_eq!(described.iter().map(|option| option.beside).collect::<Vec<_>>(), [None, Some("size=large"), None]);
+    }
+
+    #[test]
+    fn a_whole_number_has_a_least_value_and_a_limit_may_be_none() {
+        let read = |options: &mut Reader| {
+            Ok((options.whole("window", 32, 1)?, options.none_or_number("stop", "a number below 0", |x| x < 0.0)?))
+        };
+        assert_eq!(resolve("sample", &[], read).unwrap().0, (32, None));
+        let mut options = given("window", OptionValue::Text("8".to_owned()));
+        options.extend(given("stop", OptionValue::Number(-0.5)));
+        assert_eq!(resolve("sample", &options, read).unwrap().0, (8, Some(-0.5)));
+        for (name, value) in [("window", 0.0), ("window", 1.5), ("window", 1e10), ("stop", 0.5), ("stop", f64::NAN)] {
+            let refused = resolve("sample", &given(name, OptionValue::Number(value)), read);
+            assert!(matches!(refused, Err(Error::OptionValue { .. })), "{name} {value}");
+        }
     }
 
     #[test]

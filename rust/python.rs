@@ -3,6 +3,7 @@
 mod convert;
 mod forest;
 mod layout;
+mod rules;
 mod scores;
 
 use numpy::IntoPyArray;
@@ -12,8 +13,7 @@ use pyo3::types::PyDict;
 use self::convert::{Array, CoreError, Key, Whole, described_dict, given_options, options_dict};
 use crate::estimators::{ESTIMATORS, Estimator};
 use crate::forest::NO_PARENT;
-use crate::options::describe;
-use crate::select::{self, RULES};
+use crate::select;
 
 #[pyfunction]
 fn estimators() -> Vec<&'static str> {
@@ -46,19 +46,6 @@ fn resolve_options<'py>(
     options: &Bound<'py, PyDict>,
 ) -> PyResult<Bound<'py, PyDict>> {
     options_dict(py, &Estimator::named(estimator)?.resolve(&given_options(options)?)?)
-}
-
-#[pyfunction]
-fn describe_selection_rules(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
-    let described = |rule: &&select::Rule| {
-        let dict = PyDict::new(py);
-        dict.set_item("name", rule.name)?;
-        dict.set_item("summary", rule.summary)?;
-        dict.set_item("formula", rule.formula)?;
-        dict.set_item("options", described_dict(py, &describe(rule.read)?)?)?;
-        Ok(dict)
-    };
-    RULES.iter().map(described).collect()
 }
 
 #[pyfunction]
@@ -99,7 +86,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(describe_estimators, module)?)?;
     module.add_function(wrap_pyfunction!(estimator_options, module)?)?;
     module.add_function(wrap_pyfunction!(resolve_options, module)?)?;
-    module.add_function(wrap_pyfunction!(describe_selection_rules, module)?)?;
+    module.add_function(wrap_pyfunction!(rules::describe_selection_rules, module)?)?;
+    module.add_function(wrap_pyfunction!(rules::resolve_selection_options, module)?)?;
+    module.add_function(wrap_pyfunction!(rules::draw_by_scores, module)?)?;
     module.add_function(wrap_pyfunction!(select_uniform, module)?)?;
     module.add_function(wrap_pyfunction!(keep_leaves, module)?)?;
     module.add_function(wrap_pyfunction!(derive_seed, module)?)

@@ -1,10 +1,8 @@
-//! Which node to expand, which leaves to keep: draws that depend on their key alone, for ever.
+//! Seeds, nodes drawn alike, leaves to keep: draws that depend on their key alone, for ever.
 
 use std::collections::HashMap;
 
 use crate::error::{Error, Result};
-use crate::forest::{Forest, row_id};
-use crate::options::{self, OptionValue, Reader};
 
 /// SplitMix64 (Steele, Lea and Flood 2014), started from a hash of a key. Twenty lines that never change are worth
 /// more here than a crate: a draw written into a file today must come out the same in years.
@@ -32,6 +30,11 @@ impl KeyedRng {
         mix(self.0)
     }
 
+    /// A uniform draw from [0, 1), one of 2^53.
+    pub fn unit(&mut self) -> f64 {
+        unit(self.next_u64())
+    }
+
     /// A uniform draw from 0 to `bound` − 1, by rejection.
     pub fn below(&mut self, bound: u64) -> u64 {
         let limit = u64::MAX - u64::MAX % bound;
@@ -44,9 +47,17 @@ impl KeyedRng {
     }
 }
 
+/// Bits -> [0, 1), by the first 53.
+pub(crate) fn unit(bits: u64) -> f64 {
+    (bits >> 11) as f64 / (1_u64 << 53) as f64
+}
+
 const SEED: u64 = 1;
 const SELECT: u64 = 2;
 const KEEP: u64 = 3;
+/// Draws by scores, and each candidate's own draw; see [`crate::draws`].
+pub(crate) const BY_SCORES: u64 = 4;
+pub(crate) const EACH: u64 = 5;
 
 /// A seed in 0 .. 2^63 for whatever the key names.
 pub fn derive_seed(key: &[i64]) -> u64 {
@@ -55,62 +66,6 @@ pub fn derive_seed(key: &[i64]) -> u64 {
 
 /// The most that one call draws; what draws come to takes memory, the candidates take none.
 pub const MAX_DRAWS: u32 = 1 << 24;
-
-/// How the nodes to expand are chosen.
-#[derive(Debug)]
-pub struct Rule {
-    pub name: &'static str,
-    /// One line on what it does.
-    pub summary: &'static str,
-    /// One plain line: the chance or the score of a candidate n.
-    pub formula: &'static str,
-    /// Reads its options and returns the function that they make.
-    pub read: fn(&mut Reader) -> Result<Draw>,
-}
-
-/// Forest, candidates (node ids), how many, key -> places among the candidates.
-pub type Draw = Box<dyn Fn(&Forest, &[u32], u32, &[i64]) -> Result<Vec<u32>>>;
-
-/// All rules, in the order of the documentation. A new one is an item and its line here.
-pub static RULES: [&Rule; 1] = [&UNIFORM];
-
-/// Source: Tree-GRPO (arXiv 2509.21240), section 3.2.
-static UNIFORM: Rule = Rule {
-    name: "uniform",
-    summary: "every candidate alike, with replacement: the paper's",
-    formula: "P(n) = 1 / number of candidates",
-    read: |options| {
-        let replacement = options.flag("replacement", true)?;
-        Ok(Box::new(move |_, candidates, n, key| {
-            select_uniform(row_id(candidates.len(), "candidates")?, n, replacement, key)
-        }))
-    },
-};
-
-impl Rule {
-    /// The rule of this name.
-    pub fn named(name: &str) -> Result<&'static Self> {
-        options::find("selection rule", &RULES, name, |rule| rule.name)
-    }
-}
-
-/// Draws up to `n` of the candidates by the rule of this name; the draws are pure in `key`.
-pub fn select(
-    forest: &Forest,
-    rule: &str,
-    given: &[(String, OptionValue)],
-    candidates: &[u32],
-    n: u32,
-    key: &[i64],
-) -> Result<Vec<u32>> {
-    let rule = Rule::named(rule)?;
-    let (draw, _) = options::resolve(rule.name, given, rule.read)?;
-    for &node in candidates {
-        forest.check_node(node)?;
-    }
-    let places = draw(forest, candidates, n, key)?;
-    Ok(places.into_iter().map(|place| candidates[place as usize]).collect())
-}
 
 /// Draws `n` of `num_candidates` positions uniformly. Without replacement and with fewer candidates: all of them.
 pub fn select_uniform(num_candidates: u32, n: u32, replacement: bool, key: &[i64]) -> Result<Vec<u32>> {
@@ -135,7 +90,7 @@ pub fn keep_leaves(num_leaves: u32, k: u32, key: &[i64]) -> Result<Vec<u32>> {
     Ok(kept)
 }
 
-fn bounded(num_draws: u32) -> Result<u32> {
+pub(crate) fn bounded(num_draws: u32) -> Result<u32> {
     if num_draws <= MAX_DRAWS { Ok(num_draws) } else { Err(Error::Full(MAX_DRAWS as usize, "draws")) }
 }
 
@@ -211,18 +166,6 @@ mod tests {
         assert_eq!(select_uniform(u32::MAX, u32::MAX, false, &[1]), full);
         assert_eq!(select_uniform(1, u32::MAX, true, &[1]), full);
         assert_eq!(keep_leaves(u32::MAX, u32::MAX, &[1]), full);
-    }
-
-    #[test]
-    fn a_rule_draws_node_ids_among_its_candidates() {
-        let forest = crate::forest::tests::published(false);
-        let drawn = select(&forest, "uniform", &[], &[0, 2, 6], 9, &[1]).unwrap();
-        let places = select_uniform(3, 9, true, &[1]).unwrap();
-        assert_eq!(drawn, places.iter().map(|&place| [0, 2, 6][place as usize]).collect::<Vec<_>>());
-        let once = [("replacement".to_owned(), OptionValue::Flag(false))];
-        assert_eq!(select(&forest, "uniform", &once, &[0, 2, 6], 9, &[1]).unwrap().len(), 3);
-        assert!(matches!(select(&forest, "uniform", &[], &[99], 1, &[1]), Err(Error::NoNode { .. })));
-        assert!(matches!(select(&forest, "uniforn", &[], &[0], 1, &[1]), Err(Error::Unknown { .. })));
     }
 
     #[test]

@@ -19,10 +19,12 @@ __all__ = [
     "derive_seed",
     "describe_estimators",
     "describe_selection_rules",
+    "draw_by_scores",
     "estimator_options",
     "estimators",
     "keep_leaves",
     "resolve_options",
+    "resolve_selection_options",
     "select_uniform",
 ]
 
@@ -68,6 +70,10 @@ class SelectionRule(TypedDict):
     name: str
     summary: str
     formula: str
+    needs: list[str]
+    """What it reads beside the shape of the trees: `rewards`, `entropies`, `logprobs`."""
+    reads_prompt: bool
+    """Whether it reads all trees of a candidate's prompt, or the candidate's own alone."""
     options: dict[str, DescribedOption]
 
 @type_check_only
@@ -257,8 +263,33 @@ class Forest:
         key: Sequence[int],
         rule: str = "uniform",
         options: dict[str, _OptionValue] | None = None,
+        *,
+        prior: float = 0.5,
+        reward_range: tuple[float, float] | None = None,
+        rewards_asked: bool = False,
     ) -> NDArray[np.uint32]:
-        """Draw up to n of the candidates (node ids) by a selection rule, pure in `key`."""
+        """Draw up to n of the candidates (node ids) by a selection rule, pure in `key`; a rule that draws with
+        replacement may name one several times, one that is scored puts the best first.
+
+        Candidates have a turn below them. `prior`, the run's mean reward so far, and `reward_range`, what is scaled to
+        0 and 1, are for `contrast`. Raises ValueError where nothing of what the rule needs is there; with
+        `rewards_asked` a forest without a reward will do: those that were asked for all failed.
+        """
+
+    def selection_scores(
+        self,
+        candidates: NDArray[np.uint32],
+        rule: str,
+        options: dict[str, _OptionValue] | None = None,
+        *,
+        prior: float = 0.5,
+        reward_range: tuple[float, float] | None = None,
+        rewards_asked: bool = False,
+    ) -> NDArray[np.float64]:
+        """The score of each candidate, or its chance (under `contrast` in proportion), [C]; under `uniform` all are 1.
+
+        Arguments and errors as in `select`.
+        """
 
     def columns(self) -> dict[str, NDArray[np.generic]]:
         """Read-only views of all columns, without copies; no row can be added afterwards."""
@@ -561,6 +592,19 @@ def resolve_options(estimator: str, options: dict[str, _OptionValue]) -> dict[st
     """All options of an estimator, `options` over its defaults; text that reads as a number is one.
 
     Raises ValueError for an unknown option, with those that there are, or a value out of range.
+    """
+
+def resolve_selection_options(rule: str, options: dict[str, _OptionValue]) -> dict[str, _OptionValue]:
+    """The same of a selection rule."""
+
+def draw_by_scores(
+    scores: NDArray[np.float64], n: int, key: Sequence[int], temperature: float = 0.0, replacement: bool = False
+) -> NDArray[np.uint32]:
+    """Draw up to n positions by their scores, the best first, pure in `key`; a score of -inf is never drawn.
+
+    At `temperature` 0 the n highest, ties in an order of the key. Above it with a chance in proportion to
+    exp(score / temperature): no position twice (Gumbel-top-n), or n independent draws with `replacement`. So the
+    logarithms of scores at temperature 1 draw in proportion to the scores. Raises ValueError for a score that is NaN.
     """
 
 def select_uniform(num_candidates: int, n: int, replacement: bool, key: Sequence[int]) -> NDArray[np.uint32]:

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::forest::{Columns, DONE, Drawn, Forest, Tokens, or_filled};
 use crate::pack::pack;
 use crate::rows::chain_rows;
-use crate::select::select;
+use crate::rules::{Context, select, selection_scores};
 
 /// Readers take the forest as it stands and work without the lock; a change copies it where one of them still does.
 #[pyclass(name = "Forest", module = "treegrpo_cli._core", frozen)]
@@ -243,7 +243,9 @@ impl PyForest {
         Ok(dict)
     }
 
-    #[pyo3(signature = (candidates, n, key, rule="uniform", options=None))]
+    #[pyo3(signature = (candidates, n, key, rule="uniform", options=None, *, prior=0.5, reward_range=None,
+                        rewards_asked=false))]
+    #[expect(clippy::too_many_arguments, reason = "one keyword a thing that is known")]
     fn select<'py>(
         &self,
         py: Python<'py>,
@@ -252,10 +254,34 @@ impl PyForest {
         key: Key,
         rule: &str,
         options: Option<&Bound<'_, PyDict>>,
+        prior: f64,
+        reward_range: Option<(f64, f64)>,
+        rewards_asked: bool,
     ) -> PyResult<Array<'py, u32>> {
         let options = options.map(given_options).transpose()?.unwrap_or_default();
-        let drawn = select(&self.now(), rule, &options, candidates.as_slice()?, n.0, &key.0)?;
+        let (forest, candidates) = (self.now(), candidates.as_slice()?.to_vec());
+        let context = Context { prior, reward_range, rewards_asked };
+        let drawn = py.detach(|| select(&forest, rule, &options, &candidates, n.0, &key.0, context))?;
         Ok(drawn.into_pyarray(py))
+    }
+
+    #[pyo3(signature = (candidates, rule, options=None, *, prior=0.5, reward_range=None, rewards_asked=false))]
+    #[expect(clippy::too_many_arguments, reason = "one keyword a thing that is known")]
+    fn selection_scores<'py>(
+        &self,
+        py: Python<'py>,
+        candidates: Input<'_, u32>,
+        rule: &str,
+        options: Option<&Bound<'_, PyDict>>,
+        prior: f64,
+        reward_range: Option<(f64, f64)>,
+        rewards_asked: bool,
+    ) -> PyResult<Array<'py, f64>> {
+        let options = options.map(given_options).transpose()?.unwrap_or_default();
+        let (forest, candidates) = (self.now(), candidates.as_slice()?.to_vec());
+        let context = Context { prior, reward_range, rewards_asked };
+        let scores = py.detach(|| selection_scores(&forest, rule, &options, &candidates, context))?;
+        Ok(scores.into_pyarray(py))
     }
 
     fn columns<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyDict>> {

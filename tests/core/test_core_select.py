@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from treegrpo_cli._core import CoreError, Forest, derive_seed, describe_selection_rules, keep_leaves, select_uniform
 
+from tests.reference_rules import splitmix
+
 KEYS = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=6)
 NUM_KEYS = 6000
 
@@ -113,7 +115,7 @@ def test_a_rule_by_name_draws_among_node_ids() -> None:
 
 
 def test_rules_are_described() -> None:
-    [uniform] = describe_selection_rules()
+    uniform = describe_selection_rules()[0]
     assert (uniform["name"], uniform["formula"]) == ("uniform", "P(n) = 1 / number of candidates")
     assert uniform["options"] == {"replacement": {"default": True, "legal": "true or false", "beside": None}}
 
@@ -162,24 +164,6 @@ def test_draws_never_change() -> None:
     assert select_uniform(10, 6, True, [1, 2, 3]).tolist() == [1, 8, 7, 3, 8, 1]
     assert select_uniform(10, 6, False, [1, 2, 3]).tolist() == [1, 9, 7, 6, 8, 3]
     assert keep_leaves(10, 6, [1, 2, 3]).tolist() == [1, 2, 3, 4, 7, 8]
-
-
-MASK = 2**64 - 1
-GAMMA = 0x9E3779B97F4A7C15
-
-
-def mix(x: int) -> int:
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & MASK
-    x = (x ^ x >> 27) * 0x94D049BB133111EB & MASK
-    return x ^ x >> 31
-
-
-def splitmix(purpose: int, key: list[int], count: int) -> list[int]:
-    """SplitMix64 from its definition, started from the key's parts one after the other."""
-    state = mix(purpose + GAMMA & MASK) + len(key) & MASK
-    for part in key:
-        state = mix((state + GAMMA & MASK) ^ mix(part & MASK))
-    return [mix(state + step * GAMMA & MASK) for step in range(1, count + 1)]
 
 
 @given(key=KEYS)
