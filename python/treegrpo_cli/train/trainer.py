@@ -54,11 +54,17 @@ class Trainer:
     `is_whole` is False while weights are between two steps: from an update's first optimizer step to its end.
     `packing_s`: seconds that laying out took in the last update, whose metrics follow from its input alone.
     `tokenizer` is what checkpoints keep (None: read when one is written; a long run's model folder may be gone then).
-    `paths` chooses how forests are computed; `say` takes the lines that explain it. Raises UserError for settings that
-    cannot be trained with.
+    `paths` chooses how forests are computed; `say` takes the lines that explain it. `policy` is loaded where it is not
+    given. Raises UserError for settings that cannot be trained with.
     """
 
-    def __init__(self, config: Config, say: Callable[[str], None] = lambda _: None, tokenizer: Any = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        say: Callable[[str], None] = lambda _: None,
+        tokenizer: Any = None,
+        policy: Policy | None = None,
+    ) -> None:
         _check_whole_distribution(config)
         if warning := rate_warning(config):
             say(warning)
@@ -66,7 +72,7 @@ class Trainer:
             say(warning)
         torch.manual_seed(config.seed)  # adapters start from it
         self.config, self.tokenizer = config, tokenizer
-        self.policy = Policy(config)
+        self.policy = policy or Policy(config)
         self.loss = resolved_loss(config.loss, self.policy.dtype)
         self.optimizer = make_optimizer(self.policy, config)
         self.step = 0
