@@ -26,7 +26,7 @@ BELOW: dict[str, set[str]] = {
     "run": {"train", "rollout", "rewards", "envs", "samplers", "models", "trees", "config", "data"}
     | {"signals", "types", "errors"},
     "doctor": {"run", "train", "samplers", "models", "config", "data", "types", "errors"},
-    "compare": {"config", "errors"},
+    "compare": {"run", "train", "rollout", "samplers", "config", "data", "errors"},
     "cli": {"doctor", "run", "trees", "config", "signals", "errors"},
     "__main__": {"cli", "signals"},
 }
