@@ -701,11 +701,11 @@ def kill_in_the_second_refill(patch: pytest.MonkeyPatch) -> None:
     """End the next run in its second refill, with the steps before it saved as they are when they are due."""
     grow_batch, refills = step_module._grow_batch, []
 
-    async def die(player: Any, prompts: Any, on_grown: Any) -> Any:
+    async def die(player: Any, prompts: Any, *arguments: Any) -> Any:
         refills.extend([1] if len(prompts) < 2 else [])
         if len(refills) == 2:
             raise RuntimeError("the machine is gone")
-        return await grow_batch(player, prompts, on_grown)
+        return await grow_batch(player, prompts, *arguments)
 
     patch.setattr(step_module, "_grow_batch", die)
     patch.setattr(Keeper, "save_at_end", lambda *_: None)

@@ -139,6 +139,7 @@ class Session:
             failures.add(grown)
             self._failure_log.name(grown.failures)
 
+        self.player.rewards_so_far = self.keeper.rewards_so_far
         self.player.take_timings()  # the engine's of an evaluation, and what it had cached
         self.sampler.prefix_cache_hit_ratio()
         with self.clock.of("rollout"):
@@ -159,7 +160,7 @@ class Session:
         with self.clock.of("update"), self._threads.taken():
             metrics = self.trainer.update(forest, scores, prompts)
         self.keeper.state["num_tokens"] += forest.num_tokens
-        self.keeper.state["num_prompts"] += len(self._grown)
+        self.keeper.count_rollout(self._grown)
         if MISMATCH_MEAN in metrics:
             mean, most = float(metrics[MISMATCH_MEAN]), float(metrics[MISMATCH_MAX])
             self._doubts.compare(mean, most, str(self.trainer.policy.dtype).removeprefix("torch."))
