@@ -508,6 +508,11 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     limits: LimitsConfig = LimitsConfig()
 
+    @property
+    def prompts_wait(self) -> bool:
+        """Whether the prompts of a step grow wave by wave, so that their trees depend on each other."""
+        return self.rollout.allocation != "even" or self.budget.limits_steps
+
     @model_validator(mode="after")
     def _adapters_learn_at_a_rate_of_their_own(self) -> Config:
         if self.model.lora_rank and "learning_rate" not in self.optimizer.model_fields_set:

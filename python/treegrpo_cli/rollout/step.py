@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from treegrpo_cli.rollout.collect import Grown, collect
 from treegrpo_cli.rollout.step_budget import StepBudget
-from treegrpo_cli.rollout.waves import grow_in_waves, needs_waves
+from treegrpo_cli.rollout.waves import grow_in_waves
 
 if TYPE_CHECKING:
     from treegrpo_cli.rollout.player import Player
@@ -48,7 +48,7 @@ async def _grow_batch(
     player: Player, prompts: list[Prompt], budget: StepBudget, on_grown: Callable[[Grown], None]
 ) -> list[Grown]:
     """Grow these prompts side by side: in waves where they wait for each other, else each as it can."""
-    if needs_waves(player.config):
+    if player.config.prompts_wait:
         return await grow_in_waves(player, prompts, budget, on_grown)
     grown_batch = []
     async with aclosing(collect(player, prompts, player.config.rollout.num_trees)) as groups:

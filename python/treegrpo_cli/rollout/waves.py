@@ -22,19 +22,13 @@ from treegrpo_cli.rollout.grove import Grove
 from treegrpo_cli.rollout.schedule import side_by_side
 
 if TYPE_CHECKING:
-    from treegrpo_cli.config import Config
     from treegrpo_cli.rollout.player import Player
     from treegrpo_cli.rollout.step_budget import StepBudget
     from treegrpo_cli.rollout.tree import Prompt
 
 
-def needs_waves(config: Config) -> bool:
-    """Whether the prompts of a step wait for each other."""
-    return config.rollout.allocation != "even" or config.budget.limits_steps
-
-
 async def grow_in_waves(
-    player: Player, prompts: Sequence[Prompt], budget: StepBudget, on_grown: Callable[[Grown], None]
+    player: Player, prompts: Sequence[Prompt], budget: StepBudget, on_grown: Callable[[Grown], None] = lambda _: None
 ) -> list[Grown]:
     """Grow these prompts' groups; `on_grown` sees them in their order when all have ended."""
     waves = Waves(player, prompts, budget)
