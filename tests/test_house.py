@@ -26,8 +26,8 @@ BELOW: dict[str, set[str]] = {
     "run": {"train", "rollout", "rewards", "envs", "samplers", "models", "trees", "config", "data"}
     | {"signals", "types", "errors"},
     "doctor": {"run", "train", "samplers", "models", "config", "data", "types", "errors"},
-    "compare": {"run", "train", "rollout", "samplers", "config", "data", "errors"},
-    "cli": {"doctor", "run", "trees", "config", "signals", "errors"},
+    "compare": {"run", "train", "rollout", "samplers", "models", "config", "data", "signals", "errors"},
+    "cli": {"compare", "doctor", "run", "trees", "config", "signals", "errors"},
     "__main__": {"cli", "signals"},
 }
 """Room -> the rooms that it uses, itself aside, and no others. A top-level module is a room of its own."""

@@ -17,6 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from treegrpo_cli import signals
+from treegrpo_cli.cli.commands.compare import compare
 from treegrpo_cli.cli.commands.doctor import doctor
 from treegrpo_cli.cli.commands.estimators import list_estimators
 from treegrpo_cli.cli.commands.evaluate import evaluate
@@ -31,6 +32,7 @@ Exit codes:
 \b
   0    done
   1    too much of a run failed (train.max_failed_fraction),
+       runs of a comparison failed,
        the doctor found something wrong,
        or the reader of the output is gone
   2    a mistake in arguments, settings, data or files: a line says which
@@ -159,6 +161,7 @@ def _options(
 app.command(short_help="Check this machine and the settings of a run; run this first.")(doctor)
 app.command(short_help="Grow trees, score them and write them.")(rollout)
 app.command(short_help="Train a policy on the trees it grows.")(train)
+app.command(short_help="Train several arms at equal budgets, and compare them.")(compare)
 app.command("eval", short_help="Measure a model or a run on questions.")(evaluate)
 app.command("inspect-tree", short_help="Draw trees with their advantages, or dump them.")(inspect_tree)
 app.command("estimators", short_help="List the estimators: how rewards become advantages.")(list_estimators)

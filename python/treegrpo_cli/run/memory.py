@@ -100,6 +100,15 @@ def memory_lines(config: Config) -> list[str]:
     return described(counted, memory)
 
 
+def bytes_of_run(config: Config) -> int:
+    """Return the most that a run needs at once on its device; 0 where that cannot be counted."""
+    model, device, engine, memory = _subject(config)
+    try:
+        return count(config, model, device, engine).peak(memory.total)
+    except UncountableError:
+        return 0
+
+
 def described(counted: MemoryCount, memory: DeviceMemory) -> list[str]:
     """Return a count in words: its parts, and what is needed at once."""
     unit, size = ("GiB", 2**30) if counted.peak(memory.total) >= 2**30 else ("MiB", 2**20)

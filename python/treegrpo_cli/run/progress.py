@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.text import Text
 
 PLAIN_INTERVAL_S = 10.0
+PLAIN_TABLE_WIDTH = 240
 TELLING_SHARE = 0.1
 """Of pieces side by side, so many must be done before the others' time is estimated."""
 
@@ -125,6 +126,11 @@ class Reporter:
     def result(self, text: str) -> None:
         """Print what the command was asked for."""
         _print(self._out, text)
+
+    def table(self, table: RenderableType) -> None:
+        """Print a table that the command was asked for: as wide as it needs to be, where no terminal sets its width."""
+        out = self._out if self._out.is_terminal else Console(width=PLAIN_TABLE_WIDTH, emoji=False)
+        out.print(table)
 
     @contextmanager
     def bar(self, label: str, total: int, *, done: int = 0, side_by_side: bool = False) -> Iterator[Bar]:

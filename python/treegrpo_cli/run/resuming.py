@@ -35,7 +35,7 @@ def check_changes(saved: Config, config: Config, named: Collection[str], path: P
     """
     lines = []
     for key, before, after in differences(saved, config):
-        if _is_free(key, config):
+        if is_free(key, config):
             continue
         if key not in named:
             raise UserError(
@@ -86,7 +86,7 @@ def is_evaluated(folder: Path, step: int) -> bool:
     return any(record["step"] == step and any(name.startswith("eval/") for name in record) for record in records)
 
 
-def _is_free(key: str, config: Config) -> bool:
+def is_free(key: str, config: Config) -> bool:
     """Whether a setting cannot change the result; a rate that runs to the last step depends on where that is."""
     if key == "train.num_steps":
         return config.optimizer.schedule == "constant" and not config.optimizer.warmup_ratio
