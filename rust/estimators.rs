@@ -2,8 +2,12 @@
 //!
 //! A new one is a file with an [`Estimator`] and its line in [`ESTIMATORS`]; nothing else knows estimators by name.
 
+mod ancestor;
+mod depth;
+mod global_local;
 mod grpo;
 mod parent;
+mod redistribute;
 mod sibling;
 mod tree_grpo;
 
@@ -14,7 +18,16 @@ use crate::options::{self, Described, Reader};
 use crate::value::{ValueRule, anchors, sibling_groups, values};
 
 /// All estimators, in the order of the documentation.
-pub static ESTIMATORS: [&Estimator; 4] = [&grpo::GRPO, &tree_grpo::TREE_GRPO, &parent::PARENT, &sibling::SIBLING];
+pub static ESTIMATORS: &[&Estimator] = &[
+    &grpo::GRPO,
+    &tree_grpo::TREE_GRPO,
+    &ancestor::ANCESTOR,
+    &redistribute::REDISTRIBUTE,
+    &parent::PARENT,
+    &sibling::SIBLING,
+    &global_local::GLOBAL_LOCAL,
+    &depth::DEPTH,
+];
 
 /// How rewards become advantages.
 #[derive(Debug)]
@@ -56,7 +69,7 @@ pub struct NodeColumns {
 impl Estimator {
     /// The estimator of this name.
     pub fn named(name: &str) -> Result<&'static Self> {
-        options::find("estimator", &ESTIMATORS, name, |estimator| estimator.name)
+        options::find("estimator", ESTIMATORS, name, |estimator| estimator.name)
     }
 
     /// `leaf`, `node` or `both`.
@@ -117,6 +130,11 @@ impl Valued {
     fn siblings(&self, forest: &Forest, num_leaves: &[u32]) -> crate::normalise::Groups {
         sibling_groups(forest, num_leaves, &self.anchors)
     }
+}
+
+/// The mean reward below each node, NaN where no scored leaf is.
+fn leaf_means(forest: &Forest, sum: Vec<f64>, num_leaves: &[u32]) -> Result<Vec<f64>> {
+    values(forest, sum, num_leaves, ValueRule::LeafMean, &anchors(forest, false))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::value::{LeafSums, leaf_sums};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Comparison {
     pub name: &'static str,
-    /// `prompt`, `tree` or `siblings`.
+    /// Whose values these are: `prompt`, `tree`, `siblings`, ...
     pub group: &'static str,
     pub weight: f64,
 }
@@ -65,6 +65,11 @@ impl Trace {
         !self.watched.is_empty()
     }
 
+    /// Whether what is said of a node is noted.
+    pub fn watches(&self, node: u32) -> bool {
+        self.is_on() && self.watched[node as usize]
+    }
+
     /// Notes a group and the measure of its `raw` values.
     pub fn note(&mut self, comparison: Comparison, group: &[u32], raw: &[f64], ddof: u32, measure: Measure) {
         if !self.is_on() {
@@ -79,7 +84,7 @@ impl Trace {
 
     /// Notes one node of a group that the caller knows the figures of.
     pub fn note_one(&mut self, comparison: Comparison, node: u32, raw: f64, group: Figures, measure: Measure) {
-        if self.is_on() && self.watched[node as usize] {
+        if self.watches(node) {
             let measured = measure.of(raw);
             self.parts.push(Part { term: 0, of_leaf: false, node, comparison, group, raw, measure, measured });
         }

@@ -104,31 +104,45 @@ VALUE = st.one_of(
     st.builds(lambda kappa: {"value": "smoothed", "kappa": kappa}, st.sampled_from([0.0, 0.5, 3.0])),
     st.builds(lambda tau: {"value": "child-softmax", "tau": tau}, st.sampled_from([0.3, 1.0])),
 )
+ESTIMATORS = ["grpo", "tree-grpo", "ancestor", "redistribute", "parent", "sibling", "global-local", "depth"]
+"""Those that compare rewards alone: neither tokens nor rounds."""
+
 ROOTS = st.sampled_from(["shared", "tree"])
 
 
 @st.composite
 def scorings(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     """An estimator with all its options."""
-    estimator = draw(st.sampled_from(["grpo", "tree-grpo", "parent", "sibling"]))
-    if estimator == "grpo":
-        return estimator, draw(NORMALISER) | {"singleton": draw(SINGLETON)}
-    if estimator == "tree-grpo":
-        options = draw(NORMALISER) | {
-            "singleton": draw(SINGLETON),
-            "variant": draw(st.sampled_from(["sum", "intra_only"])),
-        }
-        if options["scale"] != "bernoulli":  # normalised rewards are no probabilities
-            options["variant"] = draw(st.sampled_from(["sum", "intra_only", "two_norm"]))
-        return estimator, options | {
-            "inter": draw(st.sampled_from([0.0, 1.0, 0.3])),
-            "intra": draw(st.sampled_from([1.0, 2.0])),
-        }
+    estimator = draw(st.sampled_from(ESTIMATORS))
+    if estimator == "ancestor":
+        return estimator, {"weight": draw(st.sampled_from(["equal", "leaves"]))}
+    if estimator == "redistribute":
+        base = draw(st.sampled_from(["grpo", "tree-grpo"]))
+        return estimator, {"base": base} | draw(leaf_options(base))
+    if estimator in ("grpo", "tree-grpo"):
+        return estimator, draw(leaf_options(estimator))
     common = {"roots": draw(ROOTS)} | draw(VALUE)
-    if estimator == "sibling":
+    if estimator in ("sibling", "depth"):
         return estimator, common | draw(NORMALISER)
+    if estimator == "global-local":
+        weights = st.sampled_from([0.0, 1.0, 0.3])
+        return estimator, common | {"global": draw(weights), "local": draw(weights), "q": draw(weights)}
     return estimator, common | {
         "scale": draw(st.sampled_from(["none", "std"])),
         "ddof": draw(st.sampled_from([0, 1])),
         "eps": draw(st.sampled_from([0.0, 1e-6])),
+    }
+
+
+@st.composite
+def leaf_options(draw: st.DrawFn, estimator: str) -> dict[str, Any]:
+    """All options of `grpo` or `tree-grpo`."""
+    options = draw(NORMALISER) | {"singleton": draw(SINGLETON)}
+    if estimator == "grpo":
+        return options
+    variants = ["sum", "intra_only"] + ["two_norm"] * (options["scale"] != "bernoulli")  # its input is normalised
+    return options | {
+        "variant": draw(st.sampled_from(variants)),
+        "inter": draw(st.sampled_from([0.0, 1.0, 0.3])),
+        "intra": draw(st.sampled_from([1.0, 2.0])),
     }

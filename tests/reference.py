@@ -116,7 +116,9 @@ def normalised(leaves: list[Node], x: dict[int, float], norm: dict[str, Any]) ->
 
 
 def leaf_advantages(trees: list[Tree], estimator: str, options: dict[str, Any]) -> dict[int, float]:
-    """A(l) of `grpo` and `tree-grpo` for one prompt's trees."""
+    """A(l) of `grpo`, `tree-grpo` and `ancestor` for one prompt's trees."""
+    if estimator == "ancestor":
+        return {key: a for tree in trees for key, a in against_ancestors(tree["root"], [], options["weight"]).items()}
     norm = {name: options[name] for name in ("center", "scale", "ddof", "eps", "singleton")}
     leaves = [leaf for tree in trees for leaf in scored_leaves(tree["root"])]
     rewards = {id(leaf): leaf["reward"] for leaf in leaves}
@@ -137,8 +139,67 @@ def leaf_advantages(trees: list[Tree], estimator: str, options: dict[str, Any]) 
     return {key: options["inter"] * inter[key] + options["intra"] * intra[key] for key in inter}
 
 
+def against_ancestors(node: Node, above: list[Node], weight: str) -> dict[int, float]:
+    """A(l) of `ancestor` at and below a node."""
+    if node["reward"] is not None:
+        branching = [scored_leaves(ancestor) for ancestor in above if len(scored_leaves(ancestor)) > 1]
+        weights = [len(leaves) if weight == "leaves" else 1 for leaves in branching]
+        against = [node["reward"] - mean([leaf["reward"] for leaf in leaves]) for leaves in branching]
+        total = math.fsum(w * a for w, a in zip(weights, against, strict=True))
+        return {id(node): total / sum(weights) if weights else 0.0}
+    below = [against_ancestors(child, [*above, node], weight) for child in node["children"]]
+    return {key: a for advantages in below for key, a in advantages.items()}
+
+
+def redistributed(trees: list[Tree], options: dict[str, Any]) -> dict[int, float]:
+    """A(n) of `redistribute`."""
+    of_leaf = leaf_advantages(trees, options["base"], options)
+    nodes = [node for tree in trees for node in walk(tree["root"]) if scored_leaves(node)]
+    return {id(node): mean([of_leaf[id(leaf)] for leaf in scored_leaves(node)]) for node in nodes}
+
+
+def global_local(trees: list[Tree], options: dict[str, Any]) -> dict[int, float]:
+    values, advantages = values_of(trees, options), {}
+
+    def visit(node: Node, root: float, above: float) -> None:
+        own, num_leaves = values[id(node)], len(scored_leaves(node))
+        if own is not None:
+            whole = options["global"] * (own - root) + options["local"] * (own - above)
+            advantages[id(node)] = whole / num_leaves ** options["q"]
+            for child in node["children"]:
+                visit(child, root, own)
+
+    for tree in trees:
+        root = values[id(tree["root"])]
+        for child in tree["root"]["children"] if root is not None else []:
+            visit(child, root, root)
+    return advantages
+
+
+def by_depth(trees: list[Tree], options: dict[str, Any]) -> dict[int, float]:
+    values = values_of(trees, options)
+    norm = {name: options[name] for name in ("center", "scale", "ddof", "eps")}
+    advantages: dict[int, float] = {}
+
+    def level(nodes: list[Node]) -> None:
+        below = [child for node in nodes for child in node["children"]]
+        valued = [child for child in below if values[id(child)] is not None]
+        result = normalise([values[id(child)] for child in valued], **norm)  # type: ignore[misc]
+        advantages.update({id(child): a for child, a in zip(valued, result, strict=True)})
+        if below:
+            level(below)
+
+    roots = [tree["root"] for tree in trees]
+    for together in [roots] if options["roots"] == "shared" else [[root] for root in roots]:
+        level(together)
+    return advantages
+
+
 def node_advantages(trees: list[Tree], estimator: str, options: dict[str, Any]) -> dict[int, float]:
-    """A(n) of `parent` and `sibling`, for nodes below the roots that have a value."""
+    """A(n), for nodes below the roots that have a value."""
+    others = {"redistribute": redistributed, "global-local": global_local, "depth": by_depth}
+    if estimator in others:
+        return others[estimator](trees, options)
     values = values_of(trees, options)
     advantages: dict[int, float] = {}
 
@@ -170,7 +231,8 @@ def node_advantages(trees: list[Tree], estimator: str, options: dict[str, Any]) 
     return advantages
 
 
-LEAF_LEVEL = ("grpo", "tree-grpo")
+LEAF_LEVEL = ("grpo", "tree-grpo", "ancestor")
+LEAF_MEAN = {"value": "leaf-mean", "roots": "tree"}
 
 
 def score_terms(trees: list[Tree], terms: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
@@ -197,7 +259,7 @@ def score(trees: list[Tree], estimator: str, options: dict[str, Any]) -> dict[in
         leaf_level = estimator in LEAF_LEVEL
         if leaf_level:
             of_leaf = leaf_advantages(group, estimator, options)
-            values = values_of(group, {"value": "leaf-mean", "roots": "tree"})
+            values = values_of(group, LEAF_MEAN)
             advantages = {
                 id(node): mean([of_leaf[id(leaf)] for leaf in scored_leaves(node)])
                 for tree in group
@@ -206,7 +268,8 @@ def score(trees: list[Tree], estimator: str, options: dict[str, Any]) -> dict[in
             }
         else:
             of_leaf = {}
-            values, advantages = values_of(group, options), node_advantages(group, estimator, options)
+            values = values_of(group, options if "value" in options else LEAF_MEAN)
+            advantages = node_advantages(group, estimator, options)
         for tree in group:
             _show(tree["root"], 0, values, advantages, of_leaf, result)
             root = result[id(tree["root"])]

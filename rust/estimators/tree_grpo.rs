@@ -28,23 +28,49 @@ enum Variant {
 
 fn read(options: &mut Reader) -> Result<LeafRule> {
     let norm = Normaliser::read_leaf(options)?;
-    let variants = [("sum", Variant::Sum), ("intra_only", Variant::IntraOnly), ("two_norm", Variant::TwoNorm)];
-    let variant = options.choice("variant", "sum", &variants)?;
-    let inter = options.non_negative("inter", 1.0)?;
-    let intra = options.non_negative("intra", 1.0)?;
-    let term = |name, group, weight| Comparison { name, group, weight };
-    Ok(Box::new(move |forest, trace| match variant {
-        Variant::Sum => {
-            let group = within_prompts(forest, norm, trace, term("inter", "prompt", inter))?;
-            let tree = within_trees(forest, norm, forest.reward.clone(), trace, term("intra", "tree", intra))?;
-            Ok(group.iter().zip(&tree).map(|(group, tree)| inter * group + intra * tree).collect())
+    let terms = Terms::read(options)?;
+    Ok(Box::new(move |forest, trace| terms.of(forest, norm, trace)))
+}
+
+/// What the two terms are made of, and how much each counts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    variant: Variant,
+    inter: f64,
+    intra: f64,
+}
+
+impl Terms {
+    /// Reads `variant`, `inter` and `intra`.
+    pub fn read(options: &mut Reader) -> Result<Self> {
+        let variants = [("sum", Variant::Sum), ("intra_only", Variant::IntraOnly), ("two_norm", Variant::TwoNorm)];
+        Ok(Self {
+            variant: options.choice("variant", "sum", &variants)?,
+            inter: options.non_negative("inter", 1.0)?,
+            intra: options.non_negative("intra", 1.0)?,
+        })
+    }
+
+    /// A(l) at scored leaves, NaN elsewhere.
+    pub fn of(self, forest: &Forest, norm: Normaliser, trace: &mut Trace) -> Result<Vec<f64>> {
+        let Self { variant, inter, intra } = self;
+        let comparison = |name, group, weight| Comparison { name, group, weight };
+        match variant {
+            Variant::Sum => {
+                let group = within_prompts(forest, norm, trace, comparison("inter", "prompt", inter))?;
+                let own = comparison("intra", "tree", intra);
+                let tree = within_trees(forest, norm, forest.reward.clone(), trace, own)?;
+                Ok(group.iter().zip(&tree).map(|(group, tree)| inter * group + intra * tree).collect())
+            }
+            Variant::IntraOnly => {
+                within_trees(forest, norm, forest.reward.clone(), trace, comparison("intra", "tree", 1.0))
+            }
+            Variant::TwoNorm => {
+                let group = within_prompts(forest, norm, trace, comparison("inter", "prompt", 0.0))?;
+                within_trees(forest, norm, group, trace, comparison("intra", "tree", 1.0))
+            }
         }
-        Variant::IntraOnly => within_trees(forest, norm, forest.reward.clone(), trace, term("intra", "tree", 1.0)),
-        Variant::TwoNorm => {
-            let group = within_prompts(forest, norm, trace, term("inter", "prompt", 0.0))?;
-            within_trees(forest, norm, group, trace, term("intra", "tree", 1.0))
-        }
-    }))
+    }
 }
 
 /// N over the leaves of its own tree of `x`.

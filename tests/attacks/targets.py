@@ -55,7 +55,7 @@ def trees(bench: Bench) -> Attack:
     from treegrpo_cli.trees.tree_file import read_groups
 
     valid = (ROOT / "examples" / "trees.jsonl").read_bytes()
-    estimators = ("tree-grpo", "grpo", "parent", "sibling")
+    estimators = ("tree-grpo", "grpo", "ancestor", "redistribute", "parent", "sibling", "global-local", "depth")
 
     def attack(number: int) -> None:
         draws = bench.draws(number)

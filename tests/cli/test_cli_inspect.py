@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import treegrpo_cli
+from treegrpo_cli._core import estimators
 
 from tests.command_line import HEAVY, refused, run, run_process
 from tests.sample_trees import full_tree, tree, vector_trees, write_lines
@@ -72,7 +73,7 @@ def test_the_published_trees_are_scored_as_published(vectors: Path) -> None:
     assert first["scoring"]["options"]["eps"] == 0
 
 
-@pytest.mark.parametrize("estimator", ["grpo", "tree-grpo", "parent", "sibling"])
+@pytest.mark.parametrize("estimator", estimators())
 def test_scored_lines_read_back_and_scored_again_are_the_same_bytes(estimator: str, tmp_path: Path) -> None:
     source = write_lines(tmp_path / "a.jsonl", [*vector_trees(), full_tree(), full_tree() | {"tree_id": 1}])
     once = run("inspect-tree", source, "--estimator", estimator, "--format", "json").stdout
@@ -244,7 +245,7 @@ def test_an_explanation_tells_where_the_file_says_something_else(vectors: Path, 
 
 
 def test_estimators_are_listed_with_formulas_options_and_what_they_may_be() -> None:
-    names = ["grpo", "tree-grpo", "parent", "sibling"]
+    names = estimators()
     listed = run("estimators").stdout
     assert [name for name in names if f"\n{name} " not in f"\n{listed}"] == []
     assert "A(n) = V(n) - V(parent of n)" in listed

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from treegrpo_cli._core import NO_PARENT, Forest, derive_seed, keep_leaves, select_uniform
+from treegrpo_cli._core import NO_PARENT, Forest, derive_seed, estimators, keep_leaves, select_uniform
 
 SMALL = st.integers(0, 4)
 ID = SMALL | st.sampled_from([NO_PARENT, NO_PARENT - 1, 2**31])
@@ -128,7 +128,7 @@ def test_rows_that_do_not_fit_are_refused(chains: dict[str, Any]) -> None:
 
 
 @settings(max_examples=600, deadline=None)
-@given(columns=valid_trees(), estimator=st.sampled_from(["grpo", "tree-grpo", "parent", "sibling"]), options=OPTIONS)
+@given(columns=valid_trees(), estimator=st.sampled_from(estimators()), options=OPTIONS)
 def test_a_score_is_finite_or_refused(columns: dict[str, Any], estimator: str, options: dict[str, Any]) -> None:
     use(Forest.from_columns(**columns), estimator, options)
 

@@ -19,7 +19,7 @@ from treegrpo_cli._core import (
 )
 
 from tests import reference
-from tests.forests import forest_of, make_node, scorings, trees
+from tests.forests import ESTIMATORS, forest_of, make_node, scorings, trees
 from tests.reference import Node, Tree
 
 if TYPE_CHECKING:
@@ -147,7 +147,8 @@ def second() -> Tree:
 
 def shown(forest: list[Tree], estimator: str, column: str = "advantage", **options: Any) -> dict[str, float]:
     core, nodes = forest_of(forest)
-    column_of = getattr(core.score(estimator, {"eps": 0.0, **options}), column)
+    exact = {"eps": 0.0} if "eps" in estimator_options(estimator) else {}
+    column_of = getattr(core.score(estimator, exact | options), column)
     names: dict[int, str] = {}
     root = forest[0]["root"]
     first, middle, last = root["children"]
@@ -197,6 +198,32 @@ def test_published_sibling() -> None:
     check(
         shown([published()], "sibling", scale="bernoulli"),
         **{"A": 0.227921, "B": 0.569803, "C": -0.797724, "A1": 1, "B1a": 0.707107, "B1c": -1.414214},
+    )
+
+
+def test_published_redistribute() -> None:
+    plain = shown([published()], "redistribute", scale="none")
+    check(plain, A=0, B=0.166667, B1=0.166667, A1=0.5, A2=-0.5, B1a=0.5, B1c=-0.5, C=-0.5)
+    check(shown([published()], "redistribute"), A=0, B=0.304290, B1=0.304290)
+
+
+def test_published_global_local() -> None:
+    check(
+        shown([published()], "global-local"),
+        **{"A": 0, "B": 0.192450, "B1": 0.096225, "C": -1, "A1": 1, "A2": -1, "B1a": 0.833333, "B1c": -1.166667},
+    )
+
+
+def test_published_ancestor() -> None:
+    check(shown([published()], "ancestor"), A1=0.5, A2=-0.5, B1a=0.388889, B1c=-0.611111, C=-0.5)
+    check(shown([published()], "ancestor", weight="leaves"), B1a=0.416667, B1c=-0.583333)
+
+
+def test_published_depth() -> None:
+    check(
+        shown([published()], "depth"),
+        **{"A": 0.320256, "B": 0.800641, "C": -1.120897, "A1": 0.872872, "A2": -1.091089, "B1": 0.218218},
+        **{"B1a": 0.577350, "B1c": -1.154701},
     )
 
 
@@ -264,6 +291,48 @@ def test_leave_one_out_among_siblings_magnifies_the_parent_difference(forest: li
             assert sibling[id(child)] == pytest.approx(expected, abs=1e-7)
 
 
+@settings(max_examples=100, deadline=None)
+@given(forest=trees(), base=st.sampled_from(["grpo", "tree-grpo"]), scale=st.sampled_from(["none", "std"]))
+def test_what_is_redistributed_adds_up_to_what_the_leaves_have(forest: list[Tree], base: str, scale: str) -> None:
+    assume(spread_is_clear(forest))
+    whole, of_leaf = by_node(forest, "redistribute", base=base, scale=scale), by_node(forest, base, scale=scale)
+    roots = {id(tree["root"]) for tree in forest}
+    for node, _ in scored_nodes(forest):
+        leaves = reference.scored_leaves(node)
+        if id(node) not in roots:
+            total = sum(of_leaf[id(leaf)] for leaf in leaves)
+            assert len(leaves) * whole[id(node)] == pytest.approx(total, abs=1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(forest=trees(), g=st.sampled_from([0.0, 1.0]), h=st.sampled_from([0.0, 0.5]))
+def test_global_local_without_a_power_is_the_sum_of_its_parts(forest: list[Tree], g: float, h: float) -> None:
+    both = by_node(forest, "global-local", **{"global": g, "local": h, "q": 0.0})
+    local, value = by_node(forest, "parent"), by_node(forest, "parent", "value")
+    for tree in forest:
+        for node in reference.walk(tree["root"])[1:]:
+            if reference.scored_leaves(node):
+                expected = g * (value[id(node)] - value[id(tree["root"])]) + h * local[id(node)]
+                assert both[id(node)] == pytest.approx(expected, abs=1e-9)
+
+
+def test_an_only_child_keeps_its_global_part_and_what_its_leaves_have() -> None:
+    tree = {"prompt": 0, "root": make_node([make_node([make_node(reward=1.0)]), make_node(reward=0.0)])}
+    link = tree["root"]["children"][0]["children"][0]
+    assert by_node([tree], "global-local")[id(link)] == 0.5
+    assert by_node([tree], "redistribute", scale="none")[id(link)] == 0.5
+    assert by_node([tree], "parent")[id(link)] == by_node([tree], "sibling")[id(link)] == 0.0
+    assert by_node([tree], "ancestor")[id(link)] == 0.5
+    assert by_node([tree], "depth")[id(link)] == 0.0
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_equal_rewards_teach_nothing(estimator: str) -> None:
+    forest = [published(), second()]
+    alike = changed(forest, lambda _: 0.5)
+    assert set(by_node(alike, estimator).values()) == {0.0}
+
+
 def changed(forest: list[Tree], change: Any) -> list[Tree]:
     def copy(node: Node) -> Node:
         reward = None if node["reward"] is None else change(node["reward"])
@@ -278,7 +347,7 @@ def test_a_constant_added_to_every_reward_changes_nothing(
     forest: list[Tree], scoring: tuple[str, dict[str, Any]], constant: float
 ) -> None:
     estimator, options = scoring
-    assume(spread_is_clear(forest) and options["scale"] != "bernoulli" and options.get("singleton") != "raw")
+    assume(spread_is_clear(forest) and options.get("scale") != "bernoulli" and options.get("singleton") != "raw")
     before, _ = forest_of(forest)
     after, _ = forest_of(changed(forest, lambda reward: reward + constant))
     np.testing.assert_allclose(
@@ -287,7 +356,11 @@ def test_a_constant_added_to_every_reward_changes_nothing(
 
 
 @settings(max_examples=100, deadline=None)
-@given(forest=trees(), estimator=st.sampled_from(["grpo", "tree-grpo", "sibling"]), factor=st.sampled_from([0.5, 4.0]))
+@given(
+    forest=trees(),
+    estimator=st.sampled_from(["grpo", "tree-grpo", "sibling", "depth", "redistribute"]),
+    factor=st.sampled_from([0.5, 4.0]),
+)
 def test_std_forms_do_not_change_under_positive_scaling(forest: list[Tree], estimator: str, factor: float) -> None:
     assume(spread_is_clear(forest))
     options = {"scale": "std", "eps": 0.0}
@@ -357,12 +430,13 @@ def test_a_single_leaf_gets_zero_or_its_raw_reward() -> None:
 
 def test_zero_is_never_negative_zero() -> None:
     tree = {"prompt": 0, "root": make_node([make_node([make_node(reward=0.0)]), make_node(reward=1.0)])}
-    for estimator in ("parent", "sibling", "grpo", "tree-grpo"):
-        for advantage in by_node([tree], estimator, scale="std").values():
+    for estimator in ESTIMATORS:
+        scale = {"scale": "std"} if "scale" in estimator_options(estimator) else {}
+        for advantage in by_node([tree], estimator, **scale).values():
             assert math.copysign(1, advantage) == 1 or advantage != 0
 
 
-@pytest.mark.parametrize("estimator", ["grpo", "tree-grpo", "sibling"])
+@pytest.mark.parametrize("estimator", ["grpo", "tree-grpo", "sibling", "depth", "redistribute"])
 def test_bernoulli_refuses_a_reward_outside_zero_and_one_and_names_it(estimator: str) -> None:
     tree = {"prompt": 0, "root": make_node([make_node(reward=1.5), make_node(reward=0.0)])}
     core, _ = forest_of([second(), tree])
@@ -384,9 +458,14 @@ DEFAULTS = {
         **{"center": "mean", "scale": "std", "ddof": 1, "eps": 1e-6, "singleton": "zero"},
         **{"variant": "sum", "inter": 1.0, "intra": 1.0},
     },
+    "ancestor": {"weight": "equal"},
+    "redistribute": {"base": "grpo", "center": "mean", "scale": "std", "ddof": 1, "eps": 1e-6, "singleton": "zero"},
     "parent": {"roots": "shared", "value": "leaf-mean", "scale": "none", "ddof": 0, "eps": 1e-6},
     "sibling": {"roots": "shared", "value": "leaf-mean", "center": "mean", "scale": "none", "ddof": 1, "eps": 1e-6},
+    "global-local": {"roots": "shared", "value": "leaf-mean", "global": 1.0, "local": 1.0, "q": 0.5},
+    "depth": {"roots": "shared", "value": "leaf-mean", "center": "mean", "scale": "std", "ddof": 1, "eps": 1e-6},
 }
+LEAF_LEVEL = ["grpo", "tree-grpo", "ancestor"]
 
 
 @pytest.mark.parametrize("estimator", DEFAULTS)
@@ -398,7 +477,7 @@ def test_defaults_are_the_documented_ones(estimator: str) -> None:
 def test_estimators_are_described_as_they_resolve() -> None:
     described = describe_estimators()
     assert [item["name"] for item in described] == estimators() == list(DEFAULTS)
-    assert [item["level"] for item in described] == ["leaf", "leaf", "node", "node"]
+    assert [item["name"] for item in described if item["level"] == "leaf"] == LEAF_LEVEL
     for item in described:
         assert (Forest().score(item["name"], {}).leaf_level) == (item["level"] == "leaf")
         always = {name: option["default"] for name, option in item["options"].items() if option["beside"] is None}
@@ -427,8 +506,8 @@ def test_text_from_a_command_line_reads_as_numbers() -> None:
 @pytest.mark.parametrize(
     ("estimator", "options", "message"),
     [
-        ("gppo", {}, "unknown estimator 'gppo'; did you mean 'grpo'? valid: grpo, tree-grpo, parent, sibling"),
-        ("xyz", {}, "unknown estimator 'xyz'; valid: grpo, tree-grpo, parent, sibling"),
+        ("gppo", {}, "unknown estimator 'gppo'; did you mean 'grpo'? valid: grpo, tree-grpo, ancestor, redistribute"),
+        ("xyz", {}, "unknown estimator 'xyz'; valid: grpo, tree-grpo, ancestor, redistribute"),
         ("grpo", {"roots": "tree"}, "grpo has no option 'roots'; it has center, scale, ddof, eps, singleton"),
         ("grpo", {"epz": 1}, "grpo has no option 'epz'; did you mean 'eps'? it has center"),
         ("parent", {"kappa": 1}, "parent has no option 'kappa'"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from treegrpo_cli._core import NO_PARENT, CoreError, Forest
+from treegrpo_cli._core import NO_PARENT, CoreError, Forest, estimators
 from treegrpo_cli.types import NodeStatus
 
 OPEN, DONE = NodeStatus.OPEN, NodeStatus.DONE
@@ -492,7 +492,7 @@ def test_a_chain_of_a_million_nodes_needs_no_recursion() -> None:
     forest = chain(length)
     assert (forest.path(length - 1) == np.arange(length)).all()
     assert (forest.context(length - 1) == np.arange(length)).all()
-    for estimator in ("grpo", "tree-grpo", "parent", "sibling"):
+    for estimator in estimators():
         scores = forest.score(estimator, {})
         assert (scores.value == 1).all()
         assert (scores.advantage == 0).all()

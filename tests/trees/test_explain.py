@@ -21,6 +21,11 @@ CHOICES = [
     ("parent", {"scale": "std", "value": "child-mean"}),
     ("parent", {"roots": "tree", "value": "smoothed"}),
     ("sibling", {"center": "loo"}),
+    ("ancestor", {}),
+    ("ancestor", {"weight": "leaves"}),
+    ("redistribute", {"base": "tree-grpo"}),
+    ("global-local", {"local": 0.5}),
+    ("depth", {"roots": "tree"}),
     ("sibling", {"scale": "std", "ddof": 0, "value": "max"}),
 ]
 
