@@ -1,8 +1,8 @@
 """A probe's figures -> tables for a terminal and in Markdown, numbers in JSON, a picture.
 
-probe-results.json   every figure with its interval, and how it stands to the first arm's
-probe.md             the tables
-probe.png, .svg      quality for what each arm spends, and the cosine
+results.json        every figure with its interval, and how it stands to the first arm's
+report.md           the tables
+probe.png, .svg     quality for what each arm spends, and the cosine
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def write_probe(probe: Probe, folder: Path) -> list[Path]:
     from treegrpo_cli.compare.probe_plot import draw_probe
 
     try:
-        write_whole(folder / "probe-results.json", orjson.dumps(in_json(probe), option=orjson.OPT_INDENT_2) + b"\n")
-        write_whole(folder / "probe.md", markdown(probe).encode())
+        write_whole(folder / "results.json", orjson.dumps(in_json(probe), option=orjson.OPT_INDENT_2) + b"\n")
+        write_whole(folder / "report.md", markdown(probe).encode())
         pictures = draw_probe(probe, folder)
     except OSError as error:
         raise FileError(error.filename or folder, said(error)) from None
-    return [folder / "probe.md", folder / "probe-results.json", *pictures]
+    return [folder / "report.md", folder / "results.json", *pictures]
 
 
 def tables(probe: Probe) -> list[Table]:

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.table import Table
 
 from treegrpo_cli.compare.curves import AXES
+from treegrpo_cli.compare.tables import Rows, drawn, in_markdown
 
 NOT_REACHED = "not reached"
-
-
-class Rows(NamedTuple):
-    """A table: its title, the heads of its columns, and its cells."""
-
-    title: str
-    heads: Sequence[str]
-    cells: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +25,17 @@ class Report:
 
     def tables(self) -> list[Table]:
         """Return the tables for a terminal."""
-        return [_drawn(rows) for rows in (self._scores(), self._reached())]
+        return [drawn(rows) for rows in (self._scores(), self._reached())]
 
     def markdown(self) -> str:
         """Return the whole report."""
         arms = [arm["name"] for arm in self.results["arms"]]
         parts = [f"# {', '.join(arms)}", self._introduction(), *(f"- {note}" for note in self.notes)]
-        parts += [_markdown(self._scores()), *(f"![{name}]({name})" for name in self.pictures)]
-        parts += [_markdown(self._reached())]
+        parts += [in_markdown(self._scores()), *(f"![{name}]({name})" for name in self.pictures)]
+        parts += [in_markdown(self._reached())]
         if self.different:
             cells = [[f"`{key}`", *(_setting(value) for value in values)] for key, values in self.different]
-            parts.append(_markdown(Rows("What differs", ["setting", *arms], cells)))
+            parts.append(in_markdown(Rows("What differs", ["setting", *arms], cells)))
         return "\n\n".join(parts) + "\n"
 
     def _introduction(self) -> str:
@@ -119,17 +112,3 @@ def _amount(amount: float) -> str:
 def _setting(value: Any) -> str:
     text = "" if value is None else f"`{value!s:.80}`"
     return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _drawn(rows: Rows) -> Table:
-    table = Table(title=rows.title, title_justify="left")
-    for place, head in enumerate(rows.heads):
-        table.add_column(head, justify="left" if place == 0 else "right", overflow="fold")
-    for cells in rows.cells:
-        table.add_row(*cells)
-    return table
-
-
-def _markdown(rows: Rows) -> str:
-    lines = [rows.heads, ["---"] + ["---:"] * (len(rows.heads) - 1), *rows.cells]
-    return "\n".join([f"## {rows.title}", "", *(f"| {' | '.join(line)} |" for line in lines)])

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
 
 from treegrpo_cli.cli.commands.arguments import Quiet
+
+
+class Reference(StrEnum):
+    """What a probe's cosines are with."""
+
+    CHAINS = "chains"
+    FIRST = "first"
 
 
 def compare(
@@ -54,12 +62,63 @@ def compare(
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Make the report again from the runs in --output.")
     ] = False,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe",
+            help="Train nothing: play the same prompts several times under each arm, at the policy of model.path, and "
+            "say how much signal the gradient has over its variance for what it takes.",
+        ),
+    ] = False,
+    prompts: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="--probe: prompts, the first of the data.  [default: train.prompts_per_step of the first arm]"
+        ),
+    ] = None,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="--probe: how often each arm plays them.  [default: 10]")
+    ] = None,
+    reference: Annotated[
+        Reference | None,
+        typer.Option(
+            help="--probe: cosines are with the gradient of unbiased chains, or with the first arm's.  "
+            "[default: chains]",
+            show_default=False,
+        ),
+    ] = None,
+    reference_chains: Annotated[
+        int | None, typer.Option(min=1, help="--probe: unbiased chains a prompt and repeat.  [default: 12]")
+    ] = None,
+    sketch: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="--probe: keep gradients as so many numbers, 0 = all.  [default: 32768 where a model has more than "
+            "131072 weights]",
+        ),
+    ] = None,
+    probe_seed: Annotated[
+        int | None, typer.Option(min=0, help="--probe: the seed of data and draws.  [default: 0]")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train arms on several seeds at equal budgets, and compare their learning curves."""
-    from treegrpo_cli.cli.compare import Asked, run_compare
+    """Train arms on several seeds at equal budgets, and compare their learning curves; --probe: their gradients."""
+    from treegrpo_cli.cli.compare import Asked, read_arms, run_compare
+    from treegrpo_cli.cli.probe import check_options, run_probe
 
     budgets = {"tokens": budget_tokens, "tool_calls": budget_tool_calls, "seconds": budget_seconds}
+    of_probe: dict[str, Any] = {
+        "--prompts": prompts,
+        "--repeats": repeats,
+        "--reference": reference,
+        "--reference-chains": reference_chains,
+        "--sketch": sketch,
+        "--probe-seed": probe_seed,
+    }
+    of_training: dict[str, Any] = {f"--budget-{axis.replace('_', '-')}": budget for axis, budget in budgets.items()}
+    of_training |= {"--score": score, "--targets": targets, "--jobs": jobs, "--report-only": report_only}
+    check_options(of_training if probe else of_probe, probes=probe)
     asked = Asked(
         arms=arms or [],
         common=common,
@@ -69,4 +128,17 @@ def compare(
         score=score,
         targets=targets,
     )
-    run_compare(asked, jobs=jobs, report_only=report_only, quiet=quiet)
+    if probe:
+        run_probe(
+            read_arms(asked),
+            output,
+            prompts=prompts,
+            repeats=repeats,
+            seed=probe_seed,
+            against=reference and reference.value,
+            chains=reference_chains,
+            sketch=sketch,
+            quiet=quiet,
+        )
+    else:
+        run_compare(asked, jobs=jobs, report_only=report_only, quiet=quiet)
