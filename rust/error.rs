@@ -41,6 +41,10 @@ pub enum Error {
     ForeignScores,
     #[error("these advantages were given, not computed: there is nothing to explain")]
     GivenScores,
+    #[error("{0} needs to know in which round each turn was drawn, and this forest does not tell")]
+    NoRounds(&'static str),
+    #[error("{0} needs the log-probabilities that turns were sampled with, and this forest does not tell")]
+    NoLogprobs(&'static str),
     #[error("a sum of estimators needs at least one term")]
     NoTerms,
     #[error("{0} weighs turns itself: it stands alone, not in a sum")]
@@ -80,6 +84,10 @@ pub enum Fault {
     ConfidenceNotFinite(f64),
     #[error("round {round} comes before its parent's, {parent}")]
     RoundBeforeParent { round: u32, parent: u32 },
+    #[error("two turns go on from this one in its own round, {0}: an expansion is drawn in a later one")]
+    GoesOnTwice(u32),
+    #[error("siblings=distinct says that no turn was drawn twice, and an earlier sibling holds the same")]
+    DrawnBefore,
     #[error("scale bernoulli needs values in [0, 1], got {0}")]
     NotAProbability(f64),
     #[error("value child-softmax needs an entropy, and this node has none")]

@@ -3,12 +3,15 @@
 //! A new one is a file with an [`Estimator`] and its line in [`ESTIMATORS`]; nothing else knows estimators by name.
 
 mod ancestor;
+mod causal;
 mod depth;
 mod global_local;
 mod grpo;
 mod parent;
 mod redistribute;
+mod reward_scale;
 mod sibling;
+mod state_loo;
 mod tree_grpo;
 
 use crate::error::Result;
@@ -27,6 +30,8 @@ pub static ESTIMATORS: &[&Estimator] = &[
     &sibling::SIBLING,
     &global_local::GLOBAL_LOCAL,
     &depth::DEPTH,
+    &causal::CAUSAL,
+    &state_loo::STATE_LOO,
 ];
 
 /// How rewards become advantages.

@@ -489,10 +489,11 @@ pub(crate) mod tests {
 
     const NONE: f64 = f64::NAN;
 
-    /// A forest without tokens whose inner nodes are open and whose scored nodes are done.
+    /// A forest without tokens of round 0 whose inner nodes are open and whose scored nodes are done.
     pub(crate) fn planted(prompt: &[u32], parent: &[u32], tree: &[u32], reward: &[f64]) -> Result<Forest> {
         let status: Vec<u8> = reward.iter().map(|r| if r.is_nan() { OPEN } else { DONE }).collect();
-        Forest::from_columns(Columns { prompt, parent, tree, status: &status, reward, ..Columns::default() })
+        let round = Some(&vec![0; parent.len()][..]);
+        Forest::from_columns(Columns { prompt, parent, tree, status: &status, reward, round, ..Columns::default() })
     }
 
     /// The tree of the published vectors: r → A, B, C · A → A1 (1), A2 (0) · B → B1 → B1a (1), B1b (1), B1c (0) · C (0).

@@ -50,11 +50,13 @@
 pub mod advantage;
 pub mod chains;
 pub mod concat;
+mod continuations;
 pub mod credit;
 pub mod draws;
 pub mod error;
 pub mod estimators;
 pub mod explain;
+mod families;
 pub mod forest;
 pub mod leaves;
 mod leaves_below;

@@ -157,6 +157,7 @@ pub(crate) fn std_of(values: &[f64], mean: f64, ddof: u32) -> f64 {
 }
 
 /// Members of each group: `order[start[g]..start[g + 1]]` are the items with key g.
+#[derive(Debug, Clone)]
 pub struct Groups {
     start: Vec<u32>,
     order: Vec<u32>,

@@ -464,6 +464,8 @@ DEFAULTS = {
     "sibling": {"roots": "shared", "value": "leaf-mean", "center": "mean", "scale": "none", "ddof": 1, "eps": 1e-6},
     "global-local": {"roots": "shared", "value": "leaf-mean", "global": 1.0, "local": 1.0, "q": 0.5},
     "depth": {"roots": "shared", "value": "leaf-mean", "center": "mean", "scale": "std", "ddof": 1, "eps": 1e-6},
+    "causal": {"scale": "none", "ddof": 1, "eps": 1e-6, "weight": "one"},
+    "state-loo": {"kappa": 3.0, "scale": "std", "ddof": 1, "eps": 1e-6, "siblings": "independent"},
 }
 LEAF_LEVEL = ["grpo", "tree-grpo", "ancestor"]
 
