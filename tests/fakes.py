@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from treegrpo_cli.samplers.base import EngineCounts
@@ -15,8 +15,15 @@ class HashSampler:
     name = "hash"
     max_model_len = 4096
 
-    def __init__(self, tokenizer: Any, *, delay_s: float = 0.0, jitter_seed: int = 0) -> None:
-        self.tokenizer, self.delay_s = tokenizer, delay_s
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        delay_s: float = 0.0,
+        jitter_seed: int = 0,
+        delay: Callable[[TokenIds], float] | None = None,
+    ) -> None:
+        self.tokenizer, self.delay_s, self.delay = tokenizer, delay_s, delay
         self.jitter = random.Random(jitter_seed)
         self.policy_version = 0
         self.contexts: list[tuple[list[int], int]] = []
@@ -25,6 +32,8 @@ class HashSampler:
     async def sample(self, context: TokenIds, params: SamplingParams, seed: int) -> Completion:
         self.contexts.append(([int(token) for token in context], seed))
         self.params.append(params)
+        if self.delay is not None:
+            await asyncio.sleep(max(0.0, self.delay(context)))
         if self.delay_s:
             await asyncio.sleep(self.delay_s * self.jitter.random())
         draw = random.Random(hash((tuple(int(t) for t in context), seed)))

@@ -438,3 +438,35 @@ def test_user_code_that_changes_the_working_directory_moves_no_output(
     assert Path.cwd() == Path("/")
     assert len(trees_in(tmp_path / "trees.jsonl")) == 12
     assert sorted(path.name for path in tmp_path.iterdir()) == ["trees.jsonl"]
+
+
+@pytest.mark.parametrize("num_groups", [0, 1, 3])
+def test_where_expansions_are_dealt_a_rollout_resumes_to_the_same_trees(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_groups: int
+) -> None:
+    dealt = {
+        **settings,
+        "rollout": {**settings["rollout"], "allocation": "uncertain"},
+        "train": {"prompts_per_step": 2},
+    }
+    generate(make_config(dealt), tmp_path / "whole.jsonl", QUIET)
+    output, write_group, written = tmp_path / "t.jsonl", TreeWriter.write_group, []
+
+    def die(self: TreeWriter, group: Any) -> None:
+        if len(written) == num_groups:
+            raise RuntimeError("killed")
+        written.append(group)
+        write_group(self, group)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TreeWriter, "write_group", die)
+        with pytest.raises(RuntimeError, match="killed"):
+            generate(make_config(dealt), output, QUIET)
+    with pytest.raises(UserError, match=r"other settings|differ"):
+        generate(make_config({**dealt, "train": {"prompts_per_step": 3}}), output, QUIET, resume=True)
+    generate(make_config(dealt), output, QUIET, resume=True)
+    assert_same_trees(trees_in(output), trees_in(tmp_path / "whole.jsonl"))
+    leaves = [line.count(b'"kept"') for line in trees_in(output).values()]
+    steps = [sum(leaves[start : start + 4]) for start in range(0, len(leaves), 4)]
+    rollout = make_config(dealt).rollout
+    assert steps == [4 * rollout.num_leaves] * (len(leaves) // 4)

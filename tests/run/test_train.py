@@ -37,7 +37,7 @@ from tests.reference_metrics import is_dead, reference_metrics
 from tests.runs import count_vowels, small_run, treegrpo
 
 QUIET = Reporter(quiet=True)
-MEASURED = ("step_time", "time/", "tokens_per_second/", "engine/", "memory/")
+MEASURED = ("step_time", "time/", "tokens_per_second/", "engine/", "memory/", "budget/step_seconds")
 
 
 def metrics_of(settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -701,11 +701,11 @@ def kill_in_the_second_refill(patch: pytest.MonkeyPatch) -> None:
     """End the next run in its second refill, with the steps before it saved as they are when they are due."""
     grow_batch, refills = step_module._grow_batch, []
 
-    async def die(player: Any, prompts: Any, on_grown: Any) -> Any:
+    async def die(player: Any, prompts: Any, *arguments: Any) -> Any:
         refills.extend([1] if len(prompts) < 2 else [])
         if len(refills) == 2:
             raise RuntimeError("the machine is gone")
-        return await grow_batch(player, prompts, on_grown)
+        return await grow_batch(player, prompts, *arguments)
 
     patch.setattr(step_module, "_grow_batch", die)
     patch.setattr(Keeper, "save_at_end", lambda *_: None)
@@ -729,3 +729,44 @@ def test_a_checkpoint_without_a_count_of_prompts_goes_on_where_its_steps_end(
     monkeypatch.setattr(keeping_module, "load_checkpoint", without)
     run(settings, resume=True)
     assert metrics_of(settings) == metrics_of(whole)
+
+
+UNEVEN: dict[str, Any] = {
+    "reward": {"functions": [f"{__name__}:vowels_unless_rome"]},
+    "rollout": {"num_rounds": 2, "num_expansions": 1, "allocation": "uncertain"},
+    "advantage": {"dead_prompts": "refill"},
+    "train": {"num_steps": 3, "eval_steps": 0},
+}
+
+
+def test_a_run_that_deals_and_refills_resumes_exactly_and_says_what_it_spent(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = []
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+        runs.append(small_run(tmp_path / name, tiny_model_dir, **UNEVEN))
+        runs[-1]["rollout"] |= {"max_turns": 2, "max_prompt_tokens": 128, "max_turn_tokens": 16}
+    run(runs[0])
+    with monkeypatch.context() as patch:
+        kill_behind_step(patch, 3)
+        patch.setattr(Session, "is_done", property(lambda self: False))  # so that step 3 is not saved as the last
+        with pytest.raises(RuntimeError, match="the machine is gone"):
+            run(runs[1])
+    assert [path.name for path in checkpoints(runs[1]["output_dir"])] == ["checkpoint-2"]
+    run(runs[1], resume=True)
+    assert metrics_of(runs[1]) == metrics_of(runs[0])
+    assert weights_of(runs[1]) == weights_of(runs[0])
+    for line in metrics_of(runs[0]):
+        trees = list(read_trees(Path(runs[0]["output_dir"]) / "trees" / f"step-{line['step']:05d}.jsonl.zst"))
+        groups = [
+            [t for t in trees if t.prompt_id == prompt_id] for prompt_id in dict.fromkeys(t.prompt_id for t in trees)
+        ]
+        leaves = [sum(node["status"] != "open" for tree in group for node in tree.nodes) for group in groups]
+        alive = [count - 2 for count, group in zip(leaves, groups, strict=True) if not is_dead(group)]
+        assert line["tree/num_expansions"] == sum(leaves) - len(trees) == 2 * len(trees)
+        assert line["tree/frac_expansions_alive"] == pytest.approx(sum(alive) / (2 * len(trees)))
+        assert line["tree/max_prompt_leaves"] == max(leaves)
+        assert line["budget/withheld_expansions"] == 0
+        same = ("tokens", "generated_tokens"), ("tool_calls", "num_tool_calls"), ("leaves", "num_leaves")
+        assert all(line[f"budget/step_{ours}"] == line[f"tree/{other}"] for ours, other in same)

@@ -148,6 +148,13 @@ class RolloutConfig(Section):
     """Leaves kept and scored in each tree; 0 = all of them, 1 + N·L."""
     include_root: bool = True
     """Whether an expansion may start again from the prompt."""
+    candidates: Literal["all", "root"] = "all"
+    """`root`: every expansion starts again from the prompt, so that trees are chains side by side."""
+    allocation: Literal["even", "uncertain"] = "even"
+    """`even`: every tree gets N expansions a round. `uncertain`: a round is a wave of all P prompts of a step, and its
+    N·M·P expansions go to prompts by how much the rewards of their leaves disagree so far."""
+    allocation_kappa: Positive = 1.0
+    """How many leaves the run's mean reward weighs as, where a prompt's own few leaves say how much they disagree."""
     max_turns: Count = 4
     max_prompt_tokens: Tokens = 4096
     max_turn_tokens: Tokens = 500
@@ -187,6 +194,15 @@ class RolloutConfig(Section):
             raise ValueError(
                 f"1 + num_expansions * num_rounds is {self.num_leaves}; a tree has at most {MAX_LEAVES} leaves"
             )
+        if self.candidates == "root" and not self.include_root:
+            raise ValueError('candidates = "root" beside include_root = false leaves nothing to expand')
+        if self.allocation == "uncertain" and self.num_leaves == 1:
+            raise ValueError(
+                'allocation = "uncertain" deals expansions, and there are none; set num_expansions and num_rounds '
+                '(for chains, with candidates = "root")'
+            )
+        if self.allocation == "uncertain" and self.num_kept_leaves:
+            raise ValueError('allocation = "uncertain" looks at the rewards of all leaves; leave num_kept_leaves out')
         if self.num_kept_leaves > self.num_leaves:
             raise ValueError(
                 f"num_kept_leaves is {self.num_kept_leaves}, but a tree has at most "
@@ -238,12 +254,25 @@ class BudgetConfig(Section):
     """Leaves of a prompt, scored or not; the last round starts just as many chains as are left."""
     prompt_seconds: NonNegative = 0.0
     """In which chains ran or rewards were asked for: the one limit under which the trees depend on the machine."""
+    step_tokens: NonNegativeInt = 0
+    """Generated tokens of a step, those of prompts that were thrown away too. A step is counted before each wave of
+    expansions, and before fresh prompts are drawn: once a limit is reached, none is started."""
+    step_tool_calls: NonNegativeInt = 0
+    step_leaves: NonNegativeInt = 0
+    """Leaves of a step; the last wave starts just as many chains as are left."""
+    step_seconds: NonNegative = 0.0
+    """Since the step's rollout began: trees depend on the machine, as under `prompt_seconds`."""
     run_tokens: NonNegativeInt = 0
     """Generated tokens of a run, those of prompts that were thrown away too: training ends after the step that reaches
     them. Schedules run over `train.num_steps` all the same, which is the most that are trained."""
     run_tool_calls: NonNegativeInt = 0
     run_seconds: NonNegative = 0.0
     """Of the steps alone, without evaluations and checkpoints."""
+
+    @property
+    def limits_steps(self) -> bool:
+        """Whether the prompts of a step share a budget."""
+        return any((self.step_tokens, self.step_tool_calls, self.step_leaves, self.step_seconds))
 
     @property
     def limits_prompts(self) -> bool:
@@ -478,6 +507,11 @@ class Config(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     limits: LimitsConfig = LimitsConfig()
+
+    @property
+    def prompts_wait(self) -> bool:
+        """Whether the prompts of a step grow wave by wave, so that their trees depend on each other."""
+        return self.rollout.allocation != "even" or self.budget.limits_steps
 
     @model_validator(mode="after")
     def _adapters_learn_at_a_rate_of_their_own(self) -> Config:

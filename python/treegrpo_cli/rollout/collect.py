@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from treegrpo_cli.rollout.failures import Failure, PromptError
-from treegrpo_cli.rollout.grove import Grove, groves_of
+from treegrpo_cli.rollout.grove import Grove, groves_of, rewards_of
 from treegrpo_cli.rollout.player import Player
 from treegrpo_cli.rollout.tree import Prompt, Tree
 from treegrpo_cli.types import FLAT
@@ -44,8 +44,12 @@ class Grown:
     @property
     def is_alive(self) -> bool:
         """Whether its rewards differ: a group in which all are equal, or none is, teaches nothing."""
-        rewards = [worth.reward for tree in self.trees for worth in tree.rewards.values() if worth.reward is not None]
-        return bool(rewards) and max(rewards) - min(rewards) > FLAT
+        return bool(self.rewards) and max(self.rewards) - min(self.rewards) > FLAT
+
+    @property
+    def rewards(self) -> list[float]:
+        """Of its scored leaves, in the order of trees and of keys."""
+        return rewards_of(self.trees)
 
     @property
     def failed(self) -> bool:

@@ -82,6 +82,13 @@ class Grove:
                 for place, (tree, size) in enumerate(zip(self.trees, sizes, strict=True))
             ]
 
+    async def select_any(self, num: int, wave: int) -> list[list[int]]:
+        """Draw `num` nodes for each tree's next round, wherever in the grove the rule puts them."""
+        with self.player.selecting.running():
+            candidates = self.candidates()
+            key = [self.player.config.seed, self.prompt.number, wave]
+            return candidates.by_tree(await self.player.rule.draw(candidates.together(), 0, num, key))
+
     async def expand(self, draws: Sequence[Sequence[int]]) -> None:
         """Run a round: chains from the nodes drawn of each tree, side by side; a tree without any has no round."""
         await self._all(tree.expand(nodes) for tree, nodes in zip(self.trees, draws, strict=True) if nodes)
@@ -109,6 +116,16 @@ class Grove:
         left, num_trees = max(budget.prompt_leaves - self.num_leaves, 0), len(self.trees)
         return [min(num_expansions, left // num_trees + (place < left % num_trees)) for place in range(num_trees)]
 
+    def room(self, num_expansions: int) -> int:
+        """How many expansions the next round may have where a tree takes `num_expansions` at most."""
+        if not any(any(tree.may_branch(tree.turns)) for tree in self.trees):
+            return 0
+        return sum(self.round_sizes(num_expansions))
+
+    def known_rewards(self) -> list[float]:
+        """The rewards so far, in the order of trees and of keys."""
+        return rewards_of(self.trees)
+
     @property
     def num_leaves(self) -> int:
         """Leaves so far, scored or not."""
@@ -132,6 +149,12 @@ class Grove:
     async def _all(self, work: Iterable[Coroutine[Any, Any, None]]) -> None:
         with self._growing.running():
             await side_by_side(work, f"prompt {self.prompt.prompt_id}: a tree")
+
+
+def rewards_of(trees: Sequence[Tree]) -> list[float]:
+    """The rewards so far, in the order of trees and of keys."""
+    by_leaf = [[tree.rewards.get(leaf) for leaf in tree.scorable()] for tree in trees]
+    return [worth.reward for leaves in by_leaf for worth in leaves if worth and worth.reward is not None]
 
 
 def groves_of(player: Player, prompt: Prompt, tree_ids: Sequence[int]) -> list[Grove]:

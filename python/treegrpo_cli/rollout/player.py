@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.rewards import load_rewards
+from treegrpo_cli.rollout.disagreement import RewardsSoFar
 from treegrpo_cli.rollout.schedule import make_schedule
 from treegrpo_cli.rollout.selection import load_rule
 from treegrpo_cli.rollout.timings import Stopwatch, Timings
@@ -33,6 +34,8 @@ class Player:
         self.rule = load_rule(config.selection)
         self.tools, self.rewarding, self.selecting = Stopwatch(), Stopwatch(), Stopwatch()
         self.rewards = load_rewards(config.reward)
+        self.rewards_so_far = RewardsSoFar()
+        """Of a run's earlier steps: what rules and allocation take a prompt for that they know little of."""
         self.max_context_tokens = min(config.rollout.max_context_tokens or sampler.max_model_len, sampler.max_model_len)
         if self.max_context_tokens < 2:
             raise UserError(f"rollout.max_context_tokens: {self.max_context_tokens} leaves no tokens for a turn")

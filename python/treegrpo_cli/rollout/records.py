@@ -122,6 +122,7 @@ def relevant_settings(config: Config, *, all_of_them: bool = False) -> dict[str,
                 ("seed", "model", "environment", "reward", "rollout", "selection", "budget", "advantage"), True
             ),
             "data": {"train", "split"},
+            **({"train": {"prompts_per_step"}} if config.prompts_wait else {}),
         },
         exclude=without_effect(),
         exclude_defaults=not all_of_them,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,20 @@ class Candidates:
             np.flatnonzero(tree.may_branch(order.tolist())).astype(np.uint32) + np.uint32(start)
             for tree, order, start in zip(trees, self._orders, self._starts[:-1], strict=True)
         ]
+
+    def together(self) -> Candidates:
+        """The same as one tree, which has all candidates and the ids of `forest`."""
+        one = copy(self)
+        one._orders = [np.arange(self.forest.num_nodes, dtype=np.uint32)]
+        one._starts = np.zeros(1, dtype=np.int64)
+        one.nodes = [np.concatenate(self.nodes)]
+        return one
+
+    def by_tree(self, nodes: Sequence[int]) -> list[list[int]]:
+        """Split nodes of `forest`: the own ids of each tree's."""
+        ids = np.array(nodes, dtype=np.uint32)
+        trees = np.searchsorted(self._starts, ids, side="right") - 1
+        return [self.in_tree(tree, ids[trees == tree]) for tree in range(len(self._orders))]
 
     def in_tree(self, tree: int, nodes: NDArray[np.uint32]) -> list[int]:
         """The tree's own ids of these nodes of `forest`; `tree` is its place among the trees."""

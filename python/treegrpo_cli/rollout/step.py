@@ -16,6 +16,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from treegrpo_cli.rollout.collect import Grown, collect
+from treegrpo_cli.rollout.step_budget import StepBudget
+from treegrpo_cli.rollout.waves import grow_in_waves
 
 if TYPE_CHECKING:
     from treegrpo_cli.rollout.player import Player
@@ -31,18 +33,23 @@ async def grow_step(player: Player, prompts: Iterator[Prompt], on_grown: Callabl
     train = player.config.train
     refills = player.config.advantage.dead_prompts == "refill"
     room = train.prompts_per_step * (train.max_gen_batches if refills else 1)
+    budget = StepBudget(player.config.budget)
     step: list[Grown] = []
     missing = train.prompts_per_step
-    while missing and room:
-        batch = await _grow_batch(player, list(islice(prompts, min(missing, room))), on_grown)
+    while missing and room and not (step and budget.is_reached()):
+        batch = await _grow_batch(player, list(islice(prompts, min(missing, room))), budget, on_grown)
         step += batch
         room -= len(batch)
         missing = sum(not grown.is_alive for grown in batch) if refills else 0
     return step
 
 
-async def _grow_batch(player: Player, prompts: list[Prompt], on_grown: Callable[[Grown], None]) -> list[Grown]:
-    """Grow these prompts side by side, each as it can."""
+async def _grow_batch(
+    player: Player, prompts: list[Prompt], budget: StepBudget, on_grown: Callable[[Grown], None]
+) -> list[Grown]:
+    """Grow these prompts side by side: in waves where they wait for each other, else each as it can."""
+    if player.config.prompts_wait:
+        return await grow_in_waves(player, prompts, budget, on_grown)
     grown_batch = []
     async with aclosing(collect(player, prompts, player.config.rollout.num_trees)) as groups:
         async for grown in groups:

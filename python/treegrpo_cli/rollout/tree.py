@@ -199,9 +199,12 @@ class Tree:
 
     def may_branch(self, nodes: Iterable[int]) -> list[bool]:
         """Of each of these nodes, whether an expansion may start there: turns that the agent went on from, the root."""
-        include_root = self.player.config.rollout.include_root
+        rollout = self.player.config.rollout
         turns = (self.turns[node] for node in nodes)
-        return [turn.status is NodeStatus.OPEN and (include_root or turn.depth > 0) for turn in turns]
+        return [
+            turn.status is NodeStatus.OPEN and (rollout.candidates == "all" if turn.depth else rollout.include_root)
+            for turn in turns
+        ]
 
     async def reward_closed(self) -> None:
         """Ask for the rewards of all leaves that have closed since the last call."""

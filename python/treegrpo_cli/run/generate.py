@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, aclosing
-from itertools import starmap
+from itertools import islice, starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,9 @@ from treegrpo_cli.data.outputs import check_new, check_output
 from treegrpo_cli.errors import Stopped
 from treegrpo_cli.rollout.collect import collect
 from treegrpo_cli.rollout.journal import Journal
+from treegrpo_cli.rollout.step_budget import StepBudget
 from treegrpo_cli.rollout.tree import Prompt
+from treegrpo_cli.rollout.waves import grow_in_waves
 from treegrpo_cli.run.doubts import Doubts, Signs
 from treegrpo_cli.run.failures import FailureCount, FailureLog
 from treegrpo_cli.run.harvest import Harvest
@@ -53,10 +55,10 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
         player, runner, stop = open_stage(stack, config, world, engine_log, reporter)
         reporter.say(f"rollouts run on {player.sampler.name}")
         bar = stack.enter_context(reporter.bar("rolling out", len(tasks), done=len(done), side_by_side=True))
-        prompts = (prompt for prompt in starmap(Prompt.numbered, enumerate(tasks)) if prompt.prompt_id not in done)
+        prompts = starmap(Prompt.numbered, enumerate(tasks))
         watch = Watch(config, reporter, world.environment.tools)
         try:
-            stop.run(runner, _grow(player, prompts, harvest, watch, bar))
+            stop.run(runner, _grow(player, prompts, done, harvest, watch, bar))
             watch.finish()
         except Stopped as stopped:
             stopped.hint = f"stopped; the same command with --resume continues {named}"
@@ -64,9 +66,10 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
     return harvest.stats
 
 
-async def _grow(player: Player, prompts: Iterable[Prompt], harvest: Harvest, watch: Watch, bar: Bar) -> None:
-    num_trees = player.config.rollout.num_trees
-    async with aclosing(collect(player, prompts, num_trees, harvest.keep, harvest.waiting())) as groups:
+async def _grow(
+    player: Player, prompts: Iterator[Prompt], done: Container[str], harvest: Harvest, watch: Watch, bar: Bar
+) -> None:
+    async with aclosing(_groups(player, prompts, done, harvest)) as groups:
         async for grown in groups:
             watch.look(grown)
             if grown.failed:
@@ -75,6 +78,31 @@ async def _grow(player: Player, prompts: Iterable[Prompt], harvest: Harvest, wat
                 harvest.write(grown.prompt.prompt_id)
                 bar.advance(note=f"{harvest.stats.num_leaves} leaves")
             watch.check_so_far()
+
+
+async def _groups(
+    player: Player, prompts: Iterator[Prompt], done: Container[str], harvest: Harvest
+) -> AsyncGenerator[Grown]:
+    """Groups that are not done, trees handed to `harvest`: as they end, or where prompts wait for each other by steps.
+
+    A step is `train.prompts_per_step` prompts in the order of the data. One of which some are done is grown again as
+    a whole, because what each prompt gets depends on the others.
+    """
+    if not player.config.prompts_wait:
+        missing = (prompt for prompt in prompts if prompt.prompt_id not in done)
+        num_trees, waiting = player.config.rollout.num_trees, harvest.waiting()
+        async with aclosing(collect(player, missing, num_trees, harvest.keep, waiting)) as groups:
+            async for grown in groups:
+                yield grown
+        return
+    while step := list(islice(prompts, player.config.train.prompts_per_step)):
+        if all(prompt.prompt_id in done for prompt in step):
+            continue
+        for grown in await grow_in_waves(player, step, StepBudget(player.config.budget)):
+            if grown.prompt.prompt_id not in done:
+                for tree in grown.trees:
+                    harvest.keep(tree)
+                yield grown
 
 
 def check_free(output: Path, *, resume: bool) -> None:

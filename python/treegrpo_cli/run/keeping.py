@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from treegrpo_cli.data.tasks import row_digest
 from treegrpo_cli.errors import Stopped, said
+from treegrpo_cli.rollout.disagreement import RewardsSoFar
 from treegrpo_cli.run.resuming import put_aside
 from treegrpo_cli.train.checkpoint import checkpoints, load_checkpoint, remove_old_checkpoints, save_checkpoint
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
+    from treegrpo_cli.rollout.collect import Grown
     from treegrpo_cli.run.directory import RunDirectory
     from treegrpo_cli.run.progress import Reporter
     from treegrpo_cli.train.trainer import Trainer
@@ -27,7 +29,13 @@ class Keeper:
     ) -> None:
         self.config, self.directory, self.trainer, self.reporter = config, directory, trainer, reporter
         self._rows = digest_of(tasks)
-        self.state: dict[str, Any] = {"num_tokens": 0, "num_prompts": 0, "rows": self._rows}
+        self.state: dict[str, Any] = {
+            "num_tokens": 0,
+            "num_prompts": 0,
+            "num_rewards": 0,
+            "reward_sum": 0.0,
+            "rows": self._rows,
+        }
         self._saved_step = 0
 
     def load_newest(self) -> int:
@@ -46,6 +54,18 @@ class Keeper:
             self.reporter.warn(f"the rows of data.train, {self.config.data.train}, have changed since the run began")
         self.reporter.say(f"resuming after step {self.trainer.step}")
         return self.trainer.step
+
+    @property
+    def rewards_so_far(self) -> RewardsSoFar:
+        """Of all leaves of the steps so far."""
+        count, total, squares = self.state.get("rewards", [0, 0.0, 0.0])
+        return RewardsSoFar(int(count), float(total), float(squares))
+
+    def count_rollout(self, groups: Sequence[Grown]) -> None:
+        """Count what a whole step has drawn and got."""
+        rewards = self.rewards_so_far.with_more([reward for grown in groups for reward in grown.rewards])
+        self.state["num_prompts"] += len(groups)
+        self.state["rewards"] = [rewards.count, rewards.sum, rewards.squares]
 
     def put_aside(self, step: int) -> None:
         """Move what an earlier run wrote behind `step` out of the way."""

@@ -18,6 +18,10 @@ seconds, log-probabilities, KL and entropy in nats.
     tree/num_refills                                prompts drawn in place of dead ones, failed ones too
     tree/num_discarded_prompts                      not trained on; what they took is part of the step's other counts:
     tree/discarded_tokens, /discarded_tool_calls    sampled for them, and tools that ran; time/discarded: summed seconds
+    budget/step_tokens, /step_tool_calls, /step_leaves, /step_seconds    what the step's rollout took
+    budget/withheld_expansions                      of N·M·L a prompt, not started: a budget was spent, no node was left
+    tree/num_expansions, tree/max_prompt_leaves     chains but for the first of each tree; leaves of the largest prompt
+    tree/frac_expansions_alive                      share of them in prompts whose rewards differ
     tree/num_nodes, tree/num_leaves, tree/depth_mean, tree/sharing_ratio, tree/frac_zero_advantage_nodes,
     tree/intra_reward_std, tree/prefix_cache_hit_ratio, and signal by depth
     tree/computed_tokens, tree/chain_tokens         tokens that an epoch forwards, and those of one row a leaf

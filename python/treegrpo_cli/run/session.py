@@ -27,9 +27,10 @@ from treegrpo_cli.run.preflight import prepare, training_questions
 from treegrpo_cli.run.resuming import is_evaluated
 from treegrpo_cli.run.samples import draw_samples, draw_table
 from treegrpo_cli.run.spending import read_spending
+from treegrpo_cli.run.spent_metrics import discard_metrics, spent_metrics
 from treegrpo_cli.run.stage import announce
 from treegrpo_cli.run.stopping import StopRequest
-from treegrpo_cli.run.tree_metrics import discard_metrics, reward_metrics
+from treegrpo_cli.run.tree_metrics import reward_metrics
 from treegrpo_cli.samplers.base import Trained
 from treegrpo_cli.train.arriving import check_merged
 from treegrpo_cli.train.step_metrics import MISMATCH_MAX, MISMATCH_MEAN
@@ -139,6 +140,7 @@ class Session:
             failures.add(grown)
             self._failure_log.name(grown.failures)
 
+        self.player.rewards_so_far = self.keeper.rewards_so_far
         self.player.take_timings()  # the engine's of an evaluation, and what it had cached
         self.sampler.prefix_cache_hit_ratio()
         with self.clock.of("rollout"):
@@ -159,7 +161,7 @@ class Session:
         with self.clock.of("update"), self._threads.taken():
             metrics = self.trainer.update(forest, scores, prompts)
         self.keeper.state["num_tokens"] += forest.num_tokens
-        self.keeper.state["num_prompts"] += len(self._grown)
+        self.keeper.count_rollout(self._grown)
         if MISMATCH_MEAN in metrics:
             mean, most = float(metrics[MISMATCH_MEAN]), float(metrics[MISMATCH_MAX])
             self._doubts.compare(mean, most, str(self.trainer.policy.dtype).removeprefix("torch."))
@@ -207,6 +209,7 @@ class Session:
         return (
             reward_metrics([worth for tree in trees for worth in tree.rewards.values()])
             | self._failures
+            | spent_metrics(self._grown, self.config.rollout, times["time/rollout"])
             | {
                 "num_tokens": self.keeper.state["num_tokens"],
                 "tree/num_tool_calls": float(sum(tree.num_tool_calls for tree in trees)),

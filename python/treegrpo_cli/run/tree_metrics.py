@@ -13,7 +13,6 @@ from treegrpo_cli.types import FLAT, NodeStatus
 
 if TYPE_CHECKING:
     from treegrpo_cli._core import Forest, Scores
-    from treegrpo_cli.rollout.collect import Grown
 
 
 class RewardGroups:
@@ -84,18 +83,6 @@ def reward_metrics(leaves: Sequence[LeafReward]) -> dict[str, float]:
             given.setdefault(name, []).extend([] if reward is None else [reward])
     means = {f"rewards/{name}/mean": _mean(np.array(rewards)) for name, rewards in given.items() if rewards}
     return means | {f"rewards/{name}/std": _std(rewards) for name, rewards in given.items() if rewards}
-
-
-def discard_metrics(discarded: Sequence[Grown], num_refills: int) -> dict[str, float]:
-    """What was spent on prompts that were not trained on, which the step's other counts hold too; all 0 without any."""
-    trees = [tree for grown in discarded for tree in grown.trees]
-    return {
-        "tree/num_refills": float(num_refills),
-        "tree/num_discarded_prompts": float(len(discarded)),
-        "tree/discarded_tokens": float(sum(int(tree.forest.gen_tokens().sum()) for tree in trees)),
-        "tree/discarded_tool_calls": float(sum(tree.num_tool_calls for tree in trees)),
-        "time/discarded": sum(grown.seconds for grown in discarded),
-    }
 
 
 def _signal(forest: Forest, scores: Scores, learned: NDArray[np.uint32]) -> dict[str, float]:
