@@ -42,6 +42,7 @@ def trees_in(path: Path) -> dict[tuple[str, int], bytes]:
     trees = {}
     for record in read_trees(path):
         meta = {name: value for name, value in (record.meta or {}).items() if name != "time"}
+        meta["spent"] = {name: value for name, value in meta["spent"].items() if name != "seconds"}
         trees[record.prompt_id, record.tree_id] = record.replaced(meta=meta).to_json()
     return trees
 

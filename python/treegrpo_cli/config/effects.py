@@ -25,6 +25,7 @@ CANNOT_CHANGE_THE_RESULT = frozenset(
         "reward.timeout_s",
         "rollout.max_live_trees",
         "rollout.schedule",
+        "selection.timeout_s",
         "sampler.max_num_seqs",
         "sampler.gpu_memory_utilization",
         "sampler.kv_cache_bytes",

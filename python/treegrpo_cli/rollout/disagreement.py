@@ -21,6 +21,9 @@ class RewardsSoFar:
     count: int = 0
     sum: float = 0.0
     squares: float = 0.0
+    low: float = 0.0
+    high: float = 1.0
+    """All lie between these."""
 
     @property
     def mean(self) -> float:
@@ -32,10 +35,26 @@ class RewardsSoFar:
         """The mean of their squares."""
         return (self.squares + 1) / (self.count + 2)
 
+    @property
+    def reward_range(self) -> tuple[float, float] | None:
+        """What is scaled to 0 and to 1; None where that is 0 and 1 themselves."""
+        return None if (self.low, self.high) == (0.0, 1.0) else (self.low, self.high)
+
+    @property
+    def prior(self) -> float:
+        """Their mean, so scaled."""
+        return min(max((self.mean - self.low) / (self.high - self.low), 0.0), 1.0)
+
     def with_more(self, rewards: Sequence[float]) -> RewardsSoFar:
         """The same with those of another step."""
         squares = sum(reward * reward for reward in rewards)
-        return RewardsSoFar(self.count + len(rewards), self.sum + sum(rewards), self.squares + squares)
+        return RewardsSoFar(
+            self.count + len(rewards),
+            self.sum + sum(rewards),
+            self.squares + squares,
+            min([self.low, *rewards]),
+            max([self.high, *rewards]),
+        )
 
 
 def disagreement(rewards: Sequence[float], before: RewardsSoFar, kappa: float) -> float:

@@ -13,13 +13,16 @@ from __future__ import annotations
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from treegrpo_cli.envs import close_states
 from treegrpo_cli.rollout.schedule import side_by_side
-from treegrpo_cli.rollout.selection import Candidates
+from treegrpo_cli.rollout.selection import Candidates, Rule
 from treegrpo_cli.rollout.timings import Stopwatch
 from treegrpo_cli.rollout.tree import Prompt, Tree
 
 if TYPE_CHECKING:
+    from treegrpo_cli.config import Config
     from treegrpo_cli.rollout.player import Player
 
 
@@ -68,7 +71,7 @@ class Grove:
 
     def candidates(self) -> Candidates:
         """Where the trees may branch next."""
-        return Candidates(self.trees)
+        return Candidates(self.trees, self.player.rewards_so_far)
 
     async def select(self, sizes: Sequence[int]) -> list[list[int]]:
         """Draw the nodes that the next round of each tree expands, as many as `sizes` says; scores what it must."""
@@ -76,10 +79,9 @@ class Grove:
         if rule.needs_rewards:
             await self.score_closed()
         with self.player.selecting.running():
-            candidates = self.candidates()
+            views = self._views()
             return [
-                await rule.draw(candidates, place, size, [*tree.key, tree.num_rounds])
-                for place, (tree, size) in enumerate(zip(self.trees, sizes, strict=True))
+                await self._draw(view, tree, size) for view, tree, size in zip(views, self.trees, sizes, strict=True)
             ]
 
     async def select_any(self, num: int, wave: int) -> list[list[int]]:
@@ -87,7 +89,25 @@ class Grove:
         with self.player.selecting.running():
             candidates = self.candidates()
             key = [self.player.config.seed, self.prompt.number, wave]
-            return candidates.by_tree(await self.player.rule.draw(candidates.together(), 0, num, key))
+            nodes = np.concatenate(candidates.nodes)
+            return candidates.by_tree(await self.player.rule.draw(candidates, nodes, num, key))
+
+    def _views(self) -> list[tuple[Candidates, int]]:
+        """What the rule sees of each tree, and the tree's place there: all trees, or its own."""
+        if self.player.rule.reads_prompt:
+            together = self.candidates()
+            return [(together, place) for place in range(len(self.trees))]
+        return [(Candidates([tree], self.player.rewards_so_far), 0) for tree in self.trees]
+
+    async def _draw(self, view: tuple[Candidates, int], tree: Tree, n: int) -> list[int]:
+        candidates, place = view
+        nodes = candidates.nodes[place]
+        if not n or not len(nodes):
+            return []
+        drawn = await self.player.rule.draw(candidates, nodes, n, [*tree.key, tree.num_rounds])
+        if not len(drawn):
+            tree.num_rounds += 1  # a round that nothing was drawn in is over: the next has a key of its own
+        return candidates.in_tree(place, drawn)
 
     async def expand(self, draws: Sequence[Sequence[int]]) -> None:
         """Run a round: chains from the nodes drawn of each tree, side by side; a tree without any has no round."""
@@ -159,11 +179,10 @@ def rewards_of(trees: Sequence[Tree]) -> list[float]:
 
 def groves_of(player: Player, prompt: Prompt, tree_ids: Sequence[int]) -> list[Grove]:
     """The trees of a prompt, those that wait for each other together."""
-    together = [tree_ids] if grow_together(player) else [[tree_id] for tree_id in tree_ids]
+    together = [tree_ids] if trees_wait(player.config, player.rule) else [[tree_id] for tree_id in tree_ids]
     return [Grove(player, prompt, ids) for ids in together if ids]
 
 
-def grow_together(player: Player) -> bool:
-    """Whether the rounds of a prompt's trees wait for each other."""
-    config = player.config
-    return config.rollout.num_rounds > 0 and (player.rule.reads_prompt or config.budget.limits_prompts)
+def trees_wait(config: Config, rule: Rule) -> bool:
+    """Whether the rounds of a prompt's trees wait for each other, so that they grow all in one go or not at all."""
+    return config.rollout.num_rounds > 0 and (rule.reads_prompt or config.budget.limits_prompts)

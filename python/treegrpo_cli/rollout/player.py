@@ -11,7 +11,7 @@ from treegrpo_cli.errors import UserError
 from treegrpo_cli.rewards import load_rewards
 from treegrpo_cli.rollout.disagreement import RewardsSoFar
 from treegrpo_cli.rollout.schedule import make_schedule
-from treegrpo_cli.rollout.selection import load_rule
+from treegrpo_cli.rollout.selection import Rule, load_rule
 from treegrpo_cli.rollout.timings import Stopwatch, Timings
 from treegrpo_cli.samplers import make_sampler
 from treegrpo_cli.types import Completion, SamplingParams
@@ -31,7 +31,7 @@ class Player:
         self.world, self.sampler, self.config = world, sampler, config
         self.environment, self.dialect, self.tokenizer = world.environment, world.dialect, world.tokenizer
         self.schedule = make_schedule(config.rollout.schedule)
-        self.rule = load_rule(config.selection)
+        self.rule: Rule = load_rule(config)
         self.tools, self.rewarding, self.selecting = Stopwatch(), Stopwatch(), Stopwatch()
         self.rewards = load_rewards(config.reward)
         self.rewards_so_far = RewardsSoFar()

@@ -32,8 +32,18 @@ def tree_record(tree: Tree) -> TreeRecord:
         nodes=[_node(tree, columns, node, place) for node in order],
         task=task_json(tree.prompt.task),
         meta=meta(tree.player.config)
-        | {"number": tree.prompt.number, "row_digest": row_digest(tree.prompt.task.columns)},
+        | {"number": tree.prompt.number, "row_digest": row_digest(tree.prompt.task.columns), "spent": spent(tree)},
     )
+
+
+def spent(tree: Tree) -> dict[str, float]:
+    """What the tree took, in the units of `[budget]`; `seconds` are those in which its chains ran."""
+    return {
+        "leaves": tree.num_leaves,
+        "tokens": tree.generated_tokens,
+        "tool_calls": tree.num_tool_calls,
+        "seconds": round(tree.seconds, 3),
+    }
 
 
 def _node(tree: Tree, columns: dict[str, Any], node: int, place: dict[int, int]) -> dict[str, Any]:

@@ -1,20 +1,22 @@
-"""[selection] -> a rule that says where trees branch next: one of the core's, asked with the trees as columns."""
+"""[selection] -> the rule that says where trees branch next: the core's, asked with trees as columns, or a user's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from treegrpo_cli._core import Forest
+from treegrpo_cli._core import CoreError, Forest, describe_selection_rules
+from treegrpo_cli.errors import UserError
+from treegrpo_cli.rollout.disagreement import RewardsSoFar
+from treegrpo_cli.rollout.own_rule import OwnRule, load_own_rule
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from treegrpo_cli.config import SelectionConfig
+    from treegrpo_cli.config import Config
     from treegrpo_cli.rollout.tree import Tree
 
 
@@ -22,10 +24,12 @@ class Candidates:
     """Where trees may branch, as a rule sees it.
 
     `forest` holds the trees, their nodes in the order of their keys, and the rewards known so far; `nodes` are the
-    ids there of each tree's candidates. Neither depends on who was finished first.
+    ids there of each tree's candidates. Neither depends on who was finished first. `before` are the rewards of earlier
+    steps.
     """
 
-    def __init__(self, trees: Sequence[Tree]) -> None:
+    def __init__(self, trees: Sequence[Tree], before: RewardsSoFar | None = None) -> None:
+        self.before = before or RewardsSoFar()
         self._orders = [np.array(tree.in_key_order(), dtype=np.uint32) for tree in trees]
         self._starts = np.cumsum([0, *map(len, self._orders)])
         self.forest = Forest.concat([tree.forest for tree in trees], self._orders)
@@ -34,19 +38,10 @@ class Candidates:
             for tree, order, start in zip(trees, self._orders, self._starts[:-1], strict=True)
         ]
 
-    def together(self) -> Candidates:
-        """The same as one tree, which has all candidates and the ids of `forest`."""
-        one = copy(self)
-        one._orders = [np.arange(self.forest.num_nodes, dtype=np.uint32)]
-        one._starts = np.zeros(1, dtype=np.int64)
-        one.nodes = [np.concatenate(self.nodes)]
-        return one
-
-    def by_tree(self, nodes: Sequence[int]) -> list[list[int]]:
+    def by_tree(self, nodes: NDArray[np.uint32]) -> list[list[int]]:
         """Split nodes of `forest`: the own ids of each tree's."""
-        ids = np.array(nodes, dtype=np.uint32)
-        trees = np.searchsorted(self._starts, ids, side="right") - 1
-        return [self.in_tree(tree, ids[trees == tree]) for tree in range(len(self._orders))]
+        trees = np.searchsorted(self._starts, nodes, side="right") - 1
+        return [self.in_tree(tree, nodes[trees == tree]) for tree in range(len(self._orders))]
 
     def in_tree(self, tree: int, nodes: NDArray[np.uint32]) -> list[int]:
         """The tree's own ids of these nodes of `forest`; `tree` is its place among the trees."""
@@ -54,25 +49,72 @@ class Candidates:
         return own
 
 
+class Rule(Protocol):
+    """What says where to branch; `candidates` and `nodes` are ids of the forest."""
+
+    @property
+    def needs_rewards(self) -> bool:
+        """Whether it reads rewards, so that leaves are scored as they close."""
+        ...
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether it reads all trees of the prompt, so that their rounds wait for each other."""
+        ...
+
+    async def scores(self, candidates: Candidates, nodes: NDArray[np.uint32]) -> NDArray[np.float64]:
+        """The score of each of these candidates, [C]."""
+        ...
+
+    async def draw(
+        self, candidates: Candidates, nodes: NDArray[np.uint32], n: int, key: Sequence[int]
+    ) -> NDArray[np.uint32]:
+        """Draw up to n of these candidates, pure in `key`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class CoreRule:
     """A selection rule of the core."""
 
     name: str
-    options: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
     needs_rewards: bool = False
-    """Whether it reads rewards, so that leaves are scored as they close."""
     reads_prompt: bool = False
-    """Whether it reads all trees of the prompt, so that their rounds wait for each other."""
 
-    async def draw(self, candidates: Candidates, tree: int, n: int, key: Sequence[int]) -> list[int]:
-        """Draw up to n of a tree's candidates; they are its own node ids."""
-        nodes = candidates.nodes[tree]
-        if not len(nodes) or not n:
-            return []
-        return candidates.in_tree(tree, candidates.forest.select(nodes, n, key, self.name, dict(self.options)))
+    async def scores(self, candidates: Candidates, nodes: NDArray[np.uint32]) -> NDArray[np.float64]:
+        """See `Rule`. Raises UserError where the trees lack what the rule reads."""
+        try:
+            return candidates.forest.selection_scores(nodes, self.name, dict(self.options), **self._known(candidates))
+        except CoreError as error:
+            raise UserError(f"selection.rule {self.name}: {error.reason}") from None
+
+    async def draw(
+        self, candidates: Candidates, nodes: NDArray[np.uint32], n: int, key: Sequence[int]
+    ) -> NDArray[np.uint32]:
+        """See `Rule`. Raises UserError where the trees lack what the rule reads."""
+        try:
+            return candidates.forest.select(nodes, n, key, self.name, dict(self.options), **self._known(candidates))
+        except CoreError as error:
+            raise UserError(f"selection.rule {self.name}: {error.reason}") from None
+
+    def _known(self, candidates: Candidates) -> dict[str, Any]:
+        before = candidates.before
+        return {"prior": before.prior, "reward_range": before.reward_range, "rewards_asked": self.needs_rewards}
 
 
-def load_rule(config: SelectionConfig) -> CoreRule:
-    """Return the rule that the config names."""
-    return CoreRule(config.rule, config.options)
+def load_rule(config: Config) -> CoreRule | OwnRule:
+    """Return the rule that the config names. Raises UserError for a user's own that cannot be loaded."""
+    selection, rollout = config.selection, config.rollout
+    rule = load_own_rule(selection) if selection.is_own else _core_rule(selection.rule, selection.options)
+    if rule.needs_rewards and rollout.leaves_kept < rollout.num_leaves:
+        raise UserError(
+            f"rollout.num_kept_leaves: {rollout.leaves_kept} of {rollout.num_leaves} leaves are kept, but "
+            f"selection.rule {selection.rule} reads the reward of each; leave it at 0"
+        )
+    return rule
+
+
+def _core_rule(name: str, options: Mapping[str, Any]) -> CoreRule:
+    [known] = [rule for rule in describe_selection_rules() if rule["name"] == name]
+    return CoreRule(name, options, "rewards" in known["needs"], known["reads_prompt"])

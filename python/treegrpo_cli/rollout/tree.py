@@ -21,6 +21,7 @@ from treegrpo_cli.envs import reset_with_retries, step_with_retries
 from treegrpo_cli.errors import ToolError, UserError
 from treegrpo_cli.rollout.failures import Failure, Kind, PromptError
 from treegrpo_cli.rollout.schedule import side_by_side
+from treegrpo_cli.rollout.timings import Stopwatch
 from treegrpo_cli.types import Completion, Message, NodeStatus, Rollout, StepResult, Task
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Tree:
         """Rounds begun, that of the first chain too: the number of the next."""
         self.num_leaves = self.generated_tokens = self.num_tool_calls = self.num_failed_tool_calls = 0
         """What was spent so far: chains that ended, tokens sampled, tools that ran."""
+        self._growing = Stopwatch()
         self.states: list[Any] = []
         """Every state that the environment gave, to be closed when the tree is done."""
 
@@ -94,7 +96,13 @@ class Tree:
         """Run the tree's next round: a chain from each of these nodes, side by side. The first starts from the root."""
         round_, self.num_rounds = self.num_rounds, self.num_rounds + 1
         chains = (self.run_chain(node, round_, draw) for draw, node in enumerate(nodes))
-        await side_by_side(chains, f"prompt {self.prompt.prompt_id}: a chain")
+        with self._growing.running():
+            await side_by_side(chains, f"prompt {self.prompt.prompt_id}: a chain")
+
+    @property
+    def seconds(self) -> float:
+        """In which chains ran so far."""
+        return self._growing.any_s
 
     async def plant(self) -> None:
         """Put the prompt at the root. Raises PromptError where nothing can grow from it."""

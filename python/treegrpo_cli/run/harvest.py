@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from treegrpo_cli.rollout.grove import trees_wait
 from treegrpo_cli.rollout.journal import Journal
 from treegrpo_cli.rollout.records import tree_record
+from treegrpo_cli.rollout.selection import load_rule
 from treegrpo_cli.run.origin import Origin
 from treegrpo_cli.run.recover import recover
 from treegrpo_cli.trees.scoring import score_group
@@ -33,7 +35,11 @@ class Harvest:
         """Mend what an earlier run left, and return the prompts that are done and lines for the log."""
         config, origin = self._config, Origin(self._config, tasks, self._output)
         num_trees, limits = config.rollout.num_trees, config.limits.resolved
-        return recover(self._output, self._journal, origin, num_trees, limits, self.stats)
+        done, mended = recover(self._output, self._journal, origin, num_trees, limits, self.stats)
+        if trees_wait(config, load_rule(config)):  # a tree without the others of its prompt cannot be gone on from
+            for prompt_id in list(self._journal.trees):
+                self._journal.forget(prompt_id)
+        return done, mended
 
     def open_writer(self) -> TreeWriter:
         """Open the tree file; closing it is the caller's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 from treegrpo_cli.data.tasks import row_digest
@@ -32,8 +33,6 @@ class Keeper:
         self.state: dict[str, Any] = {
             "num_tokens": 0,
             "num_prompts": 0,
-            "num_rewards": 0,
-            "reward_sum": 0.0,
             "rows": self._rows,
         }
         self._saved_step = 0
@@ -58,14 +57,13 @@ class Keeper:
     @property
     def rewards_so_far(self) -> RewardsSoFar:
         """Of all leaves of the steps so far."""
-        count, total, squares = self.state.get("rewards", [0, 0.0, 0.0])
-        return RewardsSoFar(int(count), float(total), float(squares))
+        return RewardsSoFar(*self.state.get("rewards", ()))
 
     def count_rollout(self, groups: Sequence[Grown]) -> None:
         """Count what a whole step has drawn and got."""
         rewards = self.rewards_so_far.with_more([reward for grown in groups for reward in grown.rewards])
         self.state["num_prompts"] += len(groups)
-        self.state["rewards"] = [rewards.count, rewards.sum, rewards.squares]
+        self.state["rewards"] = list(astuple(rewards))
 
     def put_aside(self, step: int) -> None:
         """Move what an earlier run wrote behind `step` out of the way."""

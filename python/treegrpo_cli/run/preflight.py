@@ -12,6 +12,7 @@ from treegrpo_cli.envs import check_environment, close_environment, load_environ
 from treegrpo_cli.errors import Problems, UserError
 from treegrpo_cli.models.pretrained import check_weight_files, load_tokenizer, read_model_config
 from treegrpo_cli.rewards import load_rewards
+from treegrpo_cli.rollout.selection import load_rule
 from treegrpo_cli.rollout.world import World
 from treegrpo_cli.run.loggers import check_logger
 from treegrpo_cli.run.memory import check_memory
@@ -75,7 +76,7 @@ def prepare(
     *,
     trains: bool = False,
 ) -> Prepared:
-    """Read the data, the model's files and the template, open the environment, load rewards, look for loggers.
+    """Read the data, the model's files and the template, open the environment, load rewards and rule, look for loggers.
 
     Weights are not loaded, and no engine is started. `checks` are more functions that raise UserError; `trains` counts
     the memory of a training run too.
@@ -88,6 +89,7 @@ def prepare(
     tasks = {asked.key: _read_questions(config, asked, found) for asked in questions}
     for logger in loggers:
         found.by(check_logger, logger)
+    found.by(load_rule, config)
     tokenizer = _read_model(config, found, trains)
     world = found.by(_open_world, config, tokenizer) if tokenizer else found.by(_open_environment, config)
     if found.lines or world is None:
