@@ -64,6 +64,10 @@ def test_a_dumped_config_reads_back_the_same(tmp_path: Path) -> None:
         ("rollout.num_kept_leaves=4", r"rollout: num_kept_leaves is 4.*= 3 leaves"),
         ("rollout.max_context_tokens=1", r"no tokens for a turn"),
         ("train.prompts_per_minibatch=99", r"prompts_per_minibatch is 99"),
+        ("selection.rule=uniforn", r"selection: unknown selection rule 'uniforn'"),
+        ("selection.alpha=1", r"selection: uniform has no option 'alpha'"),
+        ("budget.prompt_tokens=-1", r"budget.prompt_tokens: "),
+        ("budget.prompt_second=1", r"budget.prompt_second'.*prompt_seconds"),
         ("advantage.estimator=grop", r"advantage: unknown estimator 'grop'"),
         ("advantage.roots=tree", r"advantage: tree-grpo has no option 'roots'"),
         ("advantage.eps=-1", r"advantage: option eps"),
@@ -99,6 +103,14 @@ def test_a_file_that_is_no_config_is_named(tmp_path: Path, name: str, content: b
         load_config(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_replacement_is_an_option_of_uniform_where_earlier_versions_had_it() -> None:
+    config = load_config(None, ["rollout.replacement=false"])
+    assert (config.selection.rule, config.selection.options) == ("uniform", {"replacement": False})
+    assert load_config(None, ["rollout.replacement=true", "selection.rule=entropy"]).selection.options == {}
+    with pytest.raises(UserError, match="selection: entropy has no option 'replacement'"):
+        load_config(None, ["rollout.replacement=false", "selection.rule=entropy"])
 
 
 def test_trl_spellings_are_ours() -> None:
