@@ -6,10 +6,12 @@ Both begin with trees as they grew and end with the layout that is trained on, a
 columns: the trees' tables are joined, scored once, packed; metrics are computed a column at a time. Through records:
 each node becomes a dictionary, records become a forest again, metrics are counted node by node, and prompt by prompt
 the trees are scored a second time for the tree file. What makes the records for that file stands beside it: the columns
-pay for it too, but behind the update.
+pay for it too, but behind the update. A second table has what each selection rule takes of a round of all trees, with
+the columns that it is made of: rollouts wait for that, once a round.
 """
 
 import argparse
+import asyncio
 import platform
 import sys
 from itertools import groupby
@@ -21,11 +23,15 @@ import numpy as np
 from bench_core import time_in_turns
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from treegrpo_cli._core import Forest
+from treegrpo_cli._core import Forest, describe_selection_rules
 from treegrpo_cli.config.files import make_config
 from treegrpo_cli.rewards import LeafReward
+from treegrpo_cli.rollout.disagreement import RewardsSoFar
 from treegrpo_cli.rollout.forest import join
+from treegrpo_cli.rollout.grove import Grove, trees_wait
 from treegrpo_cli.rollout.records import tree_record
+from treegrpo_cli.rollout.selection import load_rule
+from treegrpo_cli.rollout.timings import Stopwatch
 from treegrpo_cli.rollout.tree import ROOT_KEY, Prompt, Tree, Turn
 from treegrpo_cli.run.tree_metrics import learned_prompts, tree_metrics
 from treegrpo_cli.train.batch import layouts
@@ -70,11 +76,40 @@ def add_chain(tree: Tree, node: int, chain: int, draw: np.random.Generator) -> N
         logprobs = np.where(sampled, -draw.random(num), 0).astype(np.float32)
         status = NodeStatus.DONE if depth == TURNS else NodeStatus.OPEN
         token_ids = draw.integers(0, VOCABULARY, num, dtype=np.uint32)
-        node = tree.forest.add_node(node, token_ids, sampled, logprobs, int(status), 0)
+        entropies = np.where(sampled, -logprobs, np.nan).astype(np.float32)
+        node = tree.forest.add_node(
+            node, token_ids, sampled, logprobs, int(status), 0, round=min(chain, 1), entropies=entropies
+        )
         tree.turns[node] = Turn((min(chain, 1), chain, turn), depth, status, None, TEXT, TEXT)
     reward = float(draw.integers(0, 2))
     tree.rewards[node] = LeafReward(reward, {"exact_match": reward})
     tree.forest.set_reward(node, reward)
+
+
+def groves_for(trees: list[Tree], **selection: Any) -> list[Grove]:
+    """The same trees, about to choose where their next round starts."""
+    config = make_config({"selection": selection})
+    player: Any = SimpleNamespace(config=config, rule=load_rule(config), selecting=Stopwatch())
+    player.rewards_so_far = RewardsSoFar()
+    groves = []
+    for _, group in groupby(trees, key=lambda tree: tree.prompt.number):
+        grown = list(group)
+        ids = list(range(len(grown)))
+        for some in [grown] if trees_wait(config, player.rule) else [[tree] for tree in grown]:
+            grove = Grove(player, grown[0].prompt, ids[: len(some)])
+            grove.trees = some
+            groves.append(grove)
+    return groves
+
+
+def select_all(groves: list[Grove]) -> None:
+    """Choose the nodes of a round, for all trees."""
+
+    async def work() -> None:
+        for grove in groves:
+            await grove.select([CONFIG.rollout.num_expansions] * len(grove.trees))
+
+    asyncio.run(work())
 
 
 def pack(forest: Forest, scores: Any, prompts: Any = None) -> Any:
@@ -145,7 +180,13 @@ def main() -> None:
     for name, seconds in median.items():
         print(f"| {name} | {1e3 * seconds:.2f} |")
     print(f"| **columns, all** | **{1e3 * ours:.2f}** |\n| **records, all** | **{1e3 * theirs:.2f}** |")
+    rules = [rule["name"] for rule in describe_selection_rules()] + ["examples/own_selection.py:undecided"]
+    groves = {rule: groves_for(trees, rule=rule) for rule in rules}
+    chosen = time_in_turns({rule: lambda rule=rule: select_all(groves[rule]) for rule in rules}, arguments.repeats)  # type: ignore[misc]
     print(f"\nRecords take {theirs / ours:.1f} times as long before the next rollout may begin.")
+    print("\n| choosing a round's nodes | ms |\n|---|---|")
+    for name, seconds in chosen.items():
+        print(f"| {name} | {1e3 * seconds:.2f} |")
 
 
 if __name__ == "__main__":
