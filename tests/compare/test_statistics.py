@@ -11,6 +11,13 @@ from treegrpo_cli.compare.statistics import draw_again, iqm, meaning
 
 from tests.compare import reference
 
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The naive way is slow."""
+    monkeypatch.setattr("treegrpo_cli.compare.statistics.NUM_RESAMPLES", 300)
+
+
 Runs = dict[str, dict[int, Curve]]
 
 

@@ -2,6 +2,7 @@
 
 comparison.json   what was asked for, so that a report can be made again
 results.json      all numbers
+score-AXIS.png    learning curves, and as .svg
 report.md         tables, what differs between the arms, and what a reader must know
 """
 
@@ -18,6 +19,7 @@ import orjson
 from treegrpo_cli.compare.arms import Arm
 from treegrpo_cli.compare.curves import AXES, choose_score, curve_of
 from treegrpo_cli.compare.launch import open_launcher
+from treegrpo_cli.compare.plots import draw_curves
 from treegrpo_cli.compare.report import Report
 from treegrpo_cli.compare.results import Question, compare
 from treegrpo_cli.compare.runs import Fleet, Run, is_finished, make_runs, run_name
@@ -119,14 +121,18 @@ def report(folder: Path, plan: Plan, reporter: Reporter, failed: Mapping[str, st
         results = compare(curves, Question(score, plan.axis, plan.budget, plan.targets))
     except ValueError as error:
         raise FileError(folder, str(error)) from None
-    written = Report(results, _different(configs), _notes(plan, curves, results, failed or {}))
+    try:
+        pictures = [file.name for file in draw_curves(results, folder) if file.suffix == ".png"]
+    except OSError as error:
+        raise FileError(error.filename or folder, said(error)) from None
+    written = Report(results, _different(configs), _notes(plan, curves, results, failed or {}), pictures)
     write_whole(folder / "results.json", orjson.dumps(results, option=orjson.OPT_INDENT_2))
     write_whole(folder / "report.md", written.markdown().encode())
     for table in written.tables():
         reporter.table(table)
     for note in written.notes:
         reporter.result(note)
-    reporter.say(f"report.md and results.json are in {folder}")
+    reporter.say(f"report.md, pictures and results.json are in {folder}")
 
 
 def of_arms(plan: Plan, names: Sequence[str]) -> Plan:
