@@ -23,6 +23,10 @@ from tests.tiny import make_tiny_model
 ARMS: dict[str, str] = {
     "two": "[rollout]\nnum_trees = 2\nnum_rounds = 0\n",
     "same": "[rollout]\nnum_trees = 2\nnum_rounds = 0\n",
+    "dealt": (
+        "[rollout]\nnum_trees = 1\nnum_expansions = 1\nnum_rounds = 1\nallocation = 'uncertain'\n"
+        "[advantage]\ndead_prompts = 'refill'\n[train]\nmax_gen_batches = 2\n"
+    ),
     "four": "[rollout]\nnum_trees = 4\nnum_rounds = 0\n[advantage]\nestimator = 'grpo'\n",
 }
 OPTIONS = ["--probe", "--prompts", "3", "--repeats", "2", "--reference-chains", "4"]
@@ -62,8 +66,10 @@ def lines(probed: Path) -> list[dict[str, Any]]:
 
 def test_every_arm_and_the_reference_play_the_same_prompts_repeat_by_repeat(probed: Path) -> None:
     order = [(line["arm"], line["repeat"]) for line in lines(probed)]
-    assert order == list(turns(["two", "same", "four", "reference"], 2))
-    assert {tuple(row["number"] for row in line["prompts"]) for line in lines(probed)} == {(0, 1, 2)}
+    assert order == list(turns(["two", "same", "dealt", "four", "reference"], 2))
+    for line in lines(probed):
+        numbers = [row["number"] for row in line["prompts"]]
+        assert numbers[:3] == [0, 1, 2] if line["arm"] == "dealt" else numbers == [0, 1, 2]
 
 
 def test_equal_arms_are_equal(probed: Path) -> None:
@@ -101,12 +107,12 @@ def test_a_probe_goes_on_from_what_is_there_and_comes_out_as_if_never_stopped(fo
     (other / "probe" / "repeats.jsonl").write_bytes(b"".join(kept[:5]) + kept[5][:40])
     done = treegrpo(*command(folder), "--output", "other", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "probing 8/8" in done.stderr
+    assert "probing 10/10" in done.stderr
     found, before = results(other / "probe"), results(probed)
     for name in ARMS:
         for key in ("signal", "variance", "cosine", "tokens", "share_nodes"):
             assert found[name]["figures"][key] == before[name]["figures"][key], (name, key)
-    assert len(lines(other / "probe")) == 8
+    assert len(lines(other / "probe")) == 10
 
 
 def test_what_is_done_is_read_without_a_model(folder: Path, probed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

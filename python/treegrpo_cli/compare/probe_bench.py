@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from treegrpo_cli.compare.probe_arms import repeated
+from treegrpo_cli.compare.probe_arms import reference_config, repeated
+from treegrpo_cli.rollout.disagreement import RewardsSoFar
 from treegrpo_cli.rollout.forest import join, score
 from treegrpo_cli.rollout.player import Player, open_sampler
 from treegrpo_cli.rollout.step import grow_step
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from treegrpo_cli.samplers.base import Sampler
 
 Shared = TypeVar("Shared")
+
+EARLIER = 2**32
+"""The repeat, beyond all others, whose draws stand for a run's earlier steps."""
 
 
 @dataclass(slots=True)
@@ -90,6 +94,7 @@ class Bench:
     ) -> None:
         self._runner, self._stop, self._reporter = runner, stop, reporter
         self._failure_log = FailureLog(reporter)
+        self._earlier: dict[str, RewardsSoFar] = {}
         worlds = _Once(lambda config: self._prepare(stack, config))
         prepared = {name: worlds.of(_world_key(config), config) for name, config in configs.items()}
         policies = _Once(Policy)
@@ -120,29 +125,24 @@ class Bench:
         tasks, config = seat.prepared.tasks["data.train"], seat.config
         asked = islice(prompts_from(tasks, config, 0), num_prompts)
         fresh = prompts_from(tasks, config, num_prompts)
+        earlier = self._rewards_so_far(seat, num_prompts)
         parts = []
         size = config.train.prompts_per_step
         for start in range(0, num_prompts, size):
             count = min(size, num_prompts - start)
             prompts = chain(islice(asked, count), fresh)
-            parts.append(self._step(seat, repeated(config, repeat, count), prompts, reduce))
+            parts.append(self._step(seat, repeated(config, repeat, count), prompts, earlier, reduce))
         vectors = np.concatenate([part.vectors for part in parts])
         rows = [row for part in parts for row in part.rows]
         return RepeatResult(rows, vectors, sum(part.rollout_s for part in parts), sum(part.update_s for part in parts))
 
-    def _step(self, seat: Seat, config: Config, prompts: Iterator[Prompt], reduce: Reduce) -> RepeatResult:
+    def _step(
+        self, seat: Seat, config: Config, prompts: Iterator[Prompt], earlier: RewardsSoFar, reduce: Reduce
+    ) -> RepeatResult:
         """Grow, score and compute one step, as the loop does, up to its update."""
         self._send_weights(seat)
-        player = Player(seat.prepared.world, seat.sampler, config)
-        failures = FailureCount(config)
-
-        def look(grown: Grown) -> None:
-            failures.add(grown)
-            self._failure_log.name(grown.failures)
-
         start = time.monotonic()
-        groups = self._stop.run(self._runner, grow_step(player, prompts, look))
-        failures.check("a step")
+        groups = self._grow(seat, config, prompts, earlier)
         trees = [tree for grown in groups for tree in grown.trees]
         forest = join(trees)
         scores = score(forest, trees, config.advantage)
@@ -164,6 +164,33 @@ class Bench:
             grown_at - start,
             time.monotonic() - update_start,
         )
+
+    def _grow(self, seat: Seat, config: Config, prompts: Iterator[Prompt], earlier: RewardsSoFar) -> list[Grown]:
+        player = Player(seat.prepared.world, seat.sampler, config)
+        player.rewards_so_far = earlier
+        failures = FailureCount(config)
+
+        def look(grown: Grown) -> None:
+            failures.add(grown)
+            self._failure_log.name(grown.failures)
+
+        groups = self._stop.run(self._runner, grow_step(player, prompts, look))
+        failures.check("a step")
+        return groups
+
+    def _rewards_so_far(self, seat: Seat, num_prompts: int) -> RewardsSoFar:
+        """What a run would know of its earlier steps: the rewards of a chain each of other prompts.
+
+        No repeat's own: they would not be independent. Pure in keys, so that it is the same when a probe goes on.
+        """
+        key = _world_key(seat.config)
+        if key not in self._earlier:
+            self._send_weights(seat)
+            config = repeated(reference_config(seat.config, 1), EARLIER, num_prompts)
+            prompts = prompts_from(seat.prepared.tasks["data.train"], seat.config, num_prompts)
+            groups = self._grow(seat, config, prompts, RewardsSoFar())
+            self._earlier[key] = RewardsSoFar().with_more([reward for grown in groups for reward in grown.rewards])
+        return self._earlier[key]
 
     def _send_weights(self, seat: Seat) -> None:
         """Wake the engine with the policy's weights, as in training; what it had cached is forgotten for each arm."""
