@@ -301,7 +301,7 @@ def test_a_reader_whose_loop_was_interrupted_can_be_thrown_away(world: World, co
         loop.run_forever()
     work.close()
     left = asyncio.all_tasks(loop)
-    assert len(left) == 3  # the reader, and two trees
+    assert len(left) >= 3  # the reader, and two trees with the chains that they had begun
     for each in left:
         each.cancel()
     loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))

@@ -117,6 +117,7 @@ def test_a_step_says_where_its_seconds_went(whole: dict[str, Any]) -> None:
         assert all(seconds > 0 for seconds in pieces)
         assert sum(pieces) <= step["step_time"]
         assert 0 <= step["time/tools_waited"] <= step["time/rollout"]
+        assert 0 < step["time/selection"] <= step["time/rollout"]
         assert 0 < step["engine/busy_share"] <= 1
         assert step["tokens_per_second/generated"] > 0
         assert step["tokens_per_second/trained"] > 0
@@ -187,6 +188,33 @@ def test_a_killed_run_resumes_to_the_same_metrics_and_weights(
     aside = Path(settings["output_dir"]) / "old-1"
     assert [orjson.loads(line)["step"] for line in (aside / "metrics.jsonl").read_bytes().splitlines()] == [3]
     assert [path.name for path in (aside / "trees").iterdir()] == ["step-00003.jsonl.zst"]
+
+
+def test_a_rule_knows_the_rewards_of_the_steps_before_also_where_a_run_resumes(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small_run(tmp_path, tiny_model_dir, selection={"rule": "contrast", "kappa": 4}, train={"eval_steps": 0})
+    grow, known = Session.grow, {}
+
+    def look(self: Session, prompts: Any) -> Any:
+        trees = grow(self, prompts)
+        known.setdefault(self.step + 1, []).append(self.player.rewards_so_far)
+        return trees
+
+    monkeypatch.setattr(Session, "grow", look)
+    with monkeypatch.context() as patch:
+        kill_behind_step(patch, 3)
+        with pytest.raises(RuntimeError, match="the machine is gone"):
+            run(settings)
+    run(settings, resume=True)
+    assert {step: len(times) for step, times in known.items()} == {1: 1, 2: 1, 3: 2, 4: 1}
+    assert known[3][0] == known[3][1]
+    rewards: list[float] = []
+    for step, times in known.items():
+        assert (times[0].count, times[0].sum) == (len(rewards), pytest.approx(sum(rewards)))
+        trees = read_trees(Path(settings["output_dir"]) / "trees" / f"step-{step:05}.jsonl.zst")
+        rewards += [node["reward"] for tree in trees for node in tree.nodes if node["reward"] is not None]
+    assert len(set(rewards)) > 1
 
 
 def test_a_killed_run_of_adapters_with_dropout_resumes_exactly_whatever_its_engine_seeds(
