@@ -13,6 +13,7 @@ import treegrpo_cli
 from treegrpo_cli._core import estimators
 
 from tests.command_line import HEAVY, refused, run, run_process
+from tests.forests import ESTIMATORS
 from tests.sample_trees import full_tree, tree, vector_trees, write_lines
 
 
@@ -73,7 +74,7 @@ def test_the_published_trees_are_scored_as_published(vectors: Path) -> None:
     assert first["scoring"]["options"]["eps"] == 0
 
 
-@pytest.mark.parametrize("estimator", estimators())
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_scored_lines_read_back_and_scored_again_are_the_same_bytes(estimator: str, tmp_path: Path) -> None:
     source = write_lines(tmp_path / "a.jsonl", [*vector_trees(), full_tree(), full_tree() | {"tree_id": 1}])
     once = run("inspect-tree", source, "--estimator", estimator, "--format", "json").stdout

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from rich.console import Console
 from rich.text import Text
 
 from treegrpo_cli.errors import FileError, UserError
+from treegrpo_cli.terms import parse_term
 from treegrpo_cli.trees.draw import draw_tree
 from treegrpo_cli.trees.explain import explain
 from treegrpo_cli.trees.scoring import keep_or_score, score_group
@@ -21,6 +22,9 @@ from treegrpo_cli.trees.sources import tree_files
 from treegrpo_cli.trees.summary import Summary
 from treegrpo_cli.trees.tree_file import read_groups
 from treegrpo_cli.trees.tree_record import TreeRecord
+
+if TYPE_CHECKING:
+    from treegrpo_cli._core import ScoreTerm
 
 MAX_NESTED_DEPTH = 200
 PLAIN_WIDTH = 80
@@ -31,7 +35,7 @@ def inspect(
     paths: Sequence[str | Path],
     *,
     step: int | None = None,
-    estimator: str | None = None,
+    estimator: str | Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
     prompt_id: str | None = None,
     tree_id: int | None = None,
@@ -44,13 +48,18 @@ def inspect(
 ) -> None:
     """Write the chosen trees of files to standard output, group by group; or `explain` one `node` of one tree.
 
-    Without `estimator` the scoring of the file is kept, and `tree-grpo` computed where there is none.
+    Without `estimator` the scoring of the file is kept, and `tree-grpo` computed where there is none. Several are the
+    terms of a sum, `[weight*]name[,option=value ...]` each.
     Trees are chosen after scoring, the first `limit` of them. Raises UserError for anything wrong with
     files or arguments.
     """
-    _check_arguments(estimator, options, output_format, nested=nested, summary=summary, full=full, node=node)
+    asked = [estimator] if isinstance(estimator, str) else list(estimator or ())
+    _check_arguments(asked, options, output_format, nested=nested, summary=summary, full=full, node=node)
+    terms = [parse_term(text) for text in asked]
+    if options:
+        terms[0]["options"].update(options)
     files = tree_files(paths, step)
-    chosen = _chosen(files, estimator, options or {}, Wanted(prompt_id, tree_id))
+    chosen = _chosen(files, terms, Wanted(prompt_id, tree_id))
     if node is not None:
         _print(_console(), map(Text, _explained(chosen, node)))
         return
@@ -79,7 +88,7 @@ class Wanted:
 
 
 def _check_arguments(
-    estimator: str | None,
+    estimators: Sequence[str],
     options: Mapping[str, Any] | None,
     output_format: str,
     *,
@@ -88,8 +97,9 @@ def _check_arguments(
     full: bool,
     node: int | None,
 ) -> None:
-    if options and estimator is None:
-        raise UserError("--option needs --estimator")
+    if options and len(estimators) != 1:
+        several = ": with several, write options behind their names, as in parent,roots=tree" if estimators else ""
+        raise UserError(f"--option needs {'one ' if estimators else ''}--estimator{several}")
     if nested and (summary or output_format != "json"):
         raise UserError("--nested needs --format json and cannot be combined with --summary")
     if (full or node is not None) and (summary or output_format != "tree"):
@@ -116,7 +126,7 @@ def nested_json(record: TreeRecord) -> bytes:
 
 
 def _chosen(
-    files: Sequence[str], estimator: str | None, options: Mapping[str, Any], wanted: Wanted
+    files: Sequence[str], terms: Sequence[ScoreTerm], wanted: Wanted
 ) -> Iterator[tuple[Sequence[TreeRecord], set[int]]]:
     """Yield each prompt's trees, scored, and the tree_ids of those that are wanted."""
     found = False
@@ -127,16 +137,14 @@ def _chosen(
             ids = {record.tree_id for record in group if wanted.tree_id in (None, record.tree_id)}
             if ids:
                 found = True
-                yield _scored(group, estimator, options), ids
+                yield _scored(group, terms), ids
     if not found:
         where = files[0] if len(files) == 1 else f"{files[0]} … {files[-1]}"
         raise FileError(where, f"no tree with {wanted}")
 
 
-def _scored(group: Sequence[TreeRecord], estimator: str | None, options: Mapping[str, Any]) -> list[TreeRecord]:
-    if estimator is None:
-        return keep_or_score(group, in_place=True)
-    return score_group(group, estimator, options, in_place=True)
+def _scored(group: Sequence[TreeRecord], terms: Sequence[ScoreTerm]) -> list[TreeRecord]:
+    return score_group(group, terms, in_place=True) if terms else keep_or_score(group, in_place=True)
 
 
 def _explained(chosen: Iterator[tuple[Sequence[TreeRecord], set[int]]], node: int) -> Iterator[str]:

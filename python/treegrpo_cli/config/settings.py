@@ -7,11 +7,15 @@ K `rollout.num_kept_leaves`. Sizes are in tokens, durations in seconds.
 from __future__ import annotations
 
 from math import inf
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from treegrpo_cli.terms import read_term
 from treegrpo_cli.types import Limits
+
+if TYPE_CHECKING:
+    from treegrpo_cli._core import ScoreTerm
 
 MAX_INTEGER = 2**63 - 1
 PositiveInt = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
@@ -337,20 +341,35 @@ class AdvantageConfig(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     estimator: str = "tree-grpo"
+    """Empty where there are `terms`."""
     dead_prompts: Literal["keep", "drop", "refill"] = "keep"
     """Prompts whose rewards are all equal: keep their tokens and rows in the denominator and the KL, drop them, or drop
     them and draw fresh ones in their place (DAPO's dynamic sampling), as far as `train.max_gen_batches` goes."""
+
+    terms: list[dict[str, Any]] = Field(default_factory=list)
+    """In place of `estimator`: a sum, in each of which `[[advantage.terms]]` an `estimator`, its `weight` (1) and its
+    options beside them stand; an option that is called weight too stands in a table `options`."""
 
     @property
     def options(self) -> dict[str, Any]:
         """The estimator's options as given."""
         return dict(self.model_extra or {})
 
-    @model_validator(mode="after")
-    def _estimator_and_options_exist(self) -> AdvantageConfig:
-        from treegrpo_cli._core import resolve_options
+    @property
+    def score_terms(self) -> list[ScoreTerm]:
+        """What advantages are the sum of, as the core takes it."""
+        alone: list[ScoreTerm] = [{"estimator": self.estimator, "options": self.options}]
+        return [read_term(term) for term in self.terms] or alone
 
-        resolve_options(self.estimator, self.options)
+    @model_validator(mode="after")
+    def _estimators_and_options_exist(self) -> AdvantageConfig:
+        from treegrpo_cli._core import Forest
+
+        if self.terms:
+            if self.estimator not in ("", type(self).model_fields["estimator"].default) or self.options:
+                raise ValueError("an estimator and its options beside terms: they stand in a term of their own")
+            object.__setattr__(self, "estimator", "")
+        Forest().score(self.score_terms)
         return self
 
 

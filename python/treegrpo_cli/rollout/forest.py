@@ -25,7 +25,8 @@ def join(trees: Sequence[Tree]) -> Forest:
 def score(forest: Forest, trees: Sequence[Tree], advantage: AdvantageConfig) -> Scores:
     """Score a forest that `join` made of `trees`. Raises UserError where the estimator cannot take a reward."""
     try:
-        return forest.score(advantage.estimator, advantage.options)
+        return forest.score(advantage.score_terms)
     except CoreError as error:
         where = "" if error.tree is None else f"prompt {trees[error.tree].prompt.prompt_id}: "
-        raise UserError(f"advantage.estimator {advantage.estimator}: {where}{error.reason}") from None
+        setting = f"estimator {advantage.estimator}" if advantage.estimator else "terms"
+        raise UserError(f"advantage.{setting}: {where}{error.reason}") from None

@@ -60,8 +60,7 @@ class Harvest:
 
     def write(self, prompt_id: str) -> None:
         """Score a prompt's trees and write them."""
-        advantage = self._config.advantage
-        group = score_group(self._journal.group(prompt_id), advantage.estimator, advantage.options)
+        group = score_group(self._journal.group(prompt_id), self._config.advantage.score_terms)
         self._writer.write_group(group)
         self._journal.forget(prompt_id)
         if self._journal.is_stale:

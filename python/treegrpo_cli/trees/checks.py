@@ -43,8 +43,7 @@ def check_tree(tree: Any) -> None:
     if not plain:
         check_nodes(tree["nodes"])
     if scoring is not None:
-        _require(scoring, "estimator", (str,), "scoring")
-        _require(scoring, "options", (dict,), "scoring")
+        _check_scoring(scoring)
         _check_scored([] if plain else tree["nodes"])
 
 
@@ -149,6 +148,24 @@ def _num_sampled(spans: list[Any], num_tokens: int, where: str) -> int:
             raise UserError(f"{where}: span [{start}, {end}) of sampled does not fit between {before} and {num_tokens}")
         before, num_sampled = end, num_sampled + end - start
     return num_sampled
+
+
+def _check_scoring(scoring: Fields) -> None:
+    """An estimator with its options, or the terms of a sum."""
+    if "terms" not in scoring:
+        _require(scoring, "estimator", (str,), "scoring")
+        _require(scoring, "options", (dict,), "scoring")
+        return
+    _require(scoring, "terms", (list,), "scoring")
+    if not scoring["terms"]:
+        raise UserError("scoring: terms is empty")
+    for place, term in enumerate(scoring["terms"]):
+        where = f"scoring: term {place}"
+        if type(term) is not dict:
+            raise UserError(f"{where} is {shown(term)}, expected an object")
+        _require(term, "estimator", (str,), where)
+        _require(term, "weight", (int, float), where)
+        _require(term, "options", (dict,), where)
 
 
 def _check_scored(nodes: list[Fields]) -> None:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from treegrpo_cli.trees.branches import Branches
 from treegrpo_cli.trees.format import Fields, sampled_mask, status_of
+from treegrpo_cli.trees.terms import label_of
 from treegrpo_cli.trees.texts import count, number, plain, shorten, wrapped
 from treegrpo_cli.trees.tree_record import TreeRecord
 
@@ -79,7 +80,7 @@ def _walk(branches: Branches, max_lead: int, full: bool) -> Iterator[Place | str
 
 
 def _header(record: TreeRecord, branches: Branches, width: int) -> Iterator[Text]:
-    estimator = plain(str((record.scoring or {}).get("estimator", "")))
+    estimator = plain(label_of(record.scoring)) if record.scoring else ""
     name = shorten(plain(record.prompt_id), width - len(estimator) - 24, 0.5) + f" · tree {record.tree_id}"
     rule = "─" * max(width - cell_len(name) - len(estimator) - 2, 1)
     yield Text.assemble((name, "bold"), (f" {rule} ", "dim"), (estimator, "bold"))

@@ -8,7 +8,11 @@ from typing import TypedDict
 from treegrpo_cli._core import describe_estimators
 from treegrpo_cli.errors import UserError, nearest
 
-LEVELS = {"leaf": "of leaves, A(l): all turns of a path take their leaf's", "node": "of turns, A(n): each has its own"}
+LEVELS = {
+    "leaf": "of leaves, A(l): all turns of a path take their leaf's",
+    "node": "of turns, A(n): each has its own",
+    "both": "of leaves and of turns, A(l) + a(n)",
+}
 LETTERS = "R a reward, V a value, l a leaf, n a turn, N the normaliser: (x - center) / scale"
 
 
@@ -27,7 +31,7 @@ class Estimator(TypedDict):
 
     name: str
     level: str
-    """`leaf`: every turn of a path takes its leaf's advantage; `node`: each has its own."""
+    """`leaf`: every turn of a path takes its leaf's advantage; `node`: each has its own; `both`: the sum of the two."""
     summary: str
     formula: str
     """N is the normaliser (`center`, `scale`), R a reward, V a value; l a leaf, n a node."""

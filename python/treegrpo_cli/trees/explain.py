@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from treegrpo_cli.trees.estimators import estimators
 from treegrpo_cli.trees.forest import to_forest
 from treegrpo_cli.trees.format import Fields
+from treegrpo_cli.trees.terms import terms_of
 from treegrpo_cli.trees.texts import count, number
 from treegrpo_cli.trees.tree_record import TreeRecord
 
@@ -46,7 +47,7 @@ def explain(group: Sequence[TreeRecord], place: int, node: int) -> Iterator[str]
     first = sum(len(other.nodes) for other in group[:place])
     forest = to_forest(group)
     try:
-        found = forest.score(scoring["estimator"], scoring["options"]).explain(first + node)
+        found = forest.score(terms_of(scoring)).explain(first + node)
     except ValueError as error:
         raise record.error(f"scoring: {error}") from None
     yield from _head(record, node, scoring, found)
@@ -55,12 +56,14 @@ def explain(group: Sequence[TreeRecord], place: int, node: int) -> Iterator[str]
 
 
 def _head(record: TreeRecord, node: int, scoring: Fields, found: Explanation) -> Iterator[str]:
-    fields, known = record.nodes[node], estimators()[scoring["estimator"]]
+    fields, known = record.nodes[node], estimators()
     below = count(fields["num_leaves"], "scored leaf", "scored leaves")
     yield f"node {node} of tree {record.tree_id}, prompt_id {record.prompt_id!r}: depth {fields['depth']}, {below}"
     yield f"value {number(found['value'])} · advantage {_signed(found['advantage'])}"
-    yield f"{known['name']}: {known['formula']}"
-    yield ", ".join(f"{name}={value}" for name, value in scoring["options"].items())
+    for term in terms_of(scoring):
+        weight = "" if term["weight"] == 1 else f"{number(term['weight'])}·"
+        yield f"{weight}{term['estimator']}: {known[term['estimator']]['formula']}"
+        yield ", ".join(f"{name}={value}" for name, value in term["options"].items())
     said, computed = fields["advantage"], found["advantage"]
     if (said is None) != (computed is None) or abs((said or 0) - (computed or 0)) > ENOUGH * max(1, abs(said or 0)):
         yield f"the file says {_signed(said)}: it was scored beside other trees, or rewards have changed since"
@@ -73,14 +76,23 @@ def _terms(record: TreeRecord, found: Explanation, first: int) -> Iterator[str]:
         yield "the root is the prompt: nothing was chosen there" if root else "no scored leaf below: it is left out"
         return
     columns = zip(*(_column(found, name) for name in TERM_COLUMNS), strict=True)
-    rows = (dict(zip(TERM_COLUMNS, row, strict=True)) for row in columns)
-    num_nodes = len(set(found["nodes"]))
-    if found["leaf_level"]:
+    rows = [dict(zip(TERM_COLUMNS, row, strict=True)) for row in columns]
+    below, own = ([row for row in rows if row["of_leaf"] == of_leaf] for of_leaf in (True, False))
+    if below:
+        num_leaves = len({row["nodes"] for row in below})
         yield (
-            f"the mean over {count(num_nodes, 'leaf', 'leaves')} at or below it:"
-            if num_nodes > 1
+            f"the mean over {count(num_leaves, 'leaf', 'leaves')} at or below it:"
+            if num_leaves > 1
             else "the advantage of its leaf:"
         )
+        yield from _sums(below, first)
+    if own:
+        yield from ["and of the node itself:"] if below else []
+        yield from _sums(own, first)
+
+
+def _sums(rows: Sequence[Mapping[str, Any]], first: int) -> Iterator[str]:
+    num_nodes = len({row["nodes"] for row in rows})
     for node, of_node in islice(groupby(rows, key=lambda row: int(row["nodes"])), SHOWN_LEAVES):
         terms = list(of_node)
         summands = " ".join(_summand(term) for term in terms if term["weight"])
@@ -92,6 +104,7 @@ def _terms(record: TreeRecord, found: Explanation, first: int) -> Iterator[str]:
 
 TERM_COLUMNS = (
     "nodes",
+    "of_leaf",
     "term",
     "group",
     "group_size",
@@ -146,6 +159,8 @@ def _tokens(reached: Sequence[Reach], found: Explanation) -> Iterator[str]:
         return
     own = reached[0].own_tokens
     taken = "the advantage of each row's leaf" if found["leaf_level"] else "the node's advantage"
+    if found["leaf_level"] and not all(found["of_leaf"]):
+        taken = "the advantage of each row's leaf plus the node's own"
     yield ""
     yield f"{count(own, 'sampled token')} of the node, in {count(len(reached), 'row')}, take {taken}:"
     for reach in reached[:SHOWN_LEAVES]:

@@ -38,6 +38,9 @@ NODE_TYPES: dict[str, tuple[type, ...]] = {
     "num_leaves": (int,),
     "value": (int, float),
     "advantage": (int, float),
+    "leaf_advantage": (int, float),
+    "node_advantage": (int, float),
+    "weight": (int, float),
 }
 NAMES = {
     bool: "true or false",

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from treegrpo_cli._core import describe_estimators
-from treegrpo_cli.errors import UserError, nearest
+from treegrpo_cli._core import CoreError
+from treegrpo_cli.errors import UserError
 from treegrpo_cli.trees.column_checks import column_of
 from treegrpo_cli.trees.forest import numbers_of, to_forest
 from treegrpo_cli.trees.format import NODE_TYPES, Fields
+from treegrpo_cli.trees.terms import levels_of
 from treegrpo_cli.trees.tree_record import AnyTree, TreeRecord, as_records
 
 if TYPE_CHECKING:
     import torch
 
-    from treegrpo_cli._core import ChainRows, Forest
+    from treegrpo_cli._core import ChainRows, Forest, Scores
 
 OWN_FIELDS = {"id", "parent", "reward", *NODE_TYPES}
 
@@ -35,6 +36,8 @@ class TrainingRow(TypedDict):
     """[T] nats, of the distribution sampled from; 0 where not sampled. None where the tree has none."""
     advantages: NDArray[np.float32]
     """[T] 0 where not sampled."""
+    weights: NDArray[np.float32]
+    """[T] what the token counts in this row: 1, unless the estimator weighs turns itself."""
     group: str
     """The prompt_id."""
     tree_id: int
@@ -50,9 +53,9 @@ class TrainingRow(TypedDict):
 def training_rows(trees: AnyTree | Iterable[AnyTree]) -> list[TrainingRow]:
     """Return one row a scored leaf, in the order of trees and nodes, with the advantages that the trees have.
 
-    Under `grpo` and `tree-grpo` every sampled token of a path takes its leaf's advantage, under the other
-    estimators that of its own node. Raises UserError where a tree is unscored (see `score`), or a node
-    has no `token_ids` or does not say which of them were `sampled`.
+    Under a leaf-level estimator (`grpo`, `tree-grpo`, `ancestor`) every sampled token of a path takes its leaf's
+    advantage, under the other estimators that of its own node, and under a sum of both the sum. Raises UserError
+    where a tree is unscored (see `score`), or a node has no `token_ids` or does not say which of them were `sampled`.
 
     >>> from treegrpo_cli import TreeRecord, score
     >>> root = {"id": 0, "parent": None, "reward": None, "token_ids": [5, 6]}
@@ -99,8 +102,8 @@ def _rows_of_tree(record: TreeRecord) -> Iterator[TrainingRow]:
     if record.scoring is None:
         raise record.error(f"tree {record.tree_id} of prompt_id {record.prompt_id!r} is unscored: `score` it first")
     _check_tokens(record)
-    forest, leaf_level = to_forest([record]), _is_leaf_level(record)
-    rows = forest.chain_rows(forest.given_scores(numbers_of(record.nodes, "advantage"), leaf_level=leaf_level))
+    forest = to_forest([record])
+    rows = forest.chain_rows(_scores_of(record, forest))
     lacks = _lacks_logprobs(record, forest)
     for place, (start, end) in enumerate(pairwise(rows.row_start.tolist())):
         yield _row(record, rows, place, slice(start, end), lacks)
@@ -114,6 +117,7 @@ def _row(record: TreeRecord, rows: ChainRows, place: int, span: slice, lacks: ND
         loss_mask=mask,
         logprobs=None if lacks[node_ids].any() else rows.logprobs[span],
         advantages=np.where(mask, rows.advantages[span], np.float32(0)),
+        weights=rows.weights[span],
         group=record.prompt_id,
         tree_id=record.tree_id,
         leaf_id=leaf["id"],
@@ -123,13 +127,21 @@ def _row(record: TreeRecord, rows: ChainRows, place: int, span: slice, lacks: ND
     )
 
 
-def _is_leaf_level(record: TreeRecord) -> bool:
-    """Whether a path's tokens take the advantage of its leaf, not of their own node."""
-    estimator = (record.scoring or {})["estimator"]
-    levels = {known["name"]: known["level"] for known in describe_estimators()}
-    if estimator not in levels:
-        raise record.error(f"scoring.estimator: unknown {estimator!r}, {nearest(estimator, levels)}")
-    return levels[estimator] == "leaf"
+def _scores_of(record: TreeRecord, forest: Forest) -> Scores:
+    """The advantages that stand in the tree."""
+    try:
+        levels = levels_of(record.scoring or {})
+    except UserError as error:
+        raise record.error(str(error)) from None
+    names = {"leaf": "leaf_advantage", "node": "node_advantage"} if len(levels) > 1 else {}
+    columns = {level: numbers_of(record.nodes, names.get(level, "advantage")) for level in levels}
+    weight = numbers_of(record.nodes, "weight") if "weight" in record.nodes[0] else None
+    try:
+        if "leaf" in columns:
+            return forest.given_scores(columns["leaf"], leaf_level=True, beside=columns.get("node"), weight=weight)
+        return forest.given_scores(columns["node"], leaf_level=False, weight=weight)
+    except CoreError as error:
+        raise record.error(f"node {error.node}: {error.reason}") from None
 
 
 def _check_tokens(record: TreeRecord) -> None:

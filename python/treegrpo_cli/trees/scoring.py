@@ -12,23 +12,32 @@ from numpy.typing import NDArray
 
 from treegrpo_cli._core import CoreError
 from treegrpo_cli.errors import UserError
+from treegrpo_cli.terms import read_term
 from treegrpo_cli.trees.forest import to_forest
 from treegrpo_cli.trees.format import Fields
+from treegrpo_cli.trees.terms import PARTS, parts_of, scoring_of
 from treegrpo_cli.trees.tree_record import AnyTree, TreeRecord, as_records
 from treegrpo_cli.types import MAX_REWARD
 
 if TYPE_CHECKING:
-    from treegrpo_cli._core import Scores
+    from treegrpo_cli._core import Scores, ScoreTerm
 
 DEFAULT_ESTIMATOR = "tree-grpo"
 
 Options = Mapping[str, str | float | int | bool]
 
 
-def score(trees: AnyTree | Iterable[AnyTree], estimator: str = DEFAULT_ESTIMATOR, **options: Any) -> list[TreeRecord]:
+def score(
+    trees: AnyTree | Iterable[AnyTree],
+    estimator: str = DEFAULT_ESTIMATOR,
+    *,
+    terms: Sequence[Mapping[str, Any]] = (),
+    **options: Any,
+) -> list[TreeRecord]:
     """Return scored copies of the trees, in their order; a group is the trees of one prompt_id.
 
-    `trees` are records, or dicts as `TreeRecord.from_dict` takes them, or one of either.
+    `trees` are records, or dicts as `TreeRecord.from_dict` takes them, or one of either. `terms`, in place of an
+    `estimator`, are those of a sum: dicts of `estimator`, `weight` and options, as `[[advantage.terms]]` in settings.
 
     Each node gains `depth`, `num_leaves`, `value` and `advantage`, the tree `scoring`. Raises UserError
     for an unknown estimator or option, a value out of range, and two trees of one prompt_id and tree_id.
@@ -38,6 +47,9 @@ def score(trees: AnyTree | Iterable[AnyTree], estimator: str = DEFAULT_ESTIMATOR
     ...     return TreeRecord(prompt_id="q1", tree_id=tree_id, nodes=nodes)
     >>> [tree.nodes[1]["advantage"] for tree in score([chain(0, 1.0), chain(1, 0.0)], "grpo", scale="none")]
     [0.5, -0.5]
+    >>> both = [{"estimator": "grpo", "scale": "none"}, {"estimator": "parent", "weight": 0.5}]
+    >>> [tree.nodes[1]["advantage"] for tree in score([chain(0, 1.0), chain(1, 0.0)], terms=both)]
+    [0.75, -0.75]
     """
     records = as_records(trees)
     seen = set[tuple[str, int]]()
@@ -45,26 +57,43 @@ def score(trees: AnyTree | Iterable[AnyTree], estimator: str = DEFAULT_ESTIMATOR
         if (tree := (record.prompt_id, record.tree_id)) in seen:
             raise record.error(f"a second tree {record.tree_id} of prompt_id {record.prompt_id!r}")
         seen.add(tree)
-    return score_group(records, estimator, options)
+    return score_group(records, _asked(estimator, terms, options))
+
+
+def _asked(estimator: str, terms: Sequence[Mapping[str, Any]], options: Options) -> list[ScoreTerm]:
+    if not terms:
+        return [{"estimator": estimator, "options": dict(options)}]
+    if options or estimator != DEFAULT_ESTIMATOR:
+        raise UserError("an estimator and its options beside terms: they stand in a term of their own")
+    try:
+        return [read_term(term) for term in terms]
+    except ValueError as error:
+        raise UserError(f"terms: {error}") from None
 
 
 def score_group(
-    records: Sequence[TreeRecord], estimator: str, options: Options, *, in_place: bool = False
+    records: Sequence[TreeRecord],
+    terms: str | Sequence[ScoreTerm],
+    options: Options | None = None,
+    *,
+    in_place: bool = False,
 ) -> list[TreeRecord]:
     """Return scored copies of trees, of one prompt or several. Raises UserError as `score` does.
+
+    `terms` are an estimator, with its `options`, or those of a sum.
 
     `in_place` saves the copies: the given trees are the caller's no more.
     """
     forest = to_forest(records, tokens=False)
     try:
-        scores = forest.score(estimator, dict(options))
+        scores = forest.score(terms, dict(options or {}))
     except CoreError as error:
         raise _placed(error, records) from None
     except ValueError as error:  # an option of a type that no option has
         raise UserError(str(error)) from None
     if (np.abs(scores.value) > MAX_REWARD).any():  # a leaf's value is its reward
         raise _too_large(records)
-    if _stand_alone(records) and estimator == "tree-grpo" and scores.options["variant"] == "sum":
+    if _stand_alone(records) and any(map(_compares_twice, scores.terms)):
         warnings.warn(
             "tree-grpo over a single tree of a prompt: both its terms are the same, and advantages double",
             stacklevel=2,
@@ -86,17 +115,32 @@ def keep_or_score(records: Sequence[TreeRecord], *, in_place: bool = False) -> l
 
 def with_scores(records: Iterable[TreeRecord], scores: Scores, *, in_place: bool = False) -> list[TreeRecord]:
     """Return the trees, copied or `in_place`, with the scores of a forest of their nodes, and no others, in order."""
+    parts = {name: _or_none(column) for name, column in parts_of(scores).items()}
     columns = scores.depth.tolist(), scores.num_leaves.tolist(), _or_none(scores.value), _or_none(scores.advantage)
-    added = zip(*columns, strict=True)
-    scoring = {"estimator": scores.estimator, "options": scores.options}
+    names = ("depth", "num_leaves", "value", "advantage", *parts)
+    added = (dict(zip(names, row, strict=True)) for row in zip(*columns, *parts.values(), strict=True))
+    scoring = scoring_of(scores)
     return [_added_to(record, added, scoring, in_place) for record in records]
 
 
-def _added_to(record: TreeRecord, added: Iterator[tuple[Any, ...]], scoring: Fields, in_place: bool) -> TreeRecord:
+def _added_to(record: TreeRecord, added: Iterator[Fields], scoring: Fields, in_place: bool) -> TreeRecord:
     nodes = record.nodes if in_place else list(map(dict.copy, record.nodes))
-    for node, (depth, num_leaves, value, advantage) in zip(nodes, added, strict=False):
-        node["depth"], node["num_leaves"], node["value"], node["advantage"] = depth, num_leaves, value, advantage
+    for node, fields in zip(nodes, added, strict=False):
+        if record.scoring is not None:
+            _drop_parts(node, fields)
+        node.update(fields)
     return record.replaced(nodes=nodes, scoring=scoring)
+
+
+def _drop_parts(node: Fields, fields: Fields) -> None:
+    """Take out what another scoring had beside the advantage."""
+    for name in PARTS:
+        if name not in fields:
+            node.pop(name, None)
+
+
+def _compares_twice(term: ScoreTerm) -> bool:
+    return term["estimator"] == "tree-grpo" and term["options"]["variant"] == "sum"
 
 
 def _stand_alone(records: Sequence[TreeRecord]) -> bool:

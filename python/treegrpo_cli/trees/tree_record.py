@@ -127,7 +127,9 @@ class TreeRecord:
 
     @property
     def scoring(self) -> Fields | None:
-        """`estimator` and its resolved `options`; None where the tree is unscored."""
+        """`estimator` and its resolved `options`, or the `terms` of a sum, each with these and its `weight`; None where
+        the tree is unscored.
+        """
         return self.fields.get("scoring")
 
     def __eq__(self, other: object) -> bool:

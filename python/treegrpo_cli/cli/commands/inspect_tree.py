@@ -41,9 +41,11 @@ def inspect_tree(
         ),
     ] = None,
     estimator: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Score again with this one; see treegrpo estimators.  [default: the file's scoring, else tree-grpo]",
+            metavar="[WEIGHT*]NAME[,OPTION=VALUE...]",
+            help="Score again with this one, or the sum of several; see treegrpo estimators.  "
+            "[default: the file's scoring, else tree-grpo]",
             show_default=False,
         ),
     ] = None,
