@@ -99,6 +99,7 @@ def test_two_arms_are_trained_on_two_seeds_and_told_apart(tiny_model_dir: Path, 
     results = orjson.loads((out / "results.json").read_bytes())
     assert [(arm["name"], arm["seeds"]) for arm in results["arms"]] == [("chains", [0, 1]), ("trees", [0, 1])]
     assert "count_vowels at 120 generated tokens" in done.stdout
+    assert "seconds were measured with up to 2 runs at once" in done.stdout
     assert "| `rollout.num_rounds` | `0` | `1` |" in (out / "report.md").read_text()
     for picture in ("score-tokens", "score-seconds"):
         assert (out / f"{picture}.png").read_bytes().startswith(b"\x89PNG")

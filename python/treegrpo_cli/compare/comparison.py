@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,10 @@ BUDGET_KEYS = {"tokens": "budget.run_tokens", "tool_calls": "budget.run_tool_cal
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked for. `budget` is one of `axis`; `score` "" and `targets` () leave the choice to the results."""
+    """What is asked for. `budget` is one of `axis`; `score` "" and `targets` () leave the choice to the results.
+
+    `num_jobs` is the most runs that ever went at once.
+    """
 
     arms: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -44,6 +48,7 @@ class Plan:
     budget: float
     score: str = ""
     targets: tuple[float, ...] = ()
+    num_jobs: int = 1
 
     @classmethod
     def read(cls, folder: Path) -> Plan:
@@ -61,6 +66,10 @@ class Plan:
             raise FileError(file, "is not what a comparison wrote: arms, seeds or axis are missing")
         return plan
 
+    def write(self, folder: Path) -> None:
+        """Write it for a later report."""
+        write_whole(folder / "comparison.json", orjson.dumps(asdict(self), option=orjson.OPT_INDENT_2))
+
 
 def run_comparison(arms: Sequence[Arm], plan: Plan, folder: Path, num_jobs: int | None, reporter: Reporter) -> None:
     """Train what is not trained yet, and report.
@@ -77,8 +86,10 @@ def run_comparison(arms: Sequence[Arm], plan: Plan, folder: Path, num_jobs: int 
     with output_lock(folder):
         for run in runs:
             run.check_unchanged()
-        write_whole(folder / "comparison.json", orjson.dumps(asdict(plan), option=orjson.OPT_INDENT_2))
-        failed = train_all(runs, plan, num_jobs, reporter)
+        if (folder / "comparison.json").is_file():
+            plan = replace(plan, num_jobs=Plan.read(folder).num_jobs)
+        plan.write(folder)
+        plan, failed = train_all(runs, plan, num_jobs, reporter)
         if len(failed) < len(runs):
             report(folder, plan, reporter, failed)
     if failed:
@@ -89,21 +100,26 @@ def run_comparison(arms: Sequence[Arm], plan: Plan, folder: Path, num_jobs: int 
         )
 
 
-def train_all(runs: Sequence[Run], plan: Plan, num_jobs: int | None, reporter: Reporter) -> dict[str, str]:
-    """Run what is not finished, as many at once as there is room for; return why those that failed did."""
+def train_all(runs: Sequence[Run], plan: Plan, num_jobs: int | None, reporter: Reporter) -> tuple[Plan, dict[str, str]]:
+    """Run what is not finished, as many at once as there is room for.
+
+    Returns the plan with how many that were, and why those that failed did.
+    """
     waiting = [run for run in runs if not run.is_finished]
     if not waiting:
-        return {}
+        return plan, {}
     launcher = open_launcher()
     fleet = Fleet(launcher, reporter)
     try:
         num_jobs, num_threads = _share_out(fleet, waiting, plan, num_jobs)
         if num_jobs > 1:
             reporter.say(f"{num_jobs} runs at once" + (f", {num_threads} threads each" if num_threads > 1 else ""))
+        plan = replace(plan, num_jobs=max(num_jobs, plan.num_jobs))
+        plan.write(runs[0].folder)
         fleet.sail(runs, num_jobs, num_threads, lambda run: _how_it_went(run, plan))
     finally:
         launcher.close()
-    return fleet.failed
+    return plan, fleet.failed
 
 
 def report(folder: Path, plan: Plan, reporter: Reporter, failed: Mapping[str, str] | None = None) -> None:
@@ -160,8 +176,10 @@ def _how_it_went(run: Run, plan: Plan) -> str:
     metrics = read_metrics(run.path / "metrics.jsonl")
     spent = sum((Spent.on(line) for line in metrics), Spent())
     at = list(AXES).index(plan.axis)
-    scores = [f"{value:.3f}" for name, value in metrics[-1].items() if name == f"eval/{plan.score}"]
-    return " ".join([run.name, *scores, f"after {spent.all[at]:,.0f} {AXES[plan.axis]}"])
+    score: list[str] = []
+    with suppress(UserError):  # a score that it does not have is said of all, with the report
+        score = [f"{metrics[-1][f'eval/{choose_score([(run.path, metrics)], plan.score)}']:.3f}"]
+    return " ".join([run.name, *score, f"after {spent.all[at]:,.0f} {AXES[plan.axis]}"])
 
 
 def _finished(folder: Path, plan: Plan) -> tuple[dict[tuple[str, int], list[dict[str, Any]]], dict[str, Config]]:
@@ -206,6 +224,8 @@ def _notes(plan: Plan, curves: Mapping[str, Any], results: dict[str, Any], faile
             f"compared up to {end:,.0f} {AXES[plan.axis]}, not {plan.budget:,.0f}: runs of {', '.join(short)} ended "
             "earlier, at train.num_steps; set it higher to compare over the whole budget"
         )
+    if plan.num_jobs > 1:
+        notes.append(f"seconds were measured with up to {plan.num_jobs} runs at once, which slow each other down")
     if len(plan.seeds) < 5:
         notes.append("intervals over fewer than five seeds are narrower than they should be")
     return notes
