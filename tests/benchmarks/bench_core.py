@@ -1,22 +1,39 @@
-"""Leaf sums, leaf-mean values and `parent` advantages of a million nodes: the Rust core, numpy by level, plain Python.
+"""Leaf sums, leaf-mean values and `parent` advantages of a million nodes: the Rust core, numpy by level, plain Python;
+then every estimator and every selection rule against numpy.
 
     python tests/benchmarks/bench_core.py
 
-All three compute the same numbers (checked), in turns, on one thread. The copy of as many bytes as the core's
-columns hold says what memory alone would take.
+All compute the same numbers (checked), in turns, on one thread. Times are the process's own, so that other work on the
+machine counts little. The copy of as many bytes as the core's columns hold says what memory alone would take.
 """
 
 import argparse
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from treegrpo_cli._core import NO_PARENT, Forest, estimators
+from treegrpo_cli._core import (
+    NO_PARENT,
+    Forest,
+    describe_estimators,
+    describe_selection_rules,
+    draw_by_scores,
+    select_uniform,
+)
+
+from tests.benchmarks import numpy_core
 
 Columns = dict[str, NDArray[np.generic]]
 Result = tuple[NDArray[np.float64], NDArray[np.float64]]
+Pairs = dict[str, tuple[Callable[[], object], Callable[[], object] | None]]
+"""Name -> the core's, and numpy's where there is one."""
+
+
+TOKENS_A_TURN = 4
+NUM_DRAWS = 1000
 
 
 def random_columns(num_nodes: int, nodes_a_tree: int, seed: int = 0) -> Columns:
@@ -37,6 +54,28 @@ def random_columns(num_nodes: int, nodes_a_tree: int, seed: int = 0) -> Columns:
         "tree": (np.arange(num_nodes) // nodes_a_tree).astype(np.uint32),
         "status": np.where(is_leaf, 1, 0).astype(np.uint8),
         "reward": reward.astype(np.float64),
+    }
+
+
+def with_tokens(columns: Columns, seed: int = 0) -> Columns:
+    """The same trees with turns of four sampled tokens, and a prompt that all share; a node's first child goes on
+    with its chain, each later one is a round of its own."""
+    draw = np.random.default_rng(seed)
+    num_nodes = len(columns["parent"])
+    sampled = np.repeat(columns["parent"] != NO_PARENT, TOKENS_A_TURN)
+    rounds, goes_on = [0] * num_nodes, set()
+    for node, parent in enumerate(columns["parent"].tolist()):
+        if parent != NO_PARENT:
+            rounds[node] = node if parent in goes_on else rounds[parent]
+            goes_on.add(parent)
+    logprobs = np.where(sampled, np.log(draw.random(len(sampled)) / 2 + 0.5), 0.0)
+    return columns | {
+        "token_start": np.arange(num_nodes + 1, dtype=np.uint64) * TOKENS_A_TURN,
+        "token_ids": np.where(sampled, draw.integers(0, 8, len(sampled)), 0).astype(np.uint32),
+        "sampled": sampled,
+        "logprobs": logprobs.astype(np.float32),
+        "entropy": np.where(columns["parent"] != NO_PARENT, draw.random(num_nodes), np.nan),
+        "round": np.array(rounds, dtype=np.uint32),
     }
 
 
@@ -83,14 +122,16 @@ def numpy_by_level(columns: Columns) -> Result:
     return value, np.where(is_root, 0.0, value - value[above])
 
 
-def time_in_turns(methods: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def time_in_turns(
+    methods: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Median seconds of each method, all of them once a round."""
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(repeats):
         for name, method in methods.items():
-            start = time.perf_counter()
+            start = clock()
             method()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return {name: float(np.median(times)) for name, times in seconds.items()}
 
 
@@ -117,15 +158,75 @@ def main() -> None:
         "plain Python": lambda: plain_python(columns),
         "copy of the same bytes": lambda: np.copyto(written, source),
     }
-    methods |= {f"score({name}), defaults": lambda name=name: forest.score(name, {}) for name in estimators()}
     methods["Forest.from_columns"] = lambda: Forest.from_columns(**columns)
-    median = time_in_turns(methods, arguments.repeats)
-    print(f"{arguments.nodes:,} nodes, {platform.machine()}, one thread, median of {arguments.repeats}\n")
+    median = time_in_turns(methods, arguments.repeats, time.process_time)
+    print(f"{arguments.nodes:,} nodes, {platform.machine()}, one thread, CPU time, median of {arguments.repeats}\n")
     print("| method | ms | M nodes/s | times the Rust core |")
     print("|---|---|---|---|")
     for name, seconds in median.items():
         rate, ratio = arguments.nodes / seconds / 1e6, seconds / median["Rust core"]
         print(f"| {name} | {seconds * 1e3:.1f} | {rate:.1f} | {ratio:.2f} |")
+    columns = with_tokens(columns)
+    print_pairs("estimator", estimator_pairs(columns), arguments.nodes, arguments.repeats)
+    print_pairs("rule", rule_pairs(columns), arguments.nodes, arguments.repeats)
+
+
+def estimator_pairs(columns: Columns) -> Pairs:
+    """Each estimator with its defaults: the core's, and numpy's where there is one and it finds the same."""
+    forest, pairs = Forest.from_columns(**columns), Pairs()
+    for name in (estimator["name"] for estimator in describe_estimators()):
+        by_numpy = partial(numpy_core.by_estimator, name, columns) if name in numpy_core.ESTIMATORS else None
+        if by_numpy:
+            np.testing.assert_allclose(forest.score(name, {}).advantage, by_numpy(), rtol=1e-9, atol=1e-9, err_msg=name)
+        pairs[name] = (partial(forest.score, name, {}), by_numpy)
+    return pairs
+
+
+def rule_pairs(columns: Columns) -> Pairs:
+    """The scores of all nodes that have children, by each rule with its defaults, and draws among them."""
+    forest, pairs = Forest.from_columns(**columns), Pairs()
+    inner = np.unique(columns["parent"])[:-1].astype(np.uint32)
+    for name in (rule["name"] for rule in describe_selection_rules()):
+        by_numpy = partial(numpy_core.RULES[name], columns) if name in numpy_core.RULES else None
+        scores = forest.selection_scores(inner, name)
+        if by_numpy:
+            np.testing.assert_allclose(scores, by_numpy()[inner], rtol=1e-9, atol=1e-9, err_msg=name)
+        if name != "uniform":
+            pairs[name] = (partial(forest.selection_scores, inner, name), by_numpy)
+    draw, count = np.random.default_rng(0), len(scores)
+    pairs["draws, alike"] = (
+        lambda: select_uniform(count, NUM_DRAWS, True, [0]),
+        lambda: draw.integers(0, count, NUM_DRAWS),
+    )
+    pairs["draws, the best"] = (
+        lambda: draw_by_scores(scores, NUM_DRAWS, [0]),
+        lambda: np.argpartition(-scores, NUM_DRAWS)[:NUM_DRAWS],
+    )
+    pairs["draws, Gumbel"] = (
+        lambda: draw_by_scores(scores, NUM_DRAWS, [0], 0.5),
+        lambda: np.argpartition(-(scores / 0.5 + draw.gumbel(size=count)), NUM_DRAWS)[:NUM_DRAWS],
+    )
+    chance = scores / scores.sum()
+    pairs["draws, in proportion"] = (
+        lambda: draw_by_scores(scores, NUM_DRAWS, [0], 1.0, True),
+        lambda: draw.choice(count, NUM_DRAWS, p=chance),
+    )
+    return pairs
+
+
+def print_pairs(what: str, pairs: Pairs, num_nodes: int, repeats: int) -> None:
+    methods: dict[str, Callable[[], object]] = {}
+    for name, (ours, theirs) in pairs.items():
+        methods[name] = ours
+        if theirs:
+            methods[f"{name}, numpy"] = theirs
+    median = time_in_turns(methods, repeats, time.process_time)
+    print(f"\n| {what} | ms | M nodes/s | numpy, ms | times the core |")
+    print("|---|---|---|---|---|")
+    for name in pairs:
+        row = f"| {name} | {median[name] * 1e3:.2f} | {num_nodes / median[name] / 1e6:.1f} |"
+        numpy = median.get(f"{name}, numpy")
+        print(row + (f" {numpy * 1e3:.2f} | {numpy / median[name]:.1f} |" if numpy else " – | – |"))
 
 
 if __name__ == "__main__":

@@ -123,6 +123,27 @@ def test_draws_follow_from_the_scores(
         assert len(drawn) == len(set(drawn)) == min(n, len(candidates))
 
 
+@pytest.mark.parametrize("rule", sorted(RULES))
+@settings(max_examples=40, deadline=None)
+@given(forest=trees(rewards=REWARDS, vocabulary=3))
+def test_a_score_reads_its_own_tree_alone_or_its_prompts_trees(rule: str, forest: list[Tree]) -> None:
+    [reads_prompt] = [known["reads_prompt"] for known in describe_selection_rules() if known["name"] == rule]
+    alone = [asked([tree], rule)[:2] for tree in forest]
+
+    def scores(numbers: list[int]) -> list[list[float]]:
+        """Of the candidates of each of these trees, which stand in one forest."""
+        joined = Forest.concat([alone[number][0] for number in numbers])
+        starts = np.cumsum([0, *(alone[number][0].num_nodes for number in numbers)])
+        rows = [alone[number][1] + np.uint32(start) for number, start in zip(numbers, starts, strict=False)]
+        return [joined.selection_scores(own, rule, rewards_asked=True).tolist() for own in rows]
+
+    everywhere = scores(list(range(len(forest))))
+    for number, tree in enumerate(forest):
+        prompt = [other for other, of in enumerate(forest) if of["prompt"] == tree["prompt"]]
+        seen = prompt if reads_prompt else [number]
+        assert scores(seen)[seen.index(number)] == everywhere[number]
+
+
 @EXAMPLES
 @given(
     scores=st.lists(st.one_of(st.floats(-4, 4), st.just(-math.inf)), min_size=1, max_size=9),
