@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from typing import Any
+from zlib import crc32
 
+import numpy as np
 import pytest
 from treegrpo_cli.config import Config
 from treegrpo_cli.errors import UserError
@@ -77,12 +79,14 @@ def test_a_step_keeps_its_number_of_expansions_and_they_go_where_rewards_disagre
 
 def test_chains_are_dealt_where_the_root_is_the_only_candidate() -> None:
     step, _ = grow(wave_config({"candidates": "root"}), half_dead)
-    for grown in step:
-        for tree in grown.trees:
-            parents = tree.forest.columns()["parent"]
-            firsts = [node for node, turn in tree.turns.items() if turn.key[2] == 0 and turn.depth]
-            assert {int(parents[node]) for node in firsts} == {tree.root}
-            assert len(firsts) == tree.num_leaves
+    assert all(starts_at_root(tree) for grown in step for tree in grown.trees)
+
+
+def starts_at_root(tree: Tree) -> bool:
+    """Whether each of its chains begins at the root."""
+    parents = tree.forest.columns()["parent"]
+    firsts = [node for node, turn in tree.turns.items() if turn.key[2] == 0 and turn.depth]
+    return {int(parents[node]) for node in firsts} == {tree.root} and len(firsts) == tree.num_leaves
 
 
 def longest_last(context: Any) -> float:
@@ -93,12 +97,126 @@ def longest_first(context: Any) -> float:
     return (63 - (len(context) * 7 + int(context[-1])) % 64) / 8000
 
 
-@pytest.mark.parametrize("rollout", [{}, {"candidates": "root"}, {"allocation": "even"}])
+@pytest.mark.parametrize(
+    "rollout",
+    [{}, {"candidates": "root"}, {"allocation": "even"}, {"allocation": "even", "rescue": "failed", "max_rescues": 3}],
+)
 def test_the_order_of_arrival_changes_nothing(rollout: dict[str, Any]) -> None:
     config = wave_config(rollout, budget={"step_leaves": 50}, advantage={"dead_prompts": "refill"})
     steps = [grow(config, half_dead, delay_s=0.005, jitter_seed=seed)[0] for seed in range(2)]
     steps += [grow(config, half_dead, delay=delay)[0] for delay in (longest_last, longest_first)]
     assert all(contents(step) == contents(steps[0]) for step in steps)
+
+
+def test_contrast_deals_by_its_scores_whatever_the_order_of_arrival() -> None:
+    config = wave_config({"rescue": "dead", "max_rescues": 3}, selection={"rule": "contrast"})
+    steps = [grow(config, half_dead, delay=delay)[0] for delay in (None, longest_last, longest_first)]
+    assert contents(steps[0]) == contents(steps[1]) == contents(steps[2])
+    leaves = [count - grown.num_rescues for count, grown in zip(num_leaves(steps[0]), steps[0], strict=True)]
+    assert sum(leaves) == 60
+    assert sum(leaves[1::2]) > 1.3 * sum(leaves[::2])
+
+
+@pytest.mark.parametrize("rule", ["contrast", "uniform", "uct"])
+def test_a_prompt_weighs_what_its_rule_says_where_that_compares_across_prompts(rule: str) -> None:
+    weighed: dict[int, tuple[float, float]] = {}
+    weight = waves_module.Grove.weight
+
+    async def note(grove: Any) -> float:
+        candidates, before = grove.candidates(), grove.player.rewards_so_far
+        nodes = np.concatenate(candidates.nodes)
+        known = {"prior": before.prior, "rewards_asked": True}
+        scores = candidates.forest.selection_scores(nodes, rule, {}, **known)
+        rewards = grove.known_rewards()
+        q = (sum(rewards) + 0.5) / (len(rewards) + 1)
+        weighed[grove.prompt.number] = (await weight(grove), sum(scores) if rule == "contrast" else q * (1 - q))
+        return weighed[grove.prompt.number][0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(waves_module.Grove, "weight", note)
+        grow(wave_config(selection={"rule": rule}), half_dead)
+    assert sorted(weighed) == list(range(6))
+    assert all(ours == pytest.approx(theirs) for ours, theirs in weighed.values())
+
+
+@pytest.mark.parametrize("selection", [{"rule": "surprisal"}, {"replacement": False}])
+def test_what_a_rule_that_repeats_no_node_cannot_use_goes_to_other_prompts(selection: dict[str, Any]) -> None:
+    shape = {"num_expansions": 4, "num_rounds": 1, "max_turns": 2}
+    step, _ = grow(wave_config(shape, selection=selection), half_dead)
+    expanded, num_candidates = [], 0
+    for tree in (tree for grown in step for tree in grown.trees):
+        first = [node for node, turn in tree.turns.items() if turn.key[0] <= 0]
+        num_candidates += sum(tree.may_branch(first))
+        parents = tree.forest.columns()["parent"]
+        mine = [int(parents[node]) for node, turn in tree.turns.items() if turn.key[0] == 1 and turn.key[2] == 0]
+        assert len(set(mine)) == len(mine)
+        expanded += mine
+    assert num_candidates < 48
+    assert len(expanded) == num_candidates
+
+
+def rarely(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+    """1 for one in five; 1 for all where the prompt says so."""
+    pairs = zip(prompts, completions, strict=True)
+    return [
+        float("done" in prompt or ("dead" not in prompt and crc32(text.encode()) % 5 == 0)) for prompt, text in pairs
+    ]
+
+
+def rewards_until(grown: Grown, num_rounds: int) -> set[float | None]:
+    """The rewards of the leaves of the first rounds."""
+    return {
+        worth.reward
+        for tree in grown.trees
+        for leaf, worth in tree.rewards.items()
+        if tree.turns[leaf].key[0] < num_rounds
+    }
+
+
+@pytest.mark.parametrize("rescue", ["failed", "dead"])
+@pytest.mark.parametrize("shape", [{}, {"num_rounds": 0}, {"num_rounds": 0, "candidates": "root"}])
+def test_prompts_whose_rewards_are_equal_are_expanded_until_they_differ(rescue: str, shape: dict[str, Any]) -> None:
+    shape = {"allocation": "even", "num_trees": 2, "num_rounds": 1, "num_expansions": 2, **shape}
+    config = wave_config({**shape, "rescue": rescue, "max_rescues": 5}, train={"prompts_per_step": 24})
+    config = config.model_copy(
+        update={"reward": config.reward.model_copy(update={"functions": [f"{__name__}:rarely"]})}
+    )
+    step, _ = grow(config, lambda number: ("dead", "done")[number] if number < 2 else "alive")
+    num_rounds = 1 + config.rollout.num_rounds
+    rescued = 0
+    for grown in step:
+        before = rewards_until(grown, num_rounds)
+        is_lost = len(before) == 1 and (rescue == "dead" or before == {0.0})
+        assert bool(grown.num_rescues) == is_lost
+        assert grown.num_rescues == sum(tree.num_leaves for tree in grown.trees) - 2 * config.rollout.num_leaves
+        if grown.num_rescues == 5:
+            assert sum(tree.num_rounds - num_rounds for tree in grown.trees) >= 3
+        elif is_lost:
+            assert grown.is_alive
+            assert grown.num_rescues in (2, 4)
+        rescued += is_lost and grown.is_alive
+    assert [step[place].num_rescues for place in (0, 1)] == [5, 5 if rescue == "dead" else 0]
+    assert rescued
+    if config.rollout.candidates == "root":
+        assert all(starts_at_root(tree) for grown in step for tree in grown.trees)
+
+
+def test_a_rescue_stays_within_the_budgets_of_prompt_and_step() -> None:
+    shape = {"allocation": "even", "rescue": "dead", "max_rescues": 8}
+    step, _ = grow(wave_config(shape, budget={"prompt_leaves": 13}), all_dead)
+    assert num_leaves(step) == [13] * 6
+    step, _ = grow(wave_config(shape, budget={"step_leaves": 65}), all_dead)
+    assert sum(num_leaves(step)) == 65
+    step, _ = grow(wave_config(shape, budget={"step_seconds": 1e-9}), all_dead)
+    assert num_leaves(step) == [2] * 6
+
+
+def test_a_prompt_without_a_single_reward_is_not_rescued() -> None:
+    config = wave_config({"rescue": "dead", "allocation": "even"})
+    functions = ["tests.rollout.test_collect:failing_reward"]
+    config = config.model_copy(update={"reward": config.reward.model_copy(update={"functions": functions})})
+    step, _ = grow(config, half_dead)
+    assert num_leaves(step) == [10] * 6
 
 
 def test_where_all_prompts_are_dead_all_get_the_same() -> None:
@@ -206,7 +324,7 @@ def test_an_error_of_ours_is_raised_alone_and_closes_what_is_open(monkeypatch: p
         closed.append(grove.prompt.number)
         await close(grove)
 
-    async def broken(grove: Any, num: int, wave: int) -> Any:
+    async def broken(grove: Any, num: int, wave: int, rule: Any) -> Any:
         raise LookupError("our own bug")
 
     monkeypatch.setattr(waves_module.Grove, "close", count_closed)
@@ -221,6 +339,10 @@ def test_an_error_of_ours_is_raised_alone_and_closes_what_is_open(monkeypatch: p
     [
         ({"num_rounds": 0}, r'rollout: allocation = "uncertain" deals expansions, and there are none; .*candidates'),
         ({"num_kept_leaves": 2}, r'allocation = "uncertain" looks at the rewards of all leaves; leave num_kept_leaves'),
+        (
+            {"num_kept_leaves": 2, "allocation": "even", "rescue": "dead"},
+            r'rescue = "dead" looks at the rewards of all leaves',
+        ),
         ({"candidates": "root", "include_root": False}, r'candidates = "root" beside include_root = false leaves'),
     ],
 )

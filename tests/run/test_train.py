@@ -761,7 +761,8 @@ def test_a_checkpoint_without_a_count_of_prompts_goes_on_where_its_steps_end(
 
 UNEVEN: dict[str, Any] = {
     "reward": {"functions": [f"{__name__}:vowels_unless_rome"]},
-    "rollout": {"num_rounds": 2, "num_expansions": 1, "allocation": "uncertain"},
+    "rollout": {"num_rounds": 2, "num_expansions": 1, "allocation": "uncertain", "rescue": "dead", "max_rescues": 2},
+    "selection": {"rule": "contrast"},
     "advantage": {"dead_prompts": "refill"},
     "train": {"num_steps": 3, "eval_steps": 0},
 }
@@ -792,8 +793,11 @@ def test_a_run_that_deals_and_refills_resumes_exactly_and_says_what_it_spent(
         ]
         leaves = [sum(node["status"] != "open" for tree in group for node in tree.nodes) for group in groups]
         alive = [count - 2 for count, group in zip(leaves, groups, strict=True) if not is_dead(group)]
-        assert line["tree/num_expansions"] == sum(leaves) - len(trees) == 2 * len(trees)
-        assert line["tree/frac_expansions_alive"] == pytest.approx(sum(alive) / (2 * len(trees)))
+        assert line["tree/num_expansions"] == sum(leaves) - len(trees)
+        assert line["tree/num_expansions"] == 2 * len(trees) + line["tree/num_rescue_expansions"]
+        assert line["tree/num_rescue_expansions"] <= 2 * line["tree/num_rescue_prompts"]
+        assert line["tree/num_rescue_prompts"] == line["tree/num_rescued_prompts"] + line["tree/num_dead_prompts"]
+        assert line["tree/frac_expansions_alive"] == pytest.approx(sum(alive) / line["tree/num_expansions"])
         assert line["tree/max_prompt_leaves"] == max(leaves)
         assert line["budget/withheld_expansions"] == 0
         same = ("tokens", "generated_tokens"), ("tool_calls", "num_tool_calls"), ("leaves", "num_leaves")

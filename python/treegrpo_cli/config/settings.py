@@ -160,6 +160,11 @@ class RolloutConfig(Section):
     N·M·P expansions go to prompts by how much the rewards of their leaves disagree so far."""
     allocation_kappa: Positive = 1.0
     """How many leaves the run's mean reward weighs as, where a prompt's own few leaves say how much they disagree."""
+    rescue: Literal["none", "failed", "dead"] = "none"
+    """Whether a prompt is expanded further behind its last round: one whose rewards are all equal and below the run's
+    mean so far (`failed`), or all equal (`dead`). It is branched where another outcome is likeliest."""
+    max_rescues: Count = 8
+    """Expansions of a prompt for that, `num_expansions` at a time, until its rewards differ."""
     max_turns: Count = 4
     max_prompt_tokens: Tokens = 4096
     max_turn_tokens: Tokens = 500
@@ -206,8 +211,9 @@ class RolloutConfig(Section):
                 'allocation = "uncertain" deals expansions, and there are none; set num_expansions and num_rounds '
                 '(for chains, with candidates = "root")'
             )
-        if self.allocation == "uncertain" and self.num_kept_leaves:
-            raise ValueError('allocation = "uncertain" looks at the rewards of all leaves; leave num_kept_leaves out')
+        if self.num_kept_leaves and (self.allocation != "even" or self.rescue != "none"):
+            name = f'rescue = "{self.rescue}"' if self.allocation == "even" else f'allocation = "{self.allocation}"'
+            raise ValueError(f"{name} looks at the rewards of all leaves; leave num_kept_leaves out")
         if self.num_kept_leaves > self.num_leaves:
             raise ValueError(
                 f"num_kept_leaves is {self.num_kept_leaves}, but a tree has at most "
@@ -559,7 +565,7 @@ class Config(Section):
     @property
     def prompts_wait(self) -> bool:
         """Whether the prompts of a step grow wave by wave, so that their trees depend on each other."""
-        return self.rollout.allocation != "even" or self.budget.limits_steps
+        return self.rollout.allocation != "even" or self.rollout.rescue != "none" or self.budget.limits_steps
 
     @model_validator(mode="after")
     def _adapters_learn_at_a_rate_of_their_own(self) -> Config:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Container, Iterable
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -40,11 +40,13 @@ class Grown:
     failures: list[Failure]
     seconds: float = 0.0
     """From the start of its first tree to the end of its last."""
+    num_rescues: int = 0
+    """Expansions behind the last round, because the rewards until then were all equal."""
 
     @property
     def is_alive(self) -> bool:
         """Whether its rewards differ: a group in which all are equal, or none is, teaches nothing."""
-        return bool(self.rewards) and max(self.rewards) - min(self.rewards) > FLAT
+        return differ(self.rewards)
 
     @property
     def rewards(self) -> list[float]:
@@ -55,6 +57,11 @@ class Grown:
     def failed(self) -> bool:
         """Whether nothing could grow from this prompt."""
         return any(failure.kind in ("prompt", "reset") for failure in self.failures)
+
+
+def differ(rewards: Sequence[float]) -> bool:
+    """Whether there is something to learn from a prompt with these rewards."""
+    return bool(rewards) and max(rewards) - min(rewards) > FLAT
 
 
 def ignore_tree(tree: Tree) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from treegrpo_cli.envs import close_states
+from treegrpo_cli.rollout.disagreement import disagreement
 from treegrpo_cli.rollout.schedule import side_by_side
 from treegrpo_cli.rollout.selection import Candidates, Rule
 from treegrpo_cli.rollout.timings import Stopwatch
@@ -84,13 +85,22 @@ class Grove:
                 await self._draw(view, tree, size) for view, tree, size in zip(views, self.trees, sizes, strict=True)
             ]
 
-    async def select_any(self, num: int, wave: int) -> list[list[int]]:
-        """Draw `num` nodes for each tree's next round, wherever in the grove the rule puts them."""
+    async def select_any(self, num: int, wave: int, rule: Rule) -> list[list[int]]:
+        """Draw up to `num` nodes for the trees' next rounds, wherever in the grove the rule puts them."""
         with self.player.selecting.running():
             candidates = self.candidates()
             key = [self.player.config.seed, self.prompt.number, wave]
             nodes = np.concatenate(candidates.nodes)
-            return candidates.by_tree(await self.player.rule.draw(candidates, nodes, num, key))
+            drawn = await rule.draw(candidates, nodes, num, key) if num and len(nodes) else nodes[:0]
+            return candidates.by_tree(drawn)
+
+    async def weight(self) -> float:
+        """How much an expansion of this prompt is worth beside one of another: by the rule, or as rewards disagree."""
+        rule, rollout = self.player.rule, self.player.config.rollout
+        if not rule.weighs_prompts:
+            return disagreement(self.known_rewards(), self.player.rewards_so_far, rollout.allocation_kappa)
+        candidates = self.candidates()
+        return float((await rule.scores(candidates, np.concatenate(candidates.nodes))).sum())
 
     def _views(self) -> list[tuple[Candidates, int]]:
         """What the rule sees of each tree, and the tree's place there: all trees, or its own."""

@@ -50,6 +50,11 @@ class OwnRule:
     needs_rewards: bool
     reads_prompt: bool
 
+    @property
+    def weighs_prompts(self) -> bool:
+        """Scores of a user's own need not compare across prompts."""
+        return False
+
     async def scores(self, candidates: Candidates, nodes: NDArray[np.uint32]) -> NDArray[np.float64]:
         """The function's score of each of these candidates, [C]. Raises UserError for any mistake of it."""
         columns = columns_of(candidates.forest)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from treegrpo_cli.rollout.tree import Tree
 
 
+CONTRAST = "contrast"
+
+
 class Candidates:
     """Where trees may branch, as a rule sees it.
 
@@ -62,6 +65,11 @@ class Rule(Protocol):
         """Whether it reads all trees of the prompt, so that their rounds wait for each other."""
         ...
 
+    @property
+    def weighs_prompts(self) -> bool:
+        """Whether draws are in proportion to scores that compare across prompts."""
+        ...
+
     async def scores(self, candidates: Candidates, nodes: NDArray[np.uint32]) -> NDArray[np.float64]:
         """The score of each of these candidates, [C]."""
         ...
@@ -82,6 +90,11 @@ class CoreRule:
     needs_rewards: bool = False
     reads_prompt: bool = False
 
+    @property
+    def weighs_prompts(self) -> bool:
+        """See `Rule`: its scores are what is gained by an expansion, whichever prompt's."""
+        return self.name == CONTRAST
+
     async def scores(self, candidates: Candidates, nodes: NDArray[np.uint32]) -> NDArray[np.float64]:
         """See `Rule`. Raises UserError where the trees lack what the rule reads."""
         try:
@@ -101,6 +114,11 @@ class CoreRule:
     def _known(self, candidates: Candidates) -> dict[str, Any]:
         before = candidates.before
         return {"prior": before.prior, "reward_range": before.reward_range, "rewards_asked": self.needs_rewards}
+
+
+def rescue_rule(kappa: float) -> CoreRule:
+    """The rule by which a prompt whose rewards are all equal is expanded: where another outcome is likeliest."""
+    return CoreRule(CONTRAST, {"kappa": kappa}, needs_rewards=True, reads_prompt=True)
 
 
 def load_rule(config: Config) -> CoreRule | OwnRule:

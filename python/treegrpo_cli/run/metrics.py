@@ -21,6 +21,8 @@ seconds, log-probabilities, KL and entropy in nats.
     budget/step_tokens, /step_tool_calls, /step_leaves, /step_seconds    what the step's rollout took
     budget/withheld_expansions                      of N·M·L a prompt, not started: a budget was spent, no node was left
     tree/num_expansions, tree/max_prompt_leaves     chains but for the first of each tree; leaves of the largest prompt
+    tree/num_rescue_expansions                      of them behind the last round, for prompts with equal rewards
+    tree/num_rescue_prompts, /num_rescued_prompts   prompts that got any, and those whose rewards differ now
     tree/frac_expansions_alive                      share of them in prompts whose rewards differ
     tree/num_nodes, tree/num_leaves, tree/depth_mean, tree/sharing_ratio, tree/frac_zero_advantage_nodes,
     tree/intra_reward_std, tree/prefix_cache_hit_ratio, and signal by depth

@@ -15,15 +15,20 @@ def spent_metrics(groups: Sequence[Grown], rollout: RolloutConfig, seconds: floa
     with_trees = [grown for grown in groups if grown.trees]
     planned = len(with_trees) * rollout.num_trees * rollout.num_expansions * rollout.num_rounds
     started = sum(_num_expansions(grown) for grown in with_trees)
+    rescues = [grown for grown in with_trees if grown.num_rescues]
+    num_rescues = sum(grown.num_rescues for grown in rescues)
     alive = sum(_num_expansions(grown) for grown in with_trees if grown.is_alive)
     return {
         "budget/step_tokens": float(_num_tokens(with_trees)),
         "budget/step_tool_calls": float(_num_tool_calls(with_trees)),
         "budget/step_leaves": float(sum(_num_leaves(grown) for grown in with_trees)),
         "budget/step_seconds": seconds,
-        "budget/withheld_expansions": float(max(planned - started, 0)),
+        "budget/withheld_expansions": float(max(planned - (started - num_rescues), 0)),
         "tree/num_expansions": float(started),
         "tree/frac_expansions_alive": alive / started if started else 0.0,
+        "tree/num_rescue_expansions": float(num_rescues),
+        "tree/num_rescue_prompts": float(len(rescues)),
+        "tree/num_rescued_prompts": float(sum(grown.is_alive for grown in rescues)),
         "tree/max_prompt_leaves": float(max(map(_num_leaves, with_trees), default=0)),
     }
 
