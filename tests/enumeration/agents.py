@@ -8,7 +8,7 @@ AGENTS: dict[str, Agent] = {
     "agree": agent([0.7, 0.2, 0.8], [1, 0, 0, 1]),
     "rare": agent([0.2, 0.4, 0.7], [0, 0, 0, 1]),
     "easy": agent([0.6, 0.3, 0.5], [1, 1, 0, 1]),
-    "graded": agent([0.4, 0.7, 0.5], [0, 0.3, 0.8, 1]),
+    "graded": agent([0.4, 0.8, 0.2], [0, 0.8, 0.3, 0.5]),
 }
 """Rewards of 0 and 1 but for the last one's."""
 

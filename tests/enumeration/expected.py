@@ -90,4 +90,6 @@ def summed(agent: Agent, enumerated: Enumerated, advantage: Floats, weight: Floa
 
 
 def cosine(a: Floats, b: Floats) -> float:
-    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+    """NaN where one of them is nothing."""
+    lengths = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / lengths if lengths else np.nan

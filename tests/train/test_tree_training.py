@@ -71,6 +71,8 @@ CASES = {
     "weights of the nodes' own, a token's ratio, dual clip, KL": Case(
         {"dual_clip": 1.5, "kl_coef": 0.1, "entropy_coef": 0.05}, "own weights", 5, ("low", "high", "dual")
     ),
+    "causal by reach, a token's ratio, KL": Case({"kl_coef": 0.1}, "causal", 5, ("low", "high"), {"weight": "reach"}),
+    "state-loo, a turn's ratio, entropy": Case({"ratio": "turn", "entropy_coef": 0.05}, "state-loo", 1, ("low",)),
     "grpo, a mean over rows, KL, entropy": Case(
         {"denominator": "sequence-mean", "kl_coef": 0.1, "entropy_coef": 0.05}, "grpo", 2
     ),
