@@ -14,7 +14,7 @@ from treegrpo_cli.compare.probe_report import markdown
 from treegrpo_cli.compare.probe_statistics import ArmFigures, Interval
 from treegrpo_cli.config import Config
 from treegrpo_cli.config.files import dump_config
-from treegrpo_cli.errors import FileError, UserError
+from treegrpo_cli.errors import FileError, Stopped, UserError
 from treegrpo_cli.run.progress import Reporter
 
 from tests.runs import small_run, treegrpo
@@ -49,6 +49,7 @@ def probed(folder: Path) -> Path:
     done = treegrpo(*command(folder), "--output", "out", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "Quality of a step's gradient" in done.stdout
+    assert done.stderr.count("rollouts run on") == 1, "arms of one model share an engine"
     return folder / "out" / "probe"
 
 
@@ -124,6 +125,29 @@ def test_what_is_done_is_read_without_a_model(folder: Path, probed: Path, monkey
     assert list(shown[0].figures) == list(ARMS)
     expected = results(probed)["four"]["figures"]["variance"]["value"]
     assert shown[0].figures["four"].absolute["variance"].value == expected
+
+
+def test_a_stopped_probe_keeps_and_shows_what_every_arm_has_done(
+    folder: Path, probed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopping:
+        num_parameters = 1
+
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def roll(self, *_: Any) -> None:
+            raise Stopped(2)
+
+    stopped = folder / "stopped"
+    shutil.copytree(probed, stopped)
+    monkeypatch.setattr("treegrpo_cli.compare.probe.Bench", Stopping)
+    shown = list[Probe]()
+    options = ProbeOptions(num_prompts=3, num_repeats=5, num_chains=4)
+    with pytest.raises(Stopped, match="the same command goes on from here"):
+        run_probe(arms_of(folder), options, stopped, Reporter(quiet=True), shown.append)
+    assert [probe.num_repeats for probe in shown] == [2]
+    assert lines(stopped) == lines(probed)
 
 
 def test_cosines_may_be_with_the_first_arm_itself(folder: Path, probed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,9 @@ class Bench:
         worlds = _Once(lambda config: self._prepare(stack, config))
         prepared = {name: worlds.of(_world_key(config), config) for name, config in configs.items()}
         policies = _Once(Policy)
+        for config in configs.values():
+            if config.loss.kl_coef > 0:  # first those that bring the frozen model: they serve the others too
+                policies.of(_policy_key(config), config)
         trainers = {}
         for name, config in configs.items():
             policy = policies.of(_policy_key(config), config)
@@ -230,7 +233,7 @@ class _Once(Generic[Shared]):
 
 
 def _policy_key(config: Config) -> str:
-    return repr((config.model, config.rollout.temperature, config.loss.kl_coef > 0, config.rollout.context_tokens))
+    return repr((config.model, config.rollout.temperature, config.rollout.context_tokens))
 
 
 def _sampler_key(config: Config) -> str:
