@@ -24,7 +24,7 @@ pub struct Scores {
     pub leaf_advantage: Option<Vec<f64>>,
     /// a(n), 0 on a root; none without a node-level term.
     pub node_advantage: Option<Vec<f64>>,
-    /// What each node counts in place of |L|^p, where an estimator says so.
+    /// What each node counts in place of |L|^p, where an estimator says so; |L| on a root, which is never trained.
     pub weight: Option<Vec<f64>>,
     /// What the forest held.
     stamp: Stamp,
@@ -119,6 +119,11 @@ impl Columns {
         if let Some(column) = &mut self.node {
             for &root in &forest.root {
                 column[root as usize] = if num_leaves[root as usize] == 0 { f64::NAN } else { 0.0 };
+            }
+        }
+        if let Some(column) = &mut self.weight {
+            for &root in &forest.root {
+                column[root as usize] = f64::from(num_leaves[root as usize]); // never trained: 1 in each row
             }
         }
         let mut advantage = self.shown(forest, &num_leaves);

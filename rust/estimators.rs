@@ -3,6 +3,7 @@
 //! A new one is a file with an [`Estimator`] and its line in [`ESTIMATORS`]; nothing else knows estimators by name.
 
 mod ancestor;
+mod anchor;
 mod causal;
 mod depth;
 mod global_local;
@@ -30,6 +31,7 @@ pub static ESTIMATORS: &[&Estimator] = &[
     &sibling::SIBLING,
     &global_local::GLOBAL_LOCAL,
     &depth::DEPTH,
+    &anchor::ANCHOR,
     &causal::CAUSAL,
     &state_loo::STATE_LOO,
 ];
@@ -45,6 +47,8 @@ pub struct Estimator {
     pub rule: Rule,
     /// Whether it gives each node a weight of its own, in place of |L|^p.
     pub weighs: bool,
+    /// Whether token ids matter to it, not the shape of trees and their rewards alone.
+    pub reads_tokens: bool,
 }
 
 /// What an estimator computes. Each reads its options and returns the function that they make.

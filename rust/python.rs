@@ -28,6 +28,8 @@ fn describe_estimators(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
         dict.set_item("level", estimator.level())?;
         dict.set_item("summary", estimator.summary)?;
         dict.set_item("formula", estimator.formula)?;
+        dict.set_item("weighs", estimator.weighs)?;
+        dict.set_item("reads_tokens", estimator.reads_tokens)?;
         dict.set_item("options", described_dict(py, &estimator.options()?)?)?;
         Ok(dict)
     };

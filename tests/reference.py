@@ -298,6 +298,33 @@ def _show(
         _show(child, depth + 1, values, advantages, of_leaf, result)
 
 
+def anchored(trees: list[Tree], options: dict[str, Any]) -> dict[int, float]:
+    """a(n) of `anchor`: turns behind equal observations of a prompt, by their discounted returns."""
+    norm = {name: options[name] for name in ("center", "scale", "ddof", "eps", "singleton")}
+    groups: dict[tuple[int, ...], list[tuple[Node, float]]] = {}
+
+    def returned(node: Node, depth: int) -> list[float]:
+        """discount^(turns) R of each scored leaf below, `depth` turns down."""
+        own = [] if node["reward"] is None else [options["discount"] ** depth * node["reward"]]
+        return own + [x for child in node["children"] for x in returned(child, depth + 1)]
+
+    def visit(node: Node) -> None:
+        last = max((place for place, (_, sampled, _) in enumerate(node["tokens"]) if sampled), default=-1)
+        observation = tuple(token for token, _, _ in node["tokens"][last + 1 :])
+        for child in node["children"]:
+            if scored_leaves(child):
+                groups.setdefault(observation, []).append((child, mean(returned(child, 0))))
+            visit(child)
+
+    for tree in trees:
+        visit(tree["root"])
+    return {
+        id(node): options["weight"] * a
+        for group in groups.values()
+        for (node, _), a in zip(group, normalise([x for _, x in group], **norm), strict=True)
+    }
+
+
 def on_the_way(scores: dict[int, dict[str, Any]], node: Node, leaf: Node) -> float:
     """A(l) + a(n)."""
     parts = scores[id(leaf)]["leaf_advantage"], scores[id(node)]["node_advantage"]

@@ -61,6 +61,10 @@ class Estimator(TypedDict):
     summary: str
     formula: str
     """One plain line: N is the normaliser, R a reward, V a value."""
+    weighs: bool
+    """Whether it gives each turn a weight of its own, in place of `loss.prefix_weight`; it stands in no sum."""
+    reads_tokens: bool
+    """Whether token ids matter to it, not the shape of trees and their rewards alone."""
     options: dict[str, DescribedOption]
 
 @type_check_only

@@ -15,6 +15,7 @@ pub static ANCESTOR: Estimator = Estimator {
     formula: "A(l) = weighted mean, over the ancestors a of l with several leaves, of R(l) - mean of R over L(a)",
     rule: Rule::Leaf(read),
     weighs: false,
+    reads_tokens: false,
 };
 
 const GROUP: &str = "leaves below an ancestor";

@@ -25,6 +25,7 @@ pub static DEPTH: Estimator = Estimator {
         }))
     }),
     weighs: false,
+    reads_tokens: false,
 };
 
 /// Nodes with a value below the roots, grouped with those as deep in the trees of one anchor.

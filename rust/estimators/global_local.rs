@@ -14,6 +14,7 @@ pub static GLOBAL_LOCAL: Estimator = Estimator {
     formula: "A(n) = (global * (V(n) - V(root)) + local * (V(n) - V(parent of n))) / |L(n)|^q",
     rule: Rule::Node(read),
     weighs: false,
+    reads_tokens: false,
 };
 
 /// How much each difference counts, and the power of |L(n)| that divides them.

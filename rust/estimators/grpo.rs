@@ -18,6 +18,7 @@ pub static GRPO: Estimator = Estimator {
         Ok(Box::new(move |forest, trace| within_prompts(forest, norm, trace, term)))
     }),
     weighs: false,
+    reads_tokens: false,
 };
 
 /// N over the prompt's leaves of R.

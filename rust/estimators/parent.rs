@@ -14,6 +14,7 @@ pub static PARENT: Estimator = Estimator {
     formula: "A(n) = V(n) - V(parent of n); with scale=std over (std of the siblings' V + eps)",
     rule: Rule::Node(read),
     weighs: false,
+    reads_tokens: false,
 };
 
 /// What the siblings' spread does: nothing, or it divides.

@@ -17,6 +17,7 @@ pub static REDISTRIBUTE: Estimator = Estimator {
     formula: "A(n) = mean over L(n) of A(l), with A(l) of the base",
     rule: Rule::Node(read),
     weighs: false,
+    reads_tokens: false,
 };
 
 fn read(options: &mut Reader) -> Result<NodeRule> {

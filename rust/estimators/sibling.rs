@@ -22,4 +22,5 @@ pub static SIBLING: Estimator = Estimator {
         }))
     }),
     weighs: false,
+    reads_tokens: false,
 };

@@ -18,6 +18,7 @@ pub static STATE_LOO: Estimator = Estimator {
     formula: "A(n) = (V(n) - (sum of the others' V + kappa * baseline above) / (number of others + kappa)) / scale",
     rule: Rule::Node(read),
     weighs: true,
+    reads_tokens: true,
 };
 
 fn read(options: &mut Reader) -> Result<NodeRule> {

@@ -16,6 +16,7 @@ pub static TREE_GRPO: Estimator = Estimator {
     formula: "A(l) = inter * N over the prompt's leaves of R(l) + intra * N over the tree's leaves of R(l)",
     rule: Rule::Leaf(read),
     weighs: false,
+    reads_tokens: false,
 };
 
 /// Which terms there are: both, that of the tree, or the tree's of the normalised group's.

@@ -19,7 +19,7 @@ from treegrpo_cli._core import (
 )
 
 from tests import reference
-from tests.forests import ESTIMATORS, forest_of, make_node, scorings, trees
+from tests.forests import ESTIMATORS, forest_of, leaf_options, make_node, scorings, trees
 from tests.reference import Node, Tree
 
 if TYPE_CHECKING:
@@ -85,6 +85,33 @@ def test_a_sum_agrees_with_the_reference(
         for name in ("advantage", "leaf_advantage", "node_advantage"):
             column = getattr(scores, name)
             assert (None if column is None else null(column[row])) == close(ours[name])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    forest=trees(vocabulary=2),
+    norm=leaf_options("grpo"),
+    weight=st.sampled_from([0.5, 1.0]),
+    discount=st.sampled_from([0.0, 0.5, 1.0]),
+    seed=st.integers(0, 9),
+)
+def test_anchor_compares_turns_behind_equal_observations(
+    forest: list[Tree], norm: dict[str, Any], weight: float, discount: float, seed: int
+) -> None:
+    options = norm | {"weight": weight, "discount": discount}
+    core, nodes = forest_of(forest, random.Random(seed))
+    assume(spread_is_clear(forest) and (discount == 1 or norm["scale"] != "std"))
+    scores, own = core.score("anchor", options), dict[int, float]()
+    of_leaf = reference.score(forest, "grpo", norm)
+    for prompt in {tree["prompt"] for tree in forest}:
+        own |= reference.anchored([tree for tree in forest if tree["prompt"] == prompt], options)
+    assert scores.node_advantage is not None
+    assert scores.leaf_advantage is not None
+    roots = {id(tree["root"]) for tree in forest}
+    for row, node in enumerate(nodes):
+        if reference.scored_leaves(node) and id(node) not in roots:
+            assert scores.node_advantage[row] == close(own[id(node)])
+        assert null(scores.leaf_advantage[row]) == close(of_leaf[id(node)]["leaf_advantage"])
 
 
 def test_a_sum_without_meaning_is_refused() -> None:
@@ -464,6 +491,10 @@ DEFAULTS = {
     "sibling": {"roots": "shared", "value": "leaf-mean", "center": "mean", "scale": "none", "ddof": 1, "eps": 1e-6},
     "global-local": {"roots": "shared", "value": "leaf-mean", "global": 1.0, "local": 1.0, "q": 0.5},
     "depth": {"roots": "shared", "value": "leaf-mean", "center": "mean", "scale": "std", "ddof": 1, "eps": 1e-6},
+    "anchor": {
+        **{"center": "mean", "scale": "std", "ddof": 1, "eps": 1e-6, "singleton": "zero"},
+        **{"weight": 1.0, "discount": 1.0},
+    },
     "causal": {"scale": "none", "ddof": 1, "eps": 1e-6, "weight": "one"},
     "state-loo": {"kappa": 3.0, "scale": "std", "ddof": 1, "eps": 1e-6, "siblings": "independent"},
 }
@@ -481,11 +512,13 @@ def test_estimators_are_described_as_they_resolve() -> None:
     assert [item["name"] for item in described] == estimators() == list(DEFAULTS)
     assert [item["name"] for item in described if item["level"] == "leaf"] == LEAF_LEVEL
     for item in described:
-        assert (Forest().score(item["name"], {}).leaf_level) == (item["level"] == "leaf")
+        assert (Forest().score(item["name"], {}).leaf_level) == (item["level"] != "node")
         always = {name: option["default"] for name, option in item["options"].items() if option["beside"] is None}
         assert always == DEFAULTS[item["name"]]
         assert "\n" not in item["formula"] + item["summary"]
-        assert item["formula"].startswith("A(l) = " if item["level"] == "leaf" else "A(n) = ")
+        assert item["formula"].startswith(
+            {"leaf": "A(l) = ", "node": "A(n) = ", "both": "A(l) + a(n) = "}[item["level"]]
+        )
 
 
 def test_what_an_option_may_be_is_said_and_where_it_counts() -> None:

@@ -149,3 +149,31 @@ def test_a_term_without_meaning_is_refused_in_python() -> None:
         score(vector_trees(), "grpo", terms=SUM)
     with pytest.raises(UserError, match=r"^terms: a term has no estimator"):
         score(vector_trees(), terms=[{"weight": 1}])
+
+
+def test_an_estimator_that_knows_states_by_their_tokens_reads_them_from_a_file() -> None:
+    forest = to_forest(with_tokens())
+    for estimator in ("anchor", "state-loo"):
+        expected = forest.score(estimator).advantage.tolist()
+        actual = [node["advantage"] for tree in score(with_tokens(), estimator) for node in tree.nodes]
+        assert actual == pytest.approx(expected)
+        with pytest.raises(UserError, match=f"^node 0 has no 'token_ids', by which {estimator} knows equal states"):
+            score(vector_trees(), estimator)
+
+
+def test_rows_of_an_estimator_of_both_levels_have_its_sums() -> None:
+    forest = to_forest(with_tokens())
+    expected = forest.chain_rows(forest.score("anchor"))
+    actual = np.concatenate([row["advantages"] for row in training_rows(score(with_tokens(), "anchor"))])
+    np.testing.assert_allclose(actual, np.where(expected.loss_mask, expected.advantages, 0), rtol=1e-6)
+
+
+def test_an_estimator_that_weighs_turns_itself_stands_beside_no_other_weights() -> None:
+    for beside in ("loss.prefix_weight=0.5", "loss.denominator=sequence-mean"):
+        with pytest.raises(UserError, match=r"state-loo weighs turns itself: loss\."):
+            load_config(None, ["advantage.estimator=state-loo", beside])
+    forest = to_forest(with_tokens())
+    expected = forest.chain_rows(forest.score("state-loo"))
+    actual = np.concatenate([row["weights"] for row in training_rows(score(with_tokens(), "state-loo"))])
+    np.testing.assert_allclose(actual, expected.weights, rtol=1e-6)
+    assert np.isfinite(actual).all()

@@ -574,6 +574,18 @@ class Config(Section):
             object.__setattr__(self, "optimizer", self.optimizer.model_copy(update=rate))
         return self
 
+    @model_validator(mode="after")
+    def _turns_are_weighed_once(self) -> Config:
+        from treegrpo_cli._core import describe_estimators
+
+        weighing = {known["name"] for known in describe_estimators() if known["weighs"]}
+        found = [term["estimator"] for term in self.advantage.score_terms if term["estimator"] in weighing]
+        if found and self.loss.prefix_weight != 1:
+            raise ValueError(f"{found[0]} weighs turns itself: loss.prefix_weight is 1 beside it")
+        if found and self.loss.denominator == "sequence-mean":
+            raise ValueError(f'{found[0]} weighs turns itself: loss.denominator cannot be "sequence-mean" beside it')
+        return self
+
     @field_validator("output_dir")
     @classmethod
     def _a_folder_can_have_this_name(cls, name: str) -> str:

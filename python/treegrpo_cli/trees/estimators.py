@@ -35,6 +35,10 @@ class Estimator(TypedDict):
     summary: str
     formula: str
     """N is the normaliser (`center`, `scale`), R a reward, V a value; l a leaf, n a node."""
+    weighs: bool
+    """Whether it gives each turn a weight of its own, in place of `loss.prefix_weight`; it stands in no sum."""
+    reads_tokens: bool
+    """Whether token ids matter to it, not the shape of trees and their rewards alone."""
     options: dict[str, Option]
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from treegrpo_cli._core import CoreError
+from treegrpo_cli._core import CoreError, describe_estimators
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.terms import read_term
+from treegrpo_cli.trees.column_checks import column_of
 from treegrpo_cli.trees.forest import to_forest
 from treegrpo_cli.trees.format import Fields
 from treegrpo_cli.trees.terms import PARTS, parts_of, scoring_of
@@ -84,7 +85,8 @@ def score_group(
 
     `in_place` saves the copies: the given trees are the caller's no more.
     """
-    forest = to_forest(records, tokens=False)
+    needs_tokens = _need_tokens(records, terms)
+    forest = to_forest(records, tokens=needs_tokens)
     try:
         scores = forest.score(terms, dict(options or {}))
     except CoreError as error:
@@ -130,6 +132,17 @@ def _added_to(record: TreeRecord, added: Iterator[Fields], scoring: Fields, in_p
             _drop_parts(node, fields)
         node.update(fields)
     return record.replaced(nodes=nodes, scoring=scoring)
+
+
+def _need_tokens(records: Sequence[TreeRecord], terms: str | Sequence[ScoreTerm]) -> bool:
+    """Whether an estimator reads tokens. Raises UserError where one does and nodes have none."""
+    names = [terms] if isinstance(terms, str) else [term["estimator"] for term in terms]
+    readers = {known["name"] for known in describe_estimators() if known["reads_tokens"]}
+    for name in readers.intersection(names):
+        for record in records:
+            if None in (column := column_of(record.nodes, "token_ids")):
+                raise record.error(f"node {column.index(None)} has no 'token_ids', by which {name} knows equal states")
+    return not readers.isdisjoint(names)
 
 
 def _drop_parts(node: Fields, fields: Fields) -> None:
