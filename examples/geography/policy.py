@@ -28,9 +28,11 @@ This is not an action. Allowed: search query answer, or your answer to finish. T
 """What the chat template and the search environment write, beside passages and tags."""
 
 
-def make_tokenizer(facts: Iterable[Fact]) -> PreTrainedTokenizerFast:
-    """Return a tokenizer that knows the words of corpus, questions, scripts and environment."""
-    texts = [ENVIRONMENT_WORDS, *OBJECT_TYPES, *THOUGHTS, *(ask(c, "") for c in compositions())]
+def make_tokenizer(
+    facts: Iterable[Fact], max_model_len: int = MAX_MODEL_LEN, further_words: Iterable[str] = ()
+) -> PreTrainedTokenizerFast:
+    """Return a tokenizer that knows the words of corpus, questions, scripts and environment, and further ones."""
+    texts = [*further_words, ENVIRONMENT_WORDS, *OBJECT_TYPES, *THOUGHTS, *(ask(c, "") for c in compositions())]
     texts += [sentence(fact.relation, fact.subject, fact.object) for fact in facts]
     words = sorted({word for text in texts for word in re.findall(r"\w+|[^\w\s]", text)})
     special, tags = [PAD, UNKNOWN, TURN_START, TURN_END], TAGS
@@ -46,7 +48,7 @@ def make_tokenizer(facts: Iterable[Fact]) -> PreTrainedTokenizerFast:
         eos_token=TURN_END,
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
-        model_max_length=MAX_MODEL_LEN,
+        model_max_length=max_model_len,
     )
 
 
@@ -65,7 +67,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalL
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=32,
-        max_position_embeddings=MAX_MODEL_LEN,
+        max_position_embeddings=tokenizer.model_max_length,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,

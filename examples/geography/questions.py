@@ -10,6 +10,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from facts import LEAST, MOST, Fact
@@ -23,6 +24,9 @@ MAIN, SPARSE = (1, 2, 3), (3, 4)
 """Searches that a question needs: in the main setting, and in the one where rewards are sparse."""
 HELD_OUT_COMPOSITIONS: frozenset[Composition] = frozenset({(MOST, "dialling code"), ("country", LEAST, "capital")})
 
+NUMERALS = ("I", "II", "III", "IV", "V", "VI")
+"""Of the searches of a numbered question."""
+
 _VALUES = ("capital", "currency", "dialling code")
 _NEIGHBOURS = (MOST, LEAST)
 
@@ -32,6 +36,8 @@ class Question:
     """A chain of facts, each about what the one before gave."""
 
     facts: tuple[Fact, ...]
+    numbered: bool = False
+    """Whether its text numbers the searches, so that an agent need not count them."""
 
     @property
     def composition(self) -> Composition:
@@ -46,7 +52,7 @@ class Question:
     @property
     def text(self) -> str:
         """The question in words."""
-        return ask(self.composition, self.facts[0].subject)
+        return ask(self.composition, self.facts[0].subject, numbered=self.numbered)
 
     def row(self) -> dict[str, Any]:
         """Return the question as a line of a data file."""
@@ -59,17 +65,20 @@ class Question:
         }
 
 
-def ask(composition: Sequence[str], subject: str) -> str:
+def ask(composition: Sequence[str], subject: str, *, numbered: bool = False) -> str:
     """Return the question in words.
 
     >>> ask(["country", "currency"], "Lyon")
     "What is Lyon's country's currency?"
+    >>> ask(["country", "currency"], "Lyon", numbered=True)
+    "What is Lyon's (I) country's (II) currency?"
     """
-    return f"What is {subject}" + "".join(f"'s {relation}" for relation in composition) + "?"
+    numbers = [f"({number}) " for number in NUMERALS] if numbered else [""] * len(composition)
+    return f"What is {subject}" + "".join(f"'s {n}{r}" for n, r in zip(numbers, composition, strict=False)) + "?"
 
 
 def compositions() -> list[Composition]:
-    """Return all kinds of question, the shortest first."""
+    """Return all kinds of question of one to four searches, the shortest first."""
     from_country: list[Composition] = [(r,) for r in (*_VALUES, *_NEIGHBOURS)]
     from_country += [(n, r) for n in _NEIGHBOURS for r in (*_VALUES, *_NEIGHBOURS) if r != n]
     from_country += [(n, m, r) for n in _NEIGHBOURS for m in _NEIGHBOURS if m != n for r in _VALUES]
@@ -77,18 +86,35 @@ def compositions() -> list[Composition]:
     return sorted(every, key=lambda composition: (len(composition), composition))
 
 
-def all_questions(facts: Iterable[Fact], continents: Sequence[str]) -> Iterator[Question]:
-    """Yield every question whose countries all lie in `continents`, and that comes by no country twice."""
+def long_compositions(lengths: Sequence[int]) -> list[Composition]:
+    """Return chains of neighbours of these lengths, from a country or a city to a neighbour or a value."""
+    every: list[Composition] = []
+    for length in sorted(lengths):
+        for start in ((), ("country",)):
+            hops = product(_NEIGHBOURS, repeat=length - len(start) - 1)
+            every += [(*start, *path, last) for path in hops for last in (*_VALUES, *_NEIGHBOURS)]
+    return every
+
+
+def all_questions(
+    facts: Iterable[Fact], continents: Sequence[str], kinds: Sequence[Composition] = (), *, numbered: bool = False
+) -> Iterator[Question]:
+    """Yield every question whose countries all lie in `continents`, and that comes by no country twice.
+
+    `kinds` are the compositions to ask; none given, those of one to four searches.
+    """
     index = {(fact.relation, fact.subject): fact for fact in facts if fact.continent in continents}
     continent_of = {fact.subject for fact in index.values() if fact.subject_type == "country"}
-    for composition in compositions():
+    for composition in kinds or compositions():
         for first in [fact for fact in index.values() if fact.relation == composition[0]]:
-            question = _follow(index, composition, first)
+            question = _follow(index, composition, first, numbered=numbered)
             if question and all(f.object in continent_of for f in question.facts if f.object_type == "country"):
                 yield question
 
 
-def _follow(index: dict[tuple[str, str], Fact], composition: Composition, first: Fact) -> Question | None:
+def _follow(
+    index: dict[tuple[str, str], Fact], composition: Composition, first: Fact, *, numbered: bool
+) -> Question | None:
     chain = [first]
     for relation in composition[1:]:
         fact = index.get((relation, chain[-1].object))
@@ -96,7 +122,7 @@ def _follow(index: dict[tuple[str, str], Fact], composition: Composition, first:
             return None
         chain.append(fact)
     names = [first.subject, *(fact.object for fact in chain)]
-    return Question(tuple(chain)) if len(set(names)) == len(names) else None
+    return Question(tuple(chain), numbered) if len(set(names)) == len(names) else None
 
 
 def sample_questions(facts: Sequence[Fact], split: str, lengths: Sequence[int], num: int, seed: int) -> list[Question]:

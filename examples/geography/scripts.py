@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from facts import OBJECT_TYPES, Fact, sentence, title
-from questions import Question, ask
+from questions import NUMERALS, Question, ask
 from treegrpo_cli.envs.bm25 import BM25Retriever
 from treegrpo_cli.envs.retriever import Passage
 
@@ -60,9 +60,9 @@ class Episode:
 class Script:
     """A world to play episodes in."""
 
-    def __init__(self, facts: Sequence[Fact], faults: Faults = Faults()) -> None:
+    def __init__(self, facts: Sequence[Fact], faults: Faults = Faults(), topk: int = TOPK) -> None:
         passages = [(title(f.subject), sentence(f.relation, f.subject, f.object)) for f in facts]
-        self.faults = faults
+        self.faults, self._topk = faults, topk
         self._fact_of = dict(zip(passages, facts, strict=True))
         self._retriever = BM25Retriever(passages)
         self._found: dict[tuple[str, str], list[Fact]] = {}
@@ -82,7 +82,7 @@ class Script:
     def search(self, relation: str, subject: str) -> list[Fact]:
         """Return what the retriever shows for a query, by the true names."""
         if (relation, subject) not in self._found:
-            passages = self._retriever.retrieve_one(query(relation, subject), TOPK)
+            passages = self._retriever.retrieve_one(query(relation, subject), self._topk)
             self._found[relation, subject] = [self._fact_of[p.title, p.text] for p in passages]
         return self._found[relation, subject]
 
@@ -104,13 +104,17 @@ class _Agent:
         self._found: Name = (first.subject_type, first.subject)
         self._relation = ""
         self._shown: list[Fact] = []
-        self.question = ask(question.composition, self._say(self._found))
+        self._numbered, self._num_searches = question.numbered, 0
+        self.question = ask(question.composition, self._say(self._found), numbered=question.numbered)
         self.turns: list[tuple[str, tuple[Passage, ...] | None]] = []
 
     def search(self, relation: str) -> None:
         """Search for a relation of what was found last, and believe the first passage."""
         so_far = f"{self._finding()} Next" if self._shown else "First"
+        if self._numbered:
+            so_far = NUMERALS[self._num_searches]
         thought = f"<think> {so_far} the {relation}. </think>"
+        self._num_searches += 1
         if self._errs("no_action"):
             self.turns.append((thought, None))
         if self._errs("wrong_relation"):
