@@ -177,3 +177,12 @@ def test_an_estimator_that_weighs_turns_itself_stands_beside_no_other_weights() 
     actual = np.concatenate([row["weights"] for row in training_rows(score(with_tokens(), "state-loo"))])
     np.testing.assert_allclose(actual, expected.weights, rtol=1e-6)
     assert np.isfinite(actual).all()
+
+
+@pytest.mark.parametrize("estimator", ["anchor", "state-loo"])
+def test_an_estimator_that_knows_states_is_explained(estimator: str) -> None:
+    group = score(with_tokens(), estimator)
+    for node in group[0].nodes[1:]:
+        lines = list(explain(group, 0, node["id"]))
+        assert "the file says" not in "\n".join(lines)
+        assert any(line.startswith(f"  node {node['id']}: ") for line in lines)
