@@ -15,7 +15,7 @@ from treegrpo_cli.errors import UserError
 from treegrpo_cli.rollout.collect import Grown, collect
 from treegrpo_cli.rollout.disagreement import RewardsSoFar
 from treegrpo_cli.rollout.forest import join
-from treegrpo_cli.rollout.grove import groves_of
+from treegrpo_cli.rollout.grove import Grove, groves_of
 from treegrpo_cli.rollout.player import Player
 from treegrpo_cli.rollout.records import tree_record
 from treegrpo_cli.rollout.tree import Prompt, Tree
@@ -354,3 +354,20 @@ def test_what_the_run_has_seen_before_changes_what_contrast_draws() -> None:
 
     assert after([0.0, 1.0]) == after([])
     assert after([1.0] * 9 + [0.0]) != after([])
+
+
+def test_a_round_counts_in_trees_that_it_does_not_expand_too() -> None:
+    """Rounds say what was drawn before what, across the trees of a prompt: `causal` relies on it."""
+    player = player_of(settings())
+    grove = Grove(player, Prompt(0, "p0", Task("question 0")), [0, 1])
+
+    async def grow_by_hand() -> None:
+        await grove.plant()
+        await grove.first_chains()
+        await grove.expand([[grove.trees[0].root], []])
+        await grove.expand([[], [grove.trees[1].root]])
+        await grove.close()
+
+    asyncio.run(grow_by_hand())
+    rounds = [{turn.key[0] for node, turn in tree.turns.items() if node != tree.root} for tree in grove.trees]
+    assert rounds == [{0, 1}, {0, 2}]

@@ -115,13 +115,15 @@ class Grove:
         if not n or not len(nodes):
             return []
         drawn = await self.player.rule.draw(candidates, nodes, n, [*tree.key, tree.num_rounds])
-        if not len(drawn):
-            tree.num_rounds += 1  # a round that nothing was drawn in is over: the next has a key of its own
         return candidates.in_tree(place, drawn)
 
     async def expand(self, draws: Sequence[Sequence[int]]) -> None:
-        """Run a round: chains from the nodes drawn of each tree, side by side; a tree without any has no round."""
-        await self._all(tree.expand(nodes) for tree, nodes in zip(self.trees, draws, strict=True) if nodes)
+        """Run a round: chains from the nodes drawn of each tree, side by side.
+
+        A tree without any counts the round too: its next one has a key of its own, and what has a lower number was
+        drawn before, in whichever tree.
+        """
+        await self._all(tree.expand(nodes) for tree, nodes in zip(self.trees, draws, strict=True))
 
     async def finish(self) -> None:
         """Keep K leaves of each tree, and ask for the rewards that are not known yet."""
