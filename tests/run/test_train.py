@@ -473,19 +473,23 @@ def test_resume_without_a_run_is_refused(tiny_model_dir: Path, tmp_path: Path) -
         run(small_run(tmp_path, tiny_model_dir), resume=True)
 
 
+@pytest.mark.parametrize(("dead_prompts", "num_refills"), [("drop", 0), ("refill", 2)])
 def test_a_step_with_equal_rewards_moves_nothing_where_dead_prompts_are_dropped(
-    tiny_model_dir: Path, tmp_path: Path
+    tiny_model_dir: Path, tmp_path: Path, dead_prompts: str, num_refills: int
 ) -> None:
     settings = small_run(
         tmp_path,
         tiny_model_dir,
         reward={"functions": ["exact_match"]},
-        advantage={"dead_prompts": "drop"},
-        train={"num_steps": 1, "eval_steps": 0},
+        advantage={"dead_prompts": dead_prompts},
+        train={"num_steps": 1, "eval_steps": 0, "max_gen_batches": 2},
     )
     run(settings)
     [line] = metrics_of(settings)
     assert line["frac_reward_zero_std"] == 1
+    assert line["tree/num_refills"] == num_refills
+    assert line["tree/num_discarded_prompts"] == line["tree/num_dead_prompts"] == 2 + num_refills
+    assert line["tree/discarded_tokens"] == line["tree/generated_tokens"] > 0
     before = load_file(tiny_model_dir / "model.safetensors")
     assert weights_of(settings) == {name: tensor.numpy().tobytes() for name, tensor in before.items()}
 
