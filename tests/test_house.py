@@ -18,7 +18,7 @@ BELOW: dict[str, set[str]] = {
     "data": {"types", "errors"},
     "config": {"data", "terms", "types", "errors"},
     "models": {"errors"},
-    "trees": {"data", "terms", "types", "errors"},
+    "trees": {"data", "terms", "user_code", "types", "errors"},
     "samplers": {"models", "config", "free_time", "types", "errors"},
     "envs": {"config", "data", "user_code", "tags", "types", "errors"},
     "rewards": {"config", "user_code", "tags", "types", "errors"},

@@ -10,8 +10,9 @@ import pytest
 from treegrpo_cli._core import NO_PARENT, Forest
 from treegrpo_cli.config.files import make_config
 from treegrpo_cli.errors import UserError
-from treegrpo_cli.rollout.own_rule import OwnRule, columns_of, load_own_rule
+from treegrpo_cli.rollout.own_rule import OwnRule, load_own_rule
 from treegrpo_cli.rollout.selection import Candidates, load_rule
+from treegrpo_cli.trees.node_columns import columns_of
 
 EXAMPLE = "examples/own_selection.py:undecided"
 

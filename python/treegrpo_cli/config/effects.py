@@ -8,6 +8,7 @@ CANNOT_CHANGE_THE_RESULT = frozenset(
     {
         "output_dir",
         "report_to",
+        "advantage.timeout_s",
         "budget.run_tokens",
         "budget.run_tool_calls",
         "budget.run_seconds",

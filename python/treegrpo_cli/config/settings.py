@@ -347,7 +347,8 @@ class AdvantageConfig(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     estimator: str = "tree-grpo"
-    """Empty where there are `terms`."""
+    """One of `treegrpo estimators`, or your own: `package.module:name` or `file.py:name`, a function of columns that
+    returns an advantage a node; its keyword arguments are its options. Empty where there are `terms`."""
     dead_prompts: Literal["keep", "drop", "refill"] = "keep"
     """Prompts whose rewards are all equal: keep their tokens and rows in the denominator and the KL, drop them, or drop
     them and draw fresh ones in their place (DAPO's dynamic sampling), as far as `train.max_gen_batches` goes."""
@@ -355,6 +356,8 @@ class AdvantageConfig(BaseModel):
     terms: list[dict[str, Any]] = Field(default_factory=list)
     """In place of `estimator`: a sum, in each of which `[[advantage.terms]]` an `estimator`, its `weight` (1) and its
     options beside them stand; an option that is called weight too stands in a table `options`."""
+    timeout_s: Seconds = 60.0
+    """How long a call of your own function may take; there is one a prompt."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -375,7 +378,9 @@ class AdvantageConfig(BaseModel):
             if self.estimator not in ("", type(self).model_fields["estimator"].default) or self.options:
                 raise ValueError("an estimator and its options beside terms: they stand in a term of their own")
             object.__setattr__(self, "estimator", "")
-        Forest().score(self.score_terms)
+        ours = [term for term in self.score_terms if ":" not in term["estimator"]]
+        if ours:
+            Forest().score(ours)
         return self
 
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from treegrpo_cli._core import CoreError, Forest
 from treegrpo_cli.errors import UserError
+from treegrpo_cli.trees.own_estimator import is_own
+from treegrpo_cli.trees.sums import score_forest
 
 if TYPE_CHECKING:
     from treegrpo_cli._core import Scores
@@ -24,9 +26,15 @@ def join(trees: Sequence[Tree]) -> Forest:
 
 def score(forest: Forest, trees: Sequence[Tree], advantage: AdvantageConfig) -> Scores:
     """Score a forest that `join` made of `trees`. Raises UserError where the estimator cannot take a reward."""
+    setting = "terms" if advantage.terms else "estimator"
     try:
-        return forest.score(advantage.score_terms)
+        return score_forest(forest, advantage.score_terms, key=f"advantage.{setting}", timeout_s=advantage.timeout_s)
     except CoreError as error:
         where = "" if error.tree is None else f"prompt {trees[error.tree].prompt.prompt_id}: "
-        setting = f"estimator {advantage.estimator}" if advantage.estimator else "terms"
-        raise UserError(f"advantage.{setting}: {where}{error.reason}") from None
+        named = "" if advantage.terms or is_own(advantage.estimator) else f" {advantage.estimator}"
+        raise UserError(f"advantage.{setting}{named}: {where}{error.reason}") from None
+
+
+def check_terms(advantage: AdvantageConfig) -> None:
+    """Raise UserError where an estimator of the user's own cannot be loaded, has other options, or fits in no sum."""
+    score(Forest(), (), advantage)

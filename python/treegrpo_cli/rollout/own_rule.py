@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from treegrpo_cli._core import NO_PARENT, Forest, draw_by_scores
+from treegrpo_cli._core import draw_by_scores
 from treegrpo_cli.errors import NoAnswerError, UserCodeError, UserError
+from treegrpo_cli.trees.node_columns import columns_of, read_only
 from treegrpo_cli.user_code import call, keyword_options, load_dotted, looking_at_answers
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class OwnRule:
     async def scores(self, candidates: Candidates, nodes: NDArray[np.uint32]) -> NDArray[np.float64]:
         """The function's score of each of these candidates, [C]. Raises UserError for any mistake of it."""
         columns = columns_of(candidates.forest)
-        ask = functools.partial(self.function, columns, _read_only(nodes.copy()), **self.options)
+        ask = functools.partial(self.function, columns, read_only(nodes.copy()), **self.options)
         try:
             answer = await call(ask, timeout_s=self.timeout_s, urgent=False)
             with looking_at_answers():
@@ -100,31 +101,6 @@ def load_own_rule(config: SelectionConfig) -> OwnRule:
         needs_rewards=bool(getattr(function, "needs_rewards", True)),
         reads_prompt=bool(getattr(function, "reads_prompt", False)),
     )
-
-
-def columns_of(forest: Forest) -> dict[str, NDArray[Any]]:
-    """What a rule of one's own reads; no row can be added to the forest afterwards."""
-    scored, columns = forest.score("grpo", {}), dict(forest.columns())
-    parent, num_nodes = columns["parent"], forest.num_nodes
-    num_tokens = np.diff(columns["token_start"].astype(np.int64))
-    of_token = np.repeat(np.arange(num_nodes), num_tokens)
-    inner = parent[parent != NO_PARENT].astype(np.int64)
-    columns |= {
-        "prompt": columns["prompt"][columns["tree"]],
-        "depth": scored.depth,
-        "num_leaves": scored.num_leaves,
-        "value": scored.value,
-        "num_children": np.bincount(inner, minlength=num_nodes),
-        "num_tokens": num_tokens,
-        "num_sampled": forest.gen_tokens(),
-        "logprob": np.bincount(of_token, columns["logprobs"], num_nodes),
-    }
-    return {name: _read_only(column) for name, column in columns.items()}
-
-
-def _read_only(column: NDArray[Any]) -> NDArray[Any]:
-    column.flags.writeable = False
-    return column
 
 
 def _shape(scores: NDArray[np.float64]) -> str:

@@ -60,7 +60,8 @@ class Harvest:
 
     def write(self, prompt_id: str) -> None:
         """Score a prompt's trees and write them."""
-        group = score_group(self._journal.group(prompt_id), self._config.advantage.score_terms)
+        advantage = self._config.advantage
+        group = score_group(self._journal.group(prompt_id), advantage.score_terms, timeout_s=advantage.timeout_s)
         self._writer.write_group(group)
         self._journal.forget(prompt_id)
         if self._journal.is_stale:

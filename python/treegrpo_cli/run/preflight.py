@@ -12,6 +12,7 @@ from treegrpo_cli.envs import check_environment, close_environment, load_environ
 from treegrpo_cli.errors import Problems, UserError
 from treegrpo_cli.models.pretrained import check_weight_files, load_tokenizer, read_model_config
 from treegrpo_cli.rewards import load_rewards
+from treegrpo_cli.rollout.forest import check_terms
 from treegrpo_cli.rollout.selection import load_rule
 from treegrpo_cli.rollout.world import World
 from treegrpo_cli.run.loggers import check_logger
@@ -90,6 +91,7 @@ def prepare(
     for logger in loggers:
         found.by(check_logger, logger)
     found.by(load_rule, config)
+    found.by(check_terms, config.advantage)
     tokenizer = _read_model(config, found, trains)
     world = found.by(_open_world, config, tokenizer) if tokenizer else found.by(_open_environment, config)
     if found.lines or world is None:

@@ -37,6 +37,7 @@ from treegrpo_cli.train.step_metrics import MISMATCH_MAX, MISMATCH_MEAN
 from treegrpo_cli.train.threads import Threads
 from treegrpo_cli.train.trainer import Trainer
 from treegrpo_cli.trees.scoring import with_scores
+from treegrpo_cli.trees.sums import resolved_terms
 from treegrpo_cli.trees.tree_file import TreeWriter
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ class Session:
 
     def _write_trees(self, trees: Sequence[Tree], scores: Scores, discarded: Collection[str]) -> None:
         """Write all of them: `meta.discarded` is true in those of the prompts that were not trained on."""
-        records = with_scores(map(tree_record, trees), scores)
+        records = with_scores(map(tree_record, trees), scores, resolved_terms(self.config.advantage.score_terms))
         with TreeWriter(self.directory.trees(self.step)) as writer:
             for prompt_id, group in groupby(records, key=lambda record: record.prompt_id):
                 mark = {"discarded": True} if prompt_id in discarded else {}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from treegrpo_cli.trees.estimators import estimators
 from treegrpo_cli.trees.forest import to_forest
 from treegrpo_cli.trees.format import Fields
+from treegrpo_cli.trees.own_estimator import is_own
 from treegrpo_cli.trees.terms import terms_of
 from treegrpo_cli.trees.texts import count, number
 from treegrpo_cli.trees.tree_record import TreeRecord
@@ -44,6 +45,7 @@ def explain(group: Sequence[TreeRecord], place: int, node: int) -> Iterator[str]
     if not 0 <= node < len(record.nodes):
         raise record.error(f"tree {record.tree_id} has no node {node}: its nodes are 0 to {len(record.nodes) - 1}")
     scoring = record.scoring or {}
+    _check_ours(record, scoring)
     first = sum(len(other.nodes) for other in group[:place])
     forest = to_forest(group)
     try:
@@ -53,6 +55,14 @@ def explain(group: Sequence[TreeRecord], place: int, node: int) -> Iterator[str]
     yield from _head(record, node, scoring, found)
     yield from _terms(record, found, first)
     yield from _tokens(_reach(record, forest, first, node), found)
+
+
+def _check_ours(record: TreeRecord, scoring: Fields) -> None:
+    for term in terms_of(scoring):
+        if is_own(term["estimator"]):
+            raise record.error(
+                f"scoring: {term['estimator']} is a function of somebody's own, which cannot be explained"
+            )
 
 
 def _head(record: TreeRecord, node: int, scoring: Fields, found: Explanation) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from treegrpo_cli.terms import read_term
 from treegrpo_cli.trees.column_checks import column_of
 from treegrpo_cli.trees.forest import to_forest
 from treegrpo_cli.trees.format import Fields
+from treegrpo_cli.trees.own_estimator import TIMEOUT_S, is_own
+from treegrpo_cli.trees.sums import resolved_terms, score_forest
 from treegrpo_cli.trees.terms import PARTS, parts_of, scoring_of
 from treegrpo_cli.trees.tree_record import AnyTree, TreeRecord, as_records
 from treegrpo_cli.types import MAX_REWARD
@@ -30,14 +32,15 @@ Options = Mapping[str, str | float | int | bool]
 
 def score(
     trees: AnyTree | Iterable[AnyTree],
-    estimator: str = DEFAULT_ESTIMATOR,
+    estimator: str | Callable[..., Any] = DEFAULT_ESTIMATOR,
     *,
     terms: Sequence[Mapping[str, Any]] = (),
     **options: Any,
 ) -> list[TreeRecord]:
     """Return scored copies of the trees, in their order; a group is the trees of one prompt_id.
 
-    `trees` are records, or dicts as `TreeRecord.from_dict` takes them, or one of either. `terms`, in place of an
+    `trees` are records, or dicts as `TreeRecord.from_dict` takes them, or one of either. `estimator` is a name, or
+    your own function of columns (see `own_estimator`): itself, or its path, `file.py:function`. `terms`, in place of an
     `estimator`, are those of a sum: dicts of `estimator`, `weight` and options, as `[[advantage.terms]]` in settings.
 
     Each node gains `depth`, `num_leaves`, `value` and `advantage`, the tree `scoring`. Raises UserError
@@ -61,9 +64,11 @@ def score(
     return score_group(records, _asked(estimator, terms, options))
 
 
-def _asked(estimator: str, terms: Sequence[Mapping[str, Any]], options: Options) -> list[ScoreTerm]:
+def _asked(
+    estimator: str | Callable[..., Any], terms: Sequence[Mapping[str, Any]], options: Options
+) -> list[ScoreTerm]:
     if not terms:
-        return [{"estimator": estimator, "options": dict(options)}]
+        return [{"estimator": estimator, "options": dict(options)}]  # type: ignore[typeddict-item]
     if options or estimator != DEFAULT_ESTIMATOR:
         raise UserError("an estimator and its options beside terms: they stand in a term of their own")
     try:
@@ -78,29 +83,33 @@ def score_group(
     options: Options | None = None,
     *,
     in_place: bool = False,
+    timeout_s: float = TIMEOUT_S,
 ) -> list[TreeRecord]:
     """Return scored copies of trees, of one prompt or several. Raises UserError as `score` does.
 
     `terms` are an estimator, with its `options`, or those of a sum.
 
-    `in_place` saves the copies: the given trees are the caller's no more.
+    `in_place` saves the copies: the given trees are the caller's no more. `timeout_s` is how long a function of the
+    user's own may take for a prompt.
     """
-    needs_tokens = _need_tokens(records, terms)
-    forest = to_forest(records, tokens=needs_tokens)
+    if isinstance(terms, str):
+        terms = [{"estimator": terms, "options": dict(options or {})}]
+    forest = to_forest(records, tokens=_need_tokens(records, terms))
     try:
-        scores = forest.score(terms, dict(options or {}))
+        scores = score_forest(forest, terms, timeout_s=timeout_s)
     except CoreError as error:
         raise _placed(error, records) from None
     except ValueError as error:  # an option of a type that no option has
         raise UserError(str(error)) from None
     if (np.abs(scores.value) > MAX_REWARD).any():  # a leaf's value is its reward
         raise _too_large(records)
-    if _stand_alone(records) and any(map(_compares_twice, scores.terms)):
+    resolved = resolved_terms(terms)
+    if _stand_alone(records) and any(map(_compares_twice, resolved)):
         warnings.warn(
             "tree-grpo over a single tree of a prompt: both its terms are the same, and advantages double",
             stacklevel=2,
         )
-    return with_scores(records, scores, in_place=in_place)
+    return with_scores(records, scores, resolved, in_place=in_place)
 
 
 def keep_or_score(records: Sequence[TreeRecord], *, in_place: bool = False) -> list[TreeRecord]:
@@ -115,13 +124,22 @@ def keep_or_score(records: Sequence[TreeRecord], *, in_place: bool = False) -> l
     return score_group(records, DEFAULT_ESTIMATOR, {}, in_place=in_place)
 
 
-def with_scores(records: Iterable[TreeRecord], scores: Scores, *, in_place: bool = False) -> list[TreeRecord]:
-    """Return the trees, copied or `in_place`, with the scores of a forest of their nodes, and no others, in order."""
+def with_scores(
+    records: Iterable[TreeRecord],
+    scores: Scores,
+    terms: Sequence[Mapping[str, Any]] = (),
+    *,
+    in_place: bool = False,
+) -> list[TreeRecord]:
+    """Return the trees, copied or `in_place`, with the scores of a forest of their nodes, and no others, in order.
+
+    `terms`, resolved, are needed where one is of the user's own.
+    """
     parts = {name: _or_none(column) for name, column in parts_of(scores).items()}
     columns = scores.depth.tolist(), scores.num_leaves.tolist(), _or_none(scores.value), _or_none(scores.advantage)
     names = ("depth", "num_leaves", "value", "advantage", *parts)
     added = (dict(zip(names, row, strict=True)) for row in zip(*columns, *parts.values(), strict=True))
-    scoring = scoring_of(scores)
+    scoring = scoring_of(terms or scores.terms)
     return [_added_to(record, added, scoring, in_place) for record in records]
 
 
@@ -134,15 +152,15 @@ def _added_to(record: TreeRecord, added: Iterator[Fields], scoring: Fields, in_p
     return record.replaced(nodes=nodes, scoring=scoring)
 
 
-def _need_tokens(records: Sequence[TreeRecord], terms: str | Sequence[ScoreTerm]) -> bool:
+def _need_tokens(records: Sequence[TreeRecord], terms: Sequence[ScoreTerm]) -> bool:
     """Whether an estimator reads tokens. Raises UserError where one does and nodes have none."""
-    names = [terms] if isinstance(terms, str) else [term["estimator"] for term in terms]
+    names = [term["estimator"] for term in terms]
     readers = {known["name"] for known in describe_estimators() if known["reads_tokens"]}
     for name in readers.intersection(names):
         for record in records:
             if None in (column := column_of(record.nodes, "token_ids")):
                 raise record.error(f"node {column.index(None)} has no 'token_ids', by which {name} knows equal states")
-    return not readers.isdisjoint(names)
+    return not readers.isdisjoint(names) or any(map(is_own, names))
 
 
 def _drop_parts(node: Fields, fields: Fields) -> None:
@@ -152,8 +170,8 @@ def _drop_parts(node: Fields, fields: Fields) -> None:
             node.pop(name, None)
 
 
-def _compares_twice(term: ScoreTerm) -> bool:
-    return term["estimator"] == "tree-grpo" and term["options"]["variant"] == "sum"
+def _compares_twice(term: Mapping[str, Any]) -> bool:
+    return bool(term["estimator"] == "tree-grpo" and term["options"]["variant"] == "sum")
 
 
 def _stand_alone(records: Sequence[TreeRecord]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from treegrpo_cli._core import describe_estimators
@@ -9,27 +10,26 @@ from treegrpo_cli.errors import UserError, nearest
 from treegrpo_cli.trees.format import Fields
 
 if TYPE_CHECKING:
-    from treegrpo_cli._core import Scores, ScoreTerm
+    from treegrpo_cli._core import Scores
 
 
-def scoring_of(scores: Scores) -> Fields:
-    """What the tree file says of scores: `estimator` and `options`, or the `terms` of a sum.
+def scoring_of(terms: Sequence[Mapping[str, Any]]) -> Fields:
+    """What the tree file says of resolved terms: `estimator` and `options`, or the `terms` of a sum.
 
-    >>> from treegrpo_cli._core import Forest
-    >>> scoring_of(Forest().score([{"estimator": "ancestor"}, {"estimator": "ancestor", "weight": 0.5}]))["terms"][1]
-    {'estimator': 'ancestor', 'weight': 0.5, 'options': {'weight': 'equal'}}
+    >>> scoring_of([{"estimator": "ancestor", "weight": 1.0, "options": {"weight": "equal"}}])
+    {'estimator': 'ancestor', 'options': {'weight': 'equal'}}
     """
-    [first, *others] = scores.terms
+    [first, *others] = terms
     if not others and first["weight"] == 1:
-        return {"estimator": first["estimator"], "options": first["options"]}
-    return {"terms": scores.terms}
+        return {name: value for name, value in first.items() if name != "weight"}
+    return {"terms": list(terms)}
 
 
-def terms_of(scoring: Fields) -> list[ScoreTerm]:
+def terms_of(scoring: Fields) -> list[Any]:
     """The terms of a scoring that a tree has."""
     if "terms" in scoring:
         return list(scoring["terms"])
-    return [{"estimator": scoring["estimator"], "weight": 1.0, "options": scoring["options"]}]
+    return [{"weight": 1.0, **scoring}]
 
 
 def label_of(scoring: Fields) -> str:
@@ -49,7 +49,9 @@ def levels_of(scoring: Fields) -> set[str]:
     levels = {known["name"]: known["level"] for known in describe_estimators()}
     found: set[str] = set()
     for term in terms_of(scoring):
-        if (name := term["estimator"]) not in levels:
+        if (name := term["estimator"]) not in levels and term.get("level") in ("leaf", "node"):
+            levels[name] = term["level"]  # of the user's own
+        if name not in levels:
             raise UserError(f"scoring.estimator: unknown {name!r}, {nearest(name, levels)}")
         found |= {"leaf", "node"} if levels[name] == "both" else {levels[name]}
     return found

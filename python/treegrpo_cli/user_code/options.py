@@ -16,7 +16,7 @@ def keyword_options(
 ) -> dict[str, Any]:
     """Return the options of a function that takes `num_arguments` of ours in front of them, `given` over its defaults.
 
-    A value has its default's type; an integer is a number too.
+    A value has its default's type; an integer is a number too, and text that reads as one or the other is that.
 
     >>> def score(columns, *, alpha=0.1): ...
     >>> keyword_options(score, {"alpha": 2}, "selection.rule", num_arguments=1)
@@ -58,7 +58,19 @@ def _typed(value: Any, parameter: inspect.Parameter | None, what: str) -> Any:
         return value
     if kind is float and type(value) is int:
         return float(value)
+    if isinstance(value, str) and (read := _read(value, kind)) is not None:
+        return read
     raise UserError(f"{what} is {KINDS[kind]}, got {value!r:.60}")
+
+
+def _read(text: str, kind: type) -> bool | float | None:
+    """What a command line's text says, of this kind; None where it says nothing of it."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(text)
+    try:
+        return int(text) if kind is int else float(text)
+    except ValueError:
+        return None
 
 
 def _name(function: Callable[..., Any]) -> str:
