@@ -73,6 +73,7 @@ def reference_metrics(trees: Sequence[TreeRecord], drop_dead: bool = False) -> d
         "tree/num_leaves": len(leaves),
         "tree/num_distinct_leaves": len(paths),
         "tree/num_errors": sum(leaf["status"] == "error" for _, leaf in leaves),
+        "tree/num_pruned": sum(leaf["status"] == "pruned" for _, leaf in leaves),
         "tree/generated_tokens": generated,
         "tree/sharing_ratio": 1 - generated / chain_tokens if chain_tokens else 0.0,
         "tree/intra_reward_std": mean([std(rewards_of([tree])) for tree in trees]),

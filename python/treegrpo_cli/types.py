@@ -70,6 +70,11 @@ class SamplingParams:
     """0 = all tokens."""
     stop: tuple[str, ...] = ()
     greedy: bool = False
+    entropies: bool = False
+    """Whether the completion shall know them."""
+    stop_below: float | None = None
+    """Nats: the turn is cut behind the first `window` tokens in a row whose mean log-probability is lower."""
+    window: int = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,7 @@ class Completion:
     was sampled. `logprobs` are nats of the distribution that was sampled from (after temperature, top-p
     and top-k; of the model's own distribution where decoding was greedy), one a token. `text` is the
     tokens decoded without special tokens of the end, cut behind the stop string.
-    `finish_reason`: `stop` (stop string or end token) or `length`.
+    `finish_reason`: `stop` (stop string or end token), `length`, or `pruned` (by `stop_below`).
     """
 
     token_ids: list[int]
@@ -90,7 +95,7 @@ class Completion:
     policy_version: int = 0
     num_cached_tokens: int = 0
     entropies: list[float] | None = None
-    """Of the distributions that the tokens were sampled from, nats, one a token; None where they are not known."""
+    """Of the distributions that the log-probabilities are of, nats, one a token; None where nobody asked."""
     confidence: float | None = None
     """Of the whole turn, in the sampler's measure; None where it has none."""
 

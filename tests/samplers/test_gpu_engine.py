@@ -3,13 +3,16 @@
 import asyncio
 import gc
 import importlib
+import inspect
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import create_autospec
 
@@ -22,7 +25,9 @@ from treegrpo_cli.errors import UserError
 from treegrpo_cli.models.pretrained import load_causal_lm
 from treegrpo_cli.samplers import make_sampler, vllm_settings
 from treegrpo_cli.samplers.base import Trained
+from treegrpo_cli.samplers.stepping import Request
 from treegrpo_cli.samplers.vllm_engine import quietly
+from treegrpo_cli.samplers.vllm_entropies import entropies_in, return_entropies
 from treegrpo_cli.samplers.vllm_settings import check_free_memory, gpu_settings, has_experts
 from treegrpo_cli.train.policy import Policy
 from treegrpo_cli.types import SamplingParams
@@ -303,3 +308,53 @@ def test_sleep_that_cannot_be_had_is_refused(tiny_model_dir: Path) -> None:
                 seed=0,
                 log_path=None,
             )
+
+
+def test_the_sampler_of_cuda_returns_entropies_in_the_place_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.v1.outputs import LogprobsTensors
+    from vllm.v1.worker.gpu.sample.output import SamplerOutput
+    from vllm.v1.worker.gpu.sample.sampler import Sampler
+
+    source = inspect.getsource(Sampler.__call__)
+    assert "processed_logits = self.sample(" in source
+    assert "logprobs_tensors=logprobs_tensors" in source
+    logits = torch.tensor([[0.0, 1.0, -torch.inf], [2.0, 2.0, 2.0]])
+
+    def sample(self: Any, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return logits.argmax(dim=-1), logits
+
+    def call(self: Any, logits: torch.Tensor, wanted: bool) -> SamplerOutput:
+        tokens, _ = self.sample(logits)
+        ranks, none = torch.ones(2, dtype=torch.int64), torch.empty(0)
+        tensors = LogprobsTensors(tokens[:, None], logits.gather(1, tokens[:, None]), ranks) if wanted else None
+        return SamplerOutput(tokens[:, None], tensors, None, none, none)
+
+    monkeypatch.setattr(Sampler, "sample", sample)
+    monkeypatch.setattr(Sampler, "__call__", call)
+    sampler: Any = object.__new__(Sampler)
+    return_entropies(SimpleNamespace(model_runner=SimpleNamespace(sampler=sampler)))
+    assert isinstance(sampler, Sampler)
+    tensors = sampler(logits, True).logprobs_tensors
+    assert tensors.selected_token_ranks.dtype == torch.int64
+    assert tensors.logprob_token_ids.tolist() == [[1], [0]]
+    expected = [-sum(p * math.log(p) for p in (1 / (1 + math.e), math.e / (1 + math.e))), math.log(3)]
+    assert entropies_in(tensors.selected_token_ranks.tolist()) == pytest.approx(expected, abs=1e-6)
+    assert sampler(logits, False).logprobs_tensors is None
+
+
+def test_entropies_are_switched_on_once_and_turns_come_step_by_step_only_where_they_may_be_cut(
+    tiny_model_dir: Path, card: Card
+) -> None:
+    started = Started(tiny_model_dir, card, None)
+    params = SamplingParams(max_tokens=4)
+    hooks: list[Any] = []
+    started.engine.collective_rpc.side_effect = hooks.append
+    started.sampler.end_ids = frozenset({2})
+    kinds = []
+    for number, asked in enumerate((params, replace(params, entropies=True), replace(params, stop_below=-1.0))):
+        started.sampler.add(Request(str(number), [1, 2], asked, 0))
+        kinds.append(started.engine.add_request.call_args.args[2].output_kind.name)
+    started.sampler.add(Request("9", [1, 2], replace(params, entropies=True), 0))
+    assert hooks == [return_entropies]
+    assert kinds == ["FINAL_ONLY", "FINAL_ONLY", "DELTA"]
+    started.sampler.close()

@@ -181,6 +181,9 @@ class RolloutConfig(Section):
     """vLLM takes 0.01 for all below."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: TokensOrNone = 0
+    entropies: bool = False
+    """Keep the entropy of each turn's distributions in the tree file; it is also kept where the selection rule or the
+    estimator reads it."""
 
     @property
     def num_leaves(self) -> int:

@@ -12,7 +12,8 @@ read-only arrays with an entry a node, [N], a node behind its parent:
 beside the token columns `token_ids`, `sampled`, `logprobs`, `entropies`, and `token_start`, [N + 1]. Higher scores are
 drawn first, no node twice, -inf never; with `temperature` above 0 draws are in proportion to exp(score / temperature),
 and with `replacement` a node may come twice. Rewards are asked for before, unless the function has
-`needs_rewards = False`; it sees its own tree, or with `reads_prompt = True` all trees of the prompt.
+`needs_rewards = False`; entropies are known where it has `needs_entropies = True`. It sees its own tree, or with
+`reads_prompt = True` all trees of the prompt.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class OwnRule:
     timeout_s: float
     needs_rewards: bool
     reads_prompt: bool
+    needs_entropies: bool
 
     @property
     def weighs_prompts(self) -> bool:
@@ -100,6 +102,7 @@ def load_own_rule(config: SelectionConfig) -> OwnRule:
         config.timeout_s,
         needs_rewards=bool(getattr(function, "needs_rewards", True)),
         reads_prompt=bool(getattr(function, "reads_prompt", False)),
+        needs_entropies=bool(getattr(function, "needs_entropies", False)),
     )
 
 

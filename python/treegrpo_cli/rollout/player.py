@@ -11,7 +11,7 @@ from treegrpo_cli.errors import UserError
 from treegrpo_cli.rewards import load_rewards
 from treegrpo_cli.rollout.disagreement import RewardsSoFar
 from treegrpo_cli.rollout.schedule import make_schedule
-from treegrpo_cli.rollout.selection import Rule, load_rule
+from treegrpo_cli.rollout.selection import Rule, cut_of, load_rule, reads_entropies
 from treegrpo_cli.rollout.timings import Stopwatch, Timings
 from treegrpo_cli.samplers import make_sampler
 from treegrpo_cli.types import Completion, SamplingParams
@@ -46,6 +46,8 @@ class Player:
             top_k=config.rollout.top_k,
             stop=tuple(self.dialect.stop),
             greedy=greedy,
+            entropies=reads_entropies(config, self.rule),
+            **cut_of(config),
         )
 
     async def act(self, context: np.ndarray, seed: int) -> Completion:

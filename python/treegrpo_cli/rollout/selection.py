@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from treegrpo_cli._core import CoreError, Forest, describe_selection_rules
+from treegrpo_cli._core import CoreError, Forest, describe_selection_rules, resolve_selection_options
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.rollout.disagreement import RewardsSoFar
 from treegrpo_cli.rollout.own_rule import OwnRule, load_own_rule
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from treegrpo_cli.rollout.tree import Tree
 
 
-CONTRAST = "contrast"
+CONTRAST, CONFIDENCE = "contrast", "confidence"
+CHILD_SOFTMAX = "child-softmax"
+"""The value that weighs turns by their entropies."""
 
 
 class Candidates:
@@ -61,6 +63,11 @@ class Rule(Protocol):
         ...
 
     @property
+    def needs_entropies(self) -> bool:
+        """Whether it reads entropies, which samplers compute where they are asked to."""
+        ...
+
+    @property
     def reads_prompt(self) -> bool:
         """Whether it reads all trees of the prompt, so that their rounds wait for each other."""
         ...
@@ -89,6 +96,7 @@ class CoreRule:
     options: Mapping[str, Any] = field(default_factory=dict)
     needs_rewards: bool = False
     reads_prompt: bool = False
+    needs_entropies: bool = False
 
     @property
     def weighs_prompts(self) -> bool:
@@ -135,4 +143,18 @@ def load_rule(config: Config) -> CoreRule | OwnRule:
 
 def _core_rule(name: str, options: Mapping[str, Any]) -> CoreRule:
     [known] = [rule for rule in describe_selection_rules() if rule["name"] == name]
-    return CoreRule(name, options, "rewards" in known["needs"], known["reads_prompt"])
+    return CoreRule(name, options, "rewards" in known["needs"], known["reads_prompt"], "entropies" in known["needs"])
+
+
+def reads_entropies(config: Config, rule: Rule) -> bool:
+    """Whether samplers are asked for entropies: for the rule, for values, or because the user wants them kept."""
+    values = (term["options"].get("value") for term in config.advantage.score_terms)
+    branches = config.rollout.num_rounds > 0
+    return config.rollout.entropies or (branches and rule.needs_entropies) or CHILD_SOFTMAX in values
+
+
+def cut_of(config: Config) -> dict[str, Any]:
+    """By which log-probabilities a turn is cut while it is sampled, as `SamplingParams` takes it."""
+    if config.selection.rule != CONFIDENCE:
+        return {}
+    return resolve_selection_options(CONFIDENCE, config.selection.options)

@@ -146,7 +146,9 @@ class Tree:
         turn = Turn(key, before.depth + 1, NodeStatus.TRUNCATED_TOKENS, before.state, completion.text)
         observation: Sequence[int] = ()
         is_cut = completion.finish_reason == "length"
-        if not is_cut or getattr(player.environment, "takes_cut_turns", False):
+        if completion.finish_reason == "pruned":
+            turn = replace(turn, status=NodeStatus.PRUNED)
+        elif not is_cut or getattr(player.environment, "takes_cut_turns", False):
             action = replace(player.dialect.parse(completion.text), cut=is_cut)
             try:
                 with player.tools.running():

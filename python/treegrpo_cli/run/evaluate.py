@@ -10,7 +10,7 @@ from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from treegrpo_cli.config import Config
+from treegrpo_cli.config import Config, SelectionConfig
 from treegrpo_cli.data.lock import output_lock
 from treegrpo_cli.data.outputs import check_new
 from treegrpo_cli.rollout.collect import Grown, collect
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
 
 def chain_config(config: Config, num_samples: int = 1) -> Config:
-    """The same settings for `num_samples` chains a question: M = n, L = 0."""
+    """The same settings for `num_samples` chains a question: M = n, L = 0, and no turn is cut."""
     chains = {"num_trees": num_samples, "num_rounds": 0, "num_kept_leaves": 0}
-    return config.model_copy(update={"rollout": config.rollout.model_copy(update=chains)})
+    rollout = config.rollout.model_copy(update=chains)
+    return config.model_copy(update={"rollout": rollout, "selection": SelectionConfig()})
 
 
 def evaluation_config(config: Config) -> Config:

@@ -69,6 +69,7 @@ def tree_metrics(forest: Forest, scores: Scores, learned: NDArray[np.uint32]) ->
         "tree/num_leaves": float(num_leaves),
         "tree/num_distinct_leaves": float((leaves["same_as"] == np.arange(num_leaves)).sum()),
         "tree/num_errors": float((leaves["status"] == NodeStatus.ERROR).sum()),
+        "tree/num_pruned": float((leaves["status"] == NodeStatus.PRUNED).sum()),
         "tree/generated_tokens": float(generated),
         "tree/sharing_ratio": 1 - generated / chain_tokens if chain_tokens else 0.0,
         "tree/intra_reward_std": _mean(trees.std),

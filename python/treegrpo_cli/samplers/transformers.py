@@ -18,6 +18,7 @@ from treegrpo_cli.models.positions import fix_positions
 from treegrpo_cli.models.pretrained import context_limit, load_causal_lm, load_tokenizer
 from treegrpo_cli.models.weights import Adapter
 from treegrpo_cli.samplers.adapted import AdaptedLayers, compute_head_in_float32
+from treegrpo_cli.samplers.measures import cut_after, entropies_of
 from treegrpo_cli.samplers.stepping import Request, SteppedSampler
 from treegrpo_cli.samplers.text import end_token_ids, find_stop, turn_text
 from treegrpo_cli.types import Completion, SamplingParams
@@ -35,6 +36,8 @@ class Row:
     """The request's own, seeded with its seed: what else is in the batch cannot change its noise."""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
+    """Of the same distributions, where they are asked for."""
     finish_reason: str = ""
 
     @property
@@ -202,11 +205,18 @@ class TransformersSampler(SteppedSampler):
             row.token_ids.append(token)
             row.logprobs.append(logprob)
             row.finish_reason = self._finish_reason(row)
+        asked = [place for place, each in enumerate(params) if each.entropies]
+        if asked:
+            for place, entropy in zip(asked, entropies_of(logprobs[asked]).tolist(), strict=True):
+                rows[place].entropies.append(entropy)
 
     def _finish_reason(self, row: Row) -> str:
-        if row.token_ids[-1] in self.end_ids or find_stop(self.tokenizer, row.token_ids, row.request.params.stop):
+        params, num_tokens = row.request.params, len(row.token_ids)
+        if row.token_ids[-1] in self.end_ids or find_stop(self.tokenizer, row.token_ids, params.stop):
             return "stop"
-        return "length" if len(row.token_ids) >= row.request.params.max_tokens else ""
+        if num_tokens >= params.max_tokens:
+            return "length"
+        return "" if cut_after(row.logprobs, params, num_tokens - 1) is None else "pruned"
 
     def _take_ended(self) -> list[tuple[str, Completion]]:
         ended = [row for row in self._batch.rows if row.finish_reason] if self._batch else []
@@ -216,7 +226,8 @@ class TransformersSampler(SteppedSampler):
 
     def _completion(self, row: Row) -> Completion:
         text = turn_text(self.tokenizer, row.token_ids, row.request.params.stop, self.end_ids)
-        return Completion(row.token_ids, row.logprobs, text, row.finish_reason)
+        entropies = row.entropies if row.request.params.entropies else None
+        return Completion(row.token_ids, row.logprobs, text, row.finish_reason, entropies=entropies)
 
     def _keep_if(self, wanted: Callable[[Row], bool]) -> None:
         """Drop the rows of the batch that are not wanted, and the batch with its last row."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.models.pretrained import check_weight_files, context_limit
 from treegrpo_cli.samplers.stepping import Request, SteppedSampler
-from treegrpo_cli.samplers.text import end_token_ids, turn_text
+from treegrpo_cli.samplers.text import end_token_ids
 from treegrpo_cli.samplers.vllm_adapter import EngineAdapter, adapter_settings, unknown_layer
 from treegrpo_cli.samplers.vllm_engine import (
     kept_random_state,
@@ -23,8 +23,10 @@ from treegrpo_cli.samplers.vllm_engine import (
     start_engine,
     weight_shapes,
 )
+from treegrpo_cli.samplers.vllm_entropies import return_entropies
 from treegrpo_cli.samplers.vllm_settings import cpu_settings, float32_head, gpu_settings
 from treegrpo_cli.samplers.vllm_sleep import Sleep
+from treegrpo_cli.samplers.vllm_turns import EngineTurn
 from treegrpo_cli.types import Completion
 
 if TYPE_CHECKING:
@@ -96,24 +98,29 @@ class VllmSampler(SteppedSampler):
             raise UserError(f"sampler.lora: {problem}")
         self.tokenizer = self.engine.get_tokenizer()
         self.end_ids = end_token_ids(model_path, self.tokenizer)
-        self._engine_ids: dict[str, str] = {}
+        self._returns_entropies = False
+        self._turns: dict[str, EngineTurn] = {}
 
     def add(self, request: Request) -> None:
         """Hand a request to the engine, which knows it by an id of its own."""
         from vllm.inputs import tokens_input
 
-        self._engine_ids[request.request_id] = self.engine.add_request(
+        if request.params.entropies and not self._returns_entropies:
+            self.engine.collective_rpc(return_entropies)
+            self._returns_entropies = True
+        engine_id = self.engine.add_request(
             request.request_id,
             tokens_input(request.context),
             self._engine_params(request),
             lora_request=self._adapter.request if self._adapter else None,
         )
+        self._turns[request.request_id] = EngineTurn(request, engine_id)
 
     def drop(self, request_id: str) -> None:
         """Abort a request, unless it has just ended."""
-        engine_id = self._engine_ids.pop(request_id, None)
-        if engine_id is not None:
-            self.engine.abort_request([engine_id], internal=True)
+        turn = self._turns.pop(request_id, None)
+        if turn is not None:
+            self.engine.abort_request([turn.engine_id], internal=True)
 
     def step(self) -> list[tuple[str, Completion]]:
         """Run one scheduler step; return what ended.
@@ -123,11 +130,23 @@ class VllmSampler(SteppedSampler):
         import torch
 
         state = torch.get_rng_state()
-        ended = [output for output in self.engine.step() if output.finished]
+        outputs = self.engine.step()
         torch.set_rng_state(state)
-        for output in ended:
-            self._engine_ids.pop(output.request_id, None)
-        return [(output.request_id, self._completion(output)) for output in ended]
+        return [ended for output in outputs if (ended := self._take(output))]
+
+    def _take(self, output: Any) -> tuple[str, Completion] | None:
+        """Take what the engine says of a request; return its completion where the turn has ended."""
+        turn = self._turns.get(output.request_id)
+        if turn is None:
+            return None
+        turn.take(output)
+        if not turn.finish_reason:
+            return None
+        if output.finished:
+            del self._turns[output.request_id]
+        else:
+            self.drop(output.request_id)
+        return output.request_id, turn.completion(self.tokenizer, self.end_ids)
 
     def weight_shapes(self) -> dict[str, torch.Size]:
         """The names and shapes of the state dict that transformers would have; the engine packs its own."""
@@ -197,20 +216,5 @@ class VllmSampler(SteppedSampler):
             include_stop_str_in_output=True,
             skip_special_tokens=False,
             logprobs=0,  # the sampled token's alone
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            output_kind=RequestOutputKind.FINAL_ONLY if params.stop_below is None else RequestOutputKind.DELTA,
         )
-
-    def _completion(self, output: Any) -> Completion:
-        (sampled,) = output.outputs
-        token_ids = list(sampled.token_ids)
-        return Completion(
-            token_ids=token_ids,
-            logprobs=[at[token].logprob for token, at in zip(token_ids, sampled.logprobs, strict=True)],
-            text=turn_text(self.tokenizer, token_ids, self._stop(sampled), self.end_ids),
-            finish_reason=sampled.finish_reason,
-            num_cached_tokens=output.num_cached_tokens or 0,
-        )
-
-    def _stop(self, sampled: Any) -> list[str]:
-        """The stop string that ended the turn, if one did."""
-        return [sampled.stop_reason] if isinstance(sampled.stop_reason, str) else []
