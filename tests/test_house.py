@@ -28,7 +28,7 @@ BELOW: dict[str, set[str]] = {
     | {"signals", "types", "errors"},
     "doctor": {"run", "train", "samplers", "models", "config", "data", "types", "errors"},
     "compare": {"run", "train", "rollout", "samplers", "models", "config", "data", "signals", "errors"},
-    "cli": {"compare", "doctor", "run", "trees", "config", "terms", "signals", "errors"},
+    "cli": {"compare", "doctor", "run", "models", "trees", "config", "terms", "signals", "errors"},
     "__main__": {"cli", "signals"},
 }
 """Room -> the rooms that it uses, itself aside, and no others. A top-level module is a room of its own."""

@@ -9,6 +9,7 @@ from_chains(rollouts)          plain rows of tokens -> trees
 score(trees, estimator, ...)   trees -> scored trees
 estimators()                   what there is to score by: names, options, formulas
 training_rows(trees)           scored trees -> one row a leaf
+preference_pairs(trees)        trees -> pairs of siblings for TRL's DPO trainer
 collate(rows, pad_id)          rows -> padded tensors, where torch is installed
 TreeRecord, TrainingRow        a tree, a row
 UserError                      what all of them raise for a caller's or a file's mistake
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from treegrpo_cli.errors import UserError
     from treegrpo_cli.trees.chains import from_chains
     from treegrpo_cli.trees.estimators import estimators
+    from treegrpo_cli.trees.pairs import preference_pairs
     from treegrpo_cli.trees.rows import TrainingRow, collate, training_rows
     from treegrpo_cli.trees.scoring import score
     from treegrpo_cli.trees.tree_file import read_trees
@@ -36,6 +38,7 @@ __all__ = [
     "collate",
     "estimators",
     "from_chains",
+    "preference_pairs",
     "read_trees",
     "score",
     "training_rows",
@@ -48,6 +51,7 @@ _HOMES = {
     "collate": "trees.rows",
     "estimators": "trees.estimators",
     "from_chains": "trees.chains",
+    "preference_pairs": "trees.pairs",
     "read_trees": "trees.tree_file",
     "score": "trees.scoring",
     "training_rows": "trees.rows",

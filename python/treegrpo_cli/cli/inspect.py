@@ -13,6 +13,7 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
+from treegrpo_cli.cli.pairs import write_pairs
 from treegrpo_cli.errors import FileError, UserError
 from treegrpo_cli.terms import parse_term
 from treegrpo_cli.trees.draw import draw_tree
@@ -56,6 +57,10 @@ def inspect(
     asked = [estimator] if isinstance(estimator, str) else list(estimator or ())
     _check_arguments(asked, options, output_format, nested=nested, summary=summary, full=full, node=node)
     terms = [parse_term(text) for text in asked]
+    if output_format == "pairs":
+        raw = _chosen(tree_files(paths, step), None, Wanted(prompt_id, tree_id))
+        write_pairs(_first(_wanted(raw), limit), dict(options or {}))
+        return
     if options:
         terms[0]["options"].update(options)
     files = tree_files(paths, step)
@@ -63,7 +68,7 @@ def inspect(
     if node is not None:
         _print(_console(), map(Text, _explained(chosen, node)))
         return
-    groups = _first(([record for record in group if record.tree_id in ids] for group, ids in chosen), limit)
+    groups = _first(_wanted(chosen), limit)
     if summary:
         _write_summary(groups, output_format)
     elif output_format == "json":
@@ -97,6 +102,10 @@ def _check_arguments(
     full: bool,
     node: int | None,
 ) -> None:
+    if output_format == "pairs":
+        if estimators or nested or summary or full or node is not None:
+            raise UserError("--format pairs goes with --option, and with what chooses trees: values are their means")
+        return
     if options and len(estimators) != 1:
         several = ": with several, write options behind their names, as in parent,roots=tree" if estimators else ""
         raise UserError(f"--option needs {'one ' if estimators else ''}--estimator{several}")
@@ -126,9 +135,9 @@ def nested_json(record: TreeRecord) -> bytes:
 
 
 def _chosen(
-    files: Sequence[str], terms: Sequence[ScoreTerm], wanted: Wanted
+    files: Sequence[str], terms: Sequence[ScoreTerm] | None, wanted: Wanted
 ) -> Iterator[tuple[Sequence[TreeRecord], set[int]]]:
-    """Yield each prompt's trees, scored, and the tree_ids of those that are wanted."""
+    """Yield each prompt's trees, scored unless `terms` is None, and the tree_ids of those that are wanted."""
     found = False
     for file in files:
         for group in read_groups(file):
@@ -137,7 +146,7 @@ def _chosen(
             ids = {record.tree_id for record in group if wanted.tree_id in (None, record.tree_id)}
             if ids:
                 found = True
-                yield _scored(group, terms), ids
+                yield group if terms is None else _scored(group, terms), ids
     if not found:
         where = files[0] if len(files) == 1 else f"{files[0]} … {files[-1]}"
         raise FileError(where, f"no tree with {wanted}")
@@ -145,6 +154,10 @@ def _chosen(
 
 def _scored(group: Sequence[TreeRecord], terms: Sequence[ScoreTerm]) -> list[TreeRecord]:
     return score_group(group, terms, in_place=True) if terms else keep_or_score(group, in_place=True)
+
+
+def _wanted(chosen: Iterator[tuple[Sequence[TreeRecord], set[int]]]) -> Iterator[Sequence[TreeRecord]]:
+    return ([record for record in group if record.tree_id in ids] for group, ids in chosen)
 
 
 def _explained(chosen: Iterator[tuple[Sequence[TreeRecord], set[int]]], node: int) -> Iterator[str]:

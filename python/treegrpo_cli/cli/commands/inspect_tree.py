@@ -15,6 +15,7 @@ class Format(StrEnum):
 
     TREE = "tree"
     JSON = "json"
+    PAIRS = "pairs"
 
 
 def inspect_tree(
@@ -27,7 +28,12 @@ def inspect_tree(
     step: Annotated[int | None, typer.Option(help="Show the trees of this step of a run only.")] = None,
     output_format: Annotated[
         Format | None,
-        typer.Option("--format", help="A drawing, or scored trees as JSON Lines.  [default: tree]", show_default=False),
+        typer.Option(
+            "--format",
+            help="A drawing, scored trees as JSON Lines, or pairs of siblings, chosen and rejected, for TRL's DPO "
+            "trainer (--option min_gap, which, value, roots, tokenizer).  [default: tree]",
+            show_default=False,
+        ),
     ] = None,
     nested: Annotated[bool, typer.Option("--nested", help="JSON with children inside their parents.")] = False,
     summary: Annotated[
@@ -50,7 +56,7 @@ def inspect_tree(
         ),
     ] = None,
     option: Annotated[
-        list[str] | None, typer.Option(help="An option of the estimator, name=value; may be repeated.")
+        list[str] | None, typer.Option(help="An option of the estimator, or of pairs, name=value; may be repeated.")
     ] = None,
     prompt_id: Annotated[str | None, typer.Option(help="Show the trees of this prompt only.")] = None,
     tree_id: Annotated[int | None, typer.Option(help="Show only trees with this number.")] = None,
