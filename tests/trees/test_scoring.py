@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from treegrpo_cli import UserError, collate, read_trees, score, training_rows
@@ -15,6 +14,7 @@ from treegrpo_cli.trees.forest import to_forest
 from treegrpo_cli.trees.scoring import score_group
 from treegrpo_cli.trees.tree_record import TreeRecord
 
+from tests import reference
 from tests.forests import ESTIMATORS
 from tests.sample_trees import VECTOR_NAMES, Fields, full_tree, nodes_of, tree, vector_trees, write_lines
 

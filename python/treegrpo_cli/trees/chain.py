@@ -18,7 +18,7 @@ TREES_OWN = {"parent", "token_ids", "sampled", "depth", "num_leaves", "value", "
 ROW_FIELDS = (
     {"prompt_id", "group", "tree_id", "input_ids", "prompt_ids", "completion_ids", "attention_mask", "loss_mask"}
     | {"logprobs", "reward", "status", "policy_version", "task", "extra"}
-    | {"advantages", "leaf_id", "node_ids"}  # of a training row, made anew
+    | {"advantages", "weights", "leaf_id", "node_ids"}  # of a training row, made anew
 )
 
 
