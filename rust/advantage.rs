@@ -10,6 +10,7 @@ use crate::value::{LeafSums, ValueRule, anchors, leaf_sums, values};
 /// What scoring a forest gives, per node; NaN where `num_leaves` is 0.
 ///
 /// The advantage of a node on the way to a leaf is A(l) + a(n), the sum of the leaf-level and of the node-level terms.
+/// That of all terms is what the tokens of tool calls get; where terms are masked, the other tokens get less of them.
 #[derive(Debug, Clone)]
 pub struct Scores {
     /// What computed them; none where they were given.
@@ -26,9 +27,22 @@ pub struct Scores {
     pub node_advantage: Option<Vec<f64>>,
     /// What each node counts in place of |L|^p, where an estimator says so; |L| on a root, which is never trained.
     pub weight: Option<Vec<f64>>,
+    /// Of the terms without a mask, where some have one.
+    pub unmasked: Option<Advantages>,
     /// What the forest held.
     stamp: Stamp,
 }
+
+/// Advantages of some terms: what is shown, A(l) and a(n), as in [`Scores`].
+#[derive(Debug, Clone)]
+pub struct Advantages {
+    pub shown: Vec<f64>,
+    pub leaf: Option<Vec<f64>>,
+    pub node: Option<Vec<f64>>,
+}
+
+/// Columns of advantages of leaves and of nodes, as far as there are any.
+pub type Levels<'a> = (Option<&'a [f64]>, Option<&'a [f64]>);
 
 impl Scores {
     /// Refuses a forest that is not the one they were computed of, or that has changed since.
@@ -36,10 +50,24 @@ impl Scores {
         if self.stamp == forest.stamp() { Ok(()) } else { Err(Error::ForeignScores) }
     }
 
-    /// A(l) + a(n) of a node on the way to a scored leaf.
+    /// A(l) + a(n) of a node on the way to a scored leaf: what its tool calls get.
     pub fn advantage_of(&self, node: usize, leaf: usize) -> f64 {
-        let of_leaf = self.leaf_advantage.as_ref().map_or(0.0, |column| column[leaf]);
-        of_leaf + self.node_advantage.as_ref().map_or(0.0, |column| column[node])
+        on_the_way(self.levels(), node, leaf)
+    }
+
+    /// The same without masked terms: what the rest of its turn gets.
+    pub fn unmasked_of(&self, node: usize, leaf: usize) -> f64 {
+        on_the_way(self.unmasked_levels(), node, leaf)
+    }
+
+    /// Advantages of all terms.
+    pub fn levels(&self) -> Levels<'_> {
+        (self.leaf_advantage.as_deref(), self.node_advantage.as_deref())
+    }
+
+    /// Those of terms without a mask.
+    pub fn unmasked_levels(&self) -> Levels<'_> {
+        self.unmasked.as_ref().map_or_else(|| self.levels(), |some| (some.leaf.as_deref(), some.node.as_deref()))
     }
 
     /// What a node counts for each of its scored leaves: |L|^(p − 1), or its own weight over |L|.
@@ -47,6 +75,10 @@ impl Scores {
         let num_leaves = f64::from(self.num_leaves[node]);
         self.weight.as_ref().map_or_else(|| num_leaves.powf(prefix_weight - 1.0), |weight| weight[node] / num_leaves)
     }
+}
+
+fn on_the_way((leaf_level, node_level): Levels, node: usize, leaf: usize) -> f64 {
+    leaf_level.map_or(0.0, |column| column[leaf]) + node_level.map_or(0.0, |column| column[node])
 }
 
 /// Scores a whole forest by one estimator; a group is the trees of one prompt.
@@ -58,23 +90,31 @@ pub fn score(forest: &Forest, estimator: &str, options: &[(String, OptionValue)]
 pub fn score_terms(forest: &Forest, terms: &[Term]) -> Result<Scores> {
     let terms = resolved(terms)?;
     let LeafSums { sum, num_leaves } = leaf_sums(&forest.parent, &forest.reward);
+    let mut unmasked = terms.iter().any(|term| term.mask.is_some()).then(Columns::default);
+    if unmasked.is_some() && !forest.knows_tool_calls {
+        return Err(Error::NoToolCalls);
+    }
     let mut total = Columns::default();
     for term in &terms {
         let (mut below, mut own) = (Trace::default(), Trace::default());
-        total.add(term.weight, term.columns(forest, &sum, &num_leaves, &mut below, &mut own)?);
+        let columns = term.columns(forest, &sum, &num_leaves, &mut below, &mut own)?;
+        if let (Some(unmasked), None) = (&mut unmasked, term.mask) {
+            unmasked.add(term.weight, columns.clone());
+        }
+        total.add(term.weight, columns);
     }
     let label = terms.iter().map(Term::label).collect::<Vec<_>>().join(" + ");
-    total.finished(forest, sum, num_leaves, terms, label)
+    total.finished(forest, unmasked, LeafSums { sum, num_leaves }, terms, label)
 }
 
 /// Scores that somebody else computed: columns with an entry a node.
 ///
 /// Leaf-level ones are read at scored leaves, the others at nodes that have one below; the rest does not count. Values
-/// are leaf-means.
+/// are leaf-means. `unmasked`: what tokens that are part of no tool call get, where that is something else.
 pub fn given(
     forest: &Forest,
-    leaf: Option<&[f64]>,
-    node: Option<&[f64]>,
+    levels: Levels,
+    unmasked: Option<Levels>,
     weight: Option<&[f64]>,
     label: &str,
 ) -> Result<Scores> {
@@ -83,10 +123,18 @@ pub fn given(
     let has_leaf = |node: usize| num_leaves[node] > 0;
     let advantage = |advantage: f64| (!advantage.is_finite()).then_some(Fault::AdvantageNotFinite(advantage));
     let weighing = |weight: f64| (!(weight.is_finite() && weight >= 0.0)).then_some(Fault::NoWeight(weight));
-    let leaf = leaf.map(|column| counted(forest, "advantage", column, is_scored, advantage)).transpose()?;
-    let node = node.map(|column| counted(forest, "advantage", column, has_leaf, advantage)).transpose()?;
+    let of_levels = |(leaf, node): Levels| -> Result<Columns> {
+        let leaf = leaf.map(|column| counted(forest, "advantage", column, is_scored, advantage)).transpose()?;
+        let node = node.map(|column| counted(forest, "advantage", column, has_leaf, advantage)).transpose()?;
+        Ok(Columns { leaf, node, ..Columns::default() })
+    };
+    if unmasked.is_some() && !forest.knows_tool_calls {
+        return Err(Error::NoToolCalls);
+    }
+    let (total, unmasked) = (of_levels(levels)?, unmasked.map(of_levels).transpose()?);
     let weight = weight.map(|column| counted(forest, "weight", column, has_leaf, weighing)).transpose()?;
-    Columns { leaf, node, weight, value: None }.finished(forest, sum, num_leaves, vec![], label.to_owned())
+    let sums = LeafSums { sum, num_leaves: num_leaves.clone() };
+    Columns { weight, ..total }.finished(forest, unmasked, sums, vec![], label.to_owned())
 }
 
 /// A given column where it counts, NaN elsewhere.
@@ -111,32 +159,53 @@ impl Columns {
     fn finished(
         mut self,
         forest: &Forest,
-        sum: Vec<f64>,
-        num_leaves: Vec<u32>,
+        unmasked: Option<Self>,
+        LeafSums { sum, num_leaves }: LeafSums,
         terms: Vec<Term>,
         label: String,
     ) -> Result<Scores> {
-        if let Some(column) = &mut self.node {
-            for &root in &forest.root {
-                column[root as usize] = if num_leaves[root as usize] == 0 { f64::NAN } else { 0.0 };
-            }
-        }
         if let Some(column) = &mut self.weight {
             for &root in &forest.root {
                 column[root as usize] = f64::from(num_leaves[root as usize]); // never trained: 1 in each row
             }
         }
-        let mut advantage = self.shown(forest, &num_leaves);
-        for &root in &forest.root {
-            advantage[root as usize] = if num_leaves[root as usize] == 0 { f64::NAN } else { 0.0 };
-        }
-        let value = match self.value {
+        let (value, weight, stamp) = (self.value.take(), self.weight.take(), forest.stamp());
+        let value = match value {
             Some(value) => value,
             None => leaf_means(forest, sum, &num_leaves)?,
         };
+        let Advantages { shown: advantage, leaf: leaf_advantage, node: node_advantage } =
+            self.advantages(forest, &num_leaves);
         check_finite(forest, &num_leaves, &value, &advantage)?;
-        let (leaf_advantage, node_advantage, weight, stamp) = (self.leaf, self.node, self.weight, forest.stamp());
-        Ok(Scores { terms, label, num_leaves, value, advantage, leaf_advantage, node_advantage, weight, stamp })
+        let unmasked = unmasked.map(|columns| columns.advantages(forest, &num_leaves));
+        if let Some(Advantages { shown, .. }) = &unmasked {
+            check_finite(forest, &num_leaves, &value, shown)?;
+        }
+        Ok(Scores {
+            terms,
+            label,
+            num_leaves,
+            value,
+            advantage,
+            leaf_advantage,
+            node_advantage,
+            weight,
+            unmasked,
+            stamp,
+        })
+    }
+
+    /// Both levels and what is shown of them, with 0 on a root, or none without a scored leaf.
+    fn advantages(mut self, forest: &Forest, num_leaves: &[u32]) -> Advantages {
+        let at_roots = |column: &mut Vec<f64>| {
+            for &root in &forest.root {
+                column[root as usize] = if num_leaves[root as usize] == 0 { f64::NAN } else { 0.0 };
+            }
+        };
+        self.node.iter_mut().for_each(at_roots);
+        let mut shown = self.shown(forest, num_leaves);
+        at_roots(&mut shown);
+        Advantages { shown, leaf: self.leaf, node: self.node }
     }
 
     /// The mean A(l) below each node, plus its own a(n).
@@ -254,12 +323,15 @@ mod tests {
     fn given_advantages_are_taken_where_they_count() {
         let forest = published(false);
         let column: Vec<f64> = (0..10).map(f64::from).collect();
-        let node_level = given(&forest, None, Some(&column), None, "mine").unwrap();
+        let node_level = given(&forest, (None, Some(&column)), None, None, "mine").unwrap();
         assert_eq!((node_level.advantage[0], node_level.advantage[6]), (0.0, 6.0));
-        let leaf_level = given(&forest, Some(&column), None, None, "mine").unwrap();
+        let leaf_level = given(&forest, (Some(&column), None), None, None, "mine").unwrap();
         assert_eq!((leaf_level.advantage[6], leaf_level.advantage_of(6, 9)), (8.0, 9.0));
-        assert!(matches!(given(&forest, Some(&[0.0]), None, None, "mine"), Err(Error::Length { .. })));
+        assert!(matches!(given(&forest, (Some(&[0.0]), None), None, None, "mine"), Err(Error::Length { .. })));
         let fault = Fault::AdvantageNotFinite(f64::INFINITY);
-        assert_eq!(given(&forest, Some(&[f64::INFINITY; 10]), None, None, "mine").unwrap_err(), forest.fault(3, fault));
+        assert_eq!(
+            given(&forest, (Some(&[f64::INFINITY; 10]), None), None, None, "mine").unwrap_err(),
+            forest.fault(3, fault)
+        );
     }
 }

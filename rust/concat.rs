@@ -18,6 +18,7 @@ impl Forest {
         let mut joined = Self::with_capacity(total(Self::num_trees), total(Self::num_nodes), total(Self::num_tokens));
         joined.knows_rounds = forests.iter().all(|forest| forest.knows_rounds);
         joined.knows_logprobs = forests.iter().all(|forest| forest.knows_logprobs);
+        joined.knows_tool_calls = forests.iter().all(|forest| forest.knows_tool_calls);
         for (number, forest) in forests.iter().enumerate() {
             match orders {
                 Some(orders) => joined.append_in_order(forest, &orders[number], number)?,
@@ -43,9 +44,11 @@ impl Forest {
         self.round.extend_from_slice(&other.round);
         self.entropy.extend_from_slice(&other.entropy);
         self.confidence.extend_from_slice(&other.confidence);
+        self.state_key.extend_from_slice(&other.state_key);
         self.has_child.extend_from_slice(&other.has_child);
         self.token_ids.extend_from_slice(&other.token_ids);
         self.sampled.extend_from_slice(&other.sampled);
+        self.tool_call.extend_from_slice(&other.tool_call);
         self.logprobs.extend_from_slice(&other.logprobs);
         self.entropies.extend_from_slice(&other.entropies);
     }
@@ -81,10 +84,12 @@ impl Forest {
             self.round.push(other.round[at]);
             self.entropy.push(other.entropy[at]);
             self.confidence.push(other.confidence[at]);
+            self.state_key.push(other.state_key[at]);
             self.has_child.push(other.has_child[at]);
             let tokens = other.token_range(at);
             self.token_ids.extend_from_slice(&other.token_ids[tokens.clone()]);
             self.sampled.extend_from_slice(&other.sampled[tokens.clone()]);
+            self.tool_call.extend_from_slice(&other.tool_call[tokens.clone()]);
             self.logprobs.extend_from_slice(&other.logprobs[tokens.clone()]);
             self.entropies.extend_from_slice(&other.entropies[tokens]);
             self.token_start.push(self.token_ids.len() as u64);

@@ -1,6 +1,6 @@
 //! Scores -> what the targets of each node are worth: the parts of the advantage over its leaves, and how much they count.
 
-use crate::advantage::Scores;
+use crate::advantage::{Levels, Scores};
 use crate::forest::Forest;
 use crate::leaves_below::{LeavesBelow, Positive};
 use crate::value::leaf_sums;
@@ -87,15 +87,17 @@ fn path_targets(forest: &Forest) -> Vec<u32> {
     targets
 }
 
-/// Per node: its credit over all scored leaves below, each of its weight; none where there is no such leaf.
+/// Per node: its credit by these advantages over all scored leaves below, each of its weight; none where there is no such
+/// leaf.
 pub(crate) fn node_credits(
     forest: &Forest,
     scores: &Scores,
+    levels: Levels,
     prefix_weight: f64,
     leaf_weight: &[f64],
 ) -> Vec<Option<Credit>> {
     let weights = leaf_sums(&forest.parent, leaf_weight).sum;
-    let credits: Vec<Credit> = match (&scores.leaf_advantage, &scores.node_advantage) {
+    let credits: Vec<Credit> = match levels {
         (Some(leaf), Some(node)) => of_sums(forest, &scores.num_leaves, &weights, leaf_weight, leaf, node),
         (Some(leaf), None) => of_leaves(forest, &weights, leaf_weight, leaf),
         (None, Some(node)) => weights.iter().zip(node).map(|(&weight, &a)| Credit::of(weight, a)).collect(),

@@ -45,6 +45,8 @@ pub enum Error {
     NoRounds(&'static str),
     #[error("{0} needs the log-probabilities that turns were sampled with, and this forest does not tell")]
     NoLogprobs(&'static str),
+    #[error("mask tool-calls needs to know which tokens are tool calls, and this forest does not tell")]
+    NoToolCalls,
     #[error("a sum of estimators needs at least one term")]
     NoTerms,
     #[error("{0} weighs turns itself: it stands alone, not in a sum")]
@@ -82,6 +84,8 @@ pub enum Fault {
     EntropyNotFinite(f64),
     #[error("confidence {0} is not finite")]
     ConfidenceNotFinite(f64),
+    #[error("a token of a tool call was not sampled")]
+    CallNotSampled,
     #[error("round {round} comes before its parent's, {parent}")]
     RoundBeforeParent { round: u32, parent: u32 },
     #[error("two turns go on from this one in its own round, {0}: an expansion is drawn in a later one")]

@@ -18,8 +18,10 @@ pub const ERROR: u8 = 5;
 ///
 /// Columns of `num_nodes` entries: `parent`, `tree`, `depth`, `status`, `reward` (NaN = none), `policy_version`,
 /// `round` (in which a node was drawn; 0 = with its tree's first chain), `entropy` (mean over its sampled tokens) and
-/// `confidence` (both NaN = not known); `token_start` has one more. Columns of `num_tokens` entries: `token_ids`,
-/// `sampled`, `logprobs` and `entropies` (nats; NaN = not known). `prompt` and `root` have one entry a tree.
+/// `confidence` (both NaN = not known) and `state_key` (of the environment's state before the turn, equal for equal
+/// states; 0 = not known); `token_start` has one more. Columns of `num_tokens` entries: `token_ids`, `sampled`,
+/// `tool_call` (whether it is part of a tool call), `logprobs` and `entropies` (nats; NaN = not known). `prompt` and
+/// `root` have one entry a tree.
 #[derive(Debug, Clone)]
 pub struct Forest {
     pub prompt: Vec<u32>,
@@ -33,15 +35,19 @@ pub struct Forest {
     pub round: Vec<u32>,
     pub entropy: Vec<f64>,
     pub confidence: Vec<f64>,
+    pub state_key: Vec<u64>,
     pub token_start: Vec<u64>,
     pub token_ids: Vec<u32>,
     pub sampled: Vec<bool>,
+    pub tool_call: Vec<bool>,
     pub logprobs: Vec<f32>,
     pub entropies: Vec<f32>,
     /// Whether `round` says in which rounds the nodes were drawn, or nobody told.
     pub knows_rounds: bool,
     /// The same of `logprobs`.
     pub knows_logprobs: bool,
+    /// The same of `tool_call`.
+    pub knows_tool_calls: bool,
     pub(crate) has_child: Vec<bool>,
     stamp: Stamp,
 }
@@ -70,9 +76,11 @@ pub struct Columns<'a> {
     /// Where it is NaN or absent, the mean of the node's `entropies`.
     pub entropy: Option<&'a [f64]>,
     pub confidence: Option<&'a [f64]>,
+    pub state_key: Option<&'a [u64]>,
     pub token_start: Option<&'a [u64]>,
     pub token_ids: Option<&'a [u32]>,
     pub sampled: Option<&'a [bool]>,
+    pub tool_call: Option<&'a [bool]>,
     pub logprobs: Option<&'a [f32]>,
     pub entropies: Option<&'a [f32]>,
 }
@@ -94,11 +102,15 @@ pub struct Drawn<'a> {
     pub entropies: Option<&'a [f32]>,
     /// Of the whole turn, in whatever measure the sampler has; NaN = not known.
     pub confidence: f64,
+    /// Which of its sampled tokens are tool calls; none where that is not known.
+    pub tool_call: Option<&'a [bool]>,
+    /// Of the environment's state before it, equal for equal states; 0 = not known.
+    pub state_key: u64,
 }
 
 impl Default for Drawn<'_> {
     fn default() -> Self {
-        Self { round: 0, entropies: None, confidence: f64::NAN }
+        Self { round: 0, entropies: None, confidence: f64::NAN, tool_call: None, state_key: 0 }
     }
 }
 
@@ -130,13 +142,16 @@ impl Forest {
             round: Vec::with_capacity(num_nodes),
             entropy: Vec::with_capacity(num_nodes),
             confidence: Vec::with_capacity(num_nodes),
+            state_key: Vec::with_capacity(num_nodes),
             token_start,
             token_ids: Vec::with_capacity(num_tokens),
             sampled: Vec::with_capacity(num_tokens),
+            tool_call: Vec::with_capacity(num_tokens),
             logprobs: Vec::with_capacity(num_tokens),
             entropies: Vec::with_capacity(num_tokens),
             knows_rounds: true,
             knows_logprobs: true,
+            knows_tool_calls: true,
             has_child: Vec::with_capacity(num_nodes),
             stamp: Stamp::next(),
         }
@@ -199,6 +214,12 @@ impl Forest {
         }
         check_length("sampled", tokens.sampled.len(), tokens.token_ids.len())?;
         check_length("logprobs", tokens.logprobs.len(), tokens.token_ids.len())?;
+        if let Some(tool_call) = drawn.tool_call {
+            check_length("tool_call", tool_call.len(), tokens.token_ids.len())?;
+            if !are_sampled(tool_call, tokens.sampled) {
+                return Err(Error::At { tree: self.tree[at], node, fault: Fault::CallNotSampled });
+            }
+        }
         let entropies = drawn.entropies.unwrap_or_default();
         if drawn.entropies.is_some() {
             check_length("entropies", entropies.len(), tokens.token_ids.len())?;
@@ -238,10 +259,18 @@ impl Forest {
         self.round.push(drawn.round);
         self.entropy.push(mean_sampled(drawn.entropies.unwrap_or_default(), tokens.sampled));
         self.confidence.push(drawn.confidence);
+        self.state_key.push(drawn.state_key);
         self.has_child.push(false);
         self.token_ids.extend_from_slice(tokens.token_ids);
         self.sampled.extend_from_slice(tokens.sampled);
         self.logprobs.extend_from_slice(tokens.logprobs);
+        match drawn.tool_call {
+            Some(tool_call) => self.tool_call.extend_from_slice(tool_call),
+            None => {
+                self.tool_call.resize(self.token_ids.len(), false);
+                self.knows_tool_calls &= !tokens.sampled.contains(&true);
+            }
+        }
         match drawn.entropies {
             Some(entropies) => self.entropies.extend_from_slice(entropies),
             None => self.entropies.resize(self.token_ids.len(), f32::NAN),
@@ -283,13 +312,16 @@ impl Forest {
             round: or_filled(columns.round, num_nodes, 0),
             entropy: or_filled(columns.entropy, num_nodes, f64::NAN),
             confidence: or_filled(columns.confidence, num_nodes, f64::NAN),
+            state_key: or_filled(columns.state_key, num_nodes, 0),
             token_start: columns.token_start.map_or_else(|| vec![0; num_nodes + 1], <[u64]>::to_vec),
             token_ids: token_ids.to_vec(),
             sampled: or_filled(columns.sampled, token_ids.len(), false),
+            tool_call: or_filled(columns.tool_call, token_ids.len(), false),
             logprobs: or_filled(columns.logprobs, token_ids.len(), 0.0),
             entropies: or_filled(columns.entropies, token_ids.len(), f32::NAN),
             knows_rounds: columns.round.is_some(),
             knows_logprobs: columns.logprobs.is_some(),
+            knows_tool_calls: columns.tool_call.is_some(),
             has_child: vec![false; num_nodes],
             stamp: Stamp::next(),
         }
@@ -306,8 +338,10 @@ impl Forest {
         check_length("round", self.round.len(), self.num_nodes())?;
         check_length("entropy", self.entropy.len(), self.num_nodes())?;
         check_length("confidence", self.confidence.len(), self.num_nodes())?;
+        check_length("state_key", self.state_key.len(), self.num_nodes())?;
         check_length("token_start", self.token_start.len(), self.num_nodes() + 1)?;
         check_length("sampled", self.sampled.len(), self.num_tokens())?;
+        check_length("tool_call", self.tool_call.len(), self.num_tokens())?;
         check_length("logprobs", self.logprobs.len(), self.num_tokens())?;
         check_length("entropies", self.entropies.len(), self.num_tokens())?;
         self.check_offsets()?;
@@ -322,6 +356,10 @@ impl Forest {
                 self.check_reward(node, self.reward[node])?;
             }
             self.fill_entropy(node)?;
+            let tokens = self.token_range(node);
+            if !are_sampled(&self.tool_call[tokens.clone()], &self.sampled[tokens]) {
+                return Err(self.fault(node, Fault::CallNotSampled));
+            }
         }
         Ok(self)
     }
@@ -451,6 +489,11 @@ impl Forest {
     }
 }
 
+/// Whether what is part of a tool call was sampled.
+fn are_sampled(tool_call: &[bool], sampled: &[bool]) -> bool {
+    tool_call.iter().zip(sampled).all(|(call, sampled)| call <= sampled)
+}
+
 /// Mean over the sampled tokens whose entropy is known; NaN where there is none.
 fn mean_sampled(entropies: &[f32], sampled: &[bool]) -> f64 {
     let known = entropies.iter().zip(sampled).filter(|(entropy, sampled)| **sampled && !entropy.is_nan());
@@ -560,7 +603,7 @@ pub(crate) mod tests {
         assert!(forest.knows_rounds && forest.entropy[2].is_nan() && forest.confidence[2].is_nan());
         let tokens = Tokens { token_ids: &[6, 7, 8], sampled: &[true, true, false], logprobs: &[-0.5, -0.5, 0.0] };
         let entropies = Some(&[1.0, 2.0, f32::NAN][..]);
-        let drawn = Drawn { round: 3, entropies, confidence: -0.25 };
+        let drawn = Drawn { round: 3, entropies, confidence: -0.25, ..Drawn::default() };
         assert_eq!(forest.add_drawn(1, tokens, OPEN, 1, drawn), Ok(3));
         assert_eq!((forest.entropy[3], forest.round[3], forest.confidence[3]), (1.5, 3, -0.25));
         assert_eq!(forest.entropies.len(), forest.num_tokens());

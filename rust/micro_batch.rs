@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::credit::Credit;
 use crate::error::{Error, Result};
 use crate::forest::NO_PARENT;
 use crate::pack::{Layout, Turn};
@@ -86,16 +87,18 @@ impl Layout {
             Some(behind) => num_context + behind,
             None => self.tree.positions[token as usize], // of the path above: one token a position
         };
-        let Sorted { predictors, target_row, target_ids, logprobs, turn } = self.sorted_targets(&tree, turns, local);
-        let each = |of: fn(&Turn) -> f64| turn.iter().map(|&turn| of(turns[turn as usize])).collect();
+        let Sorted { predictors, target_row, target_ids, logprobs, turn, in_call } =
+            self.sorted_targets(&tree, turns, local);
+        let credits = || turn.iter().zip(&in_call).map(|(&turn, &in_call)| turns[turn as usize].credit_of(in_call));
+        let each = |of: fn(&Credit) -> f64| credits().map(of).collect();
         MicroBatch {
             num_context,
             segments: tree.segments(),
-            gain: each(|turn| turn.credit.gain),
-            penalty: each(|turn| turn.credit.penalty),
-            weights: each(|turn| turn.credit.weight),
-            gain_weights: each(|turn| turn.credit.gain_weight),
-            penalty_weights: each(|turn| turn.credit.penalty_weight),
+            gain: each(|credit| credit.gain),
+            penalty: each(|credit| credit.penalty),
+            weights: each(|credit| credit.weight),
+            gain_weights: each(|credit| credit.gain_weight),
+            penalty_weights: each(|credit| credit.penalty_weight),
             row: (!self.shared).then(|| turn.iter().map(|&turn| turns[turn as usize].row).collect()),
             tree,
             predictors,
@@ -133,14 +136,14 @@ impl Layout {
         }
         let mut sorted = Sorted::of_counts(&mut next);
         for (turn, number) in turns.iter().zip(0..) {
-            let targets = turn.targets.clone();
-            for (&token, &logprob) in self.target_token[targets.clone()].iter().zip(&self.target_logprob[targets]) {
-                let token = local(token) as usize;
+            for target in turn.targets.clone() {
+                let token = local(self.target_token[target]) as usize;
                 let next = &mut next[tree.parent_token[token] as usize];
                 let place = *next as usize;
                 *next += 1;
                 sorted.target_ids[place] = tree.token_ids[token];
-                sorted.logprobs[place] = logprob;
+                sorted.logprobs[place] = self.target_logprob[target];
+                sorted.in_call[place] = self.target_in_call[target];
                 sorted.turn[place] = number;
             }
         }
@@ -155,6 +158,7 @@ struct Sorted {
     target_ids: Vec<u32>,
     logprobs: Vec<f32>,
     turn: Vec<u32>,
+    in_call: Vec<bool>,
 }
 
 impl Sorted {
@@ -171,7 +175,7 @@ impl Sorted {
             *count = start;
         }
         let (target_ids, logprobs, turn) = (vec![0; num_targets], vec![0.0; num_targets], vec![0; num_targets]);
-        Self { predictors, target_row, target_ids, logprobs, turn }
+        Self { predictors, target_row, target_ids, logprobs, turn, in_call: vec![false; num_targets] }
     }
 }
 

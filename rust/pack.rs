@@ -24,6 +24,8 @@ pub struct Layout {
     /// Per target: the sampled token's index, and its sampling log-probability (nats).
     pub(crate) target_token: Vec<u32>,
     pub(crate) target_logprob: Vec<f32>,
+    /// Per target: whether it is part of a tool call.
+    pub(crate) target_in_call: Vec<bool>,
 }
 
 /// A turn with targets; in rows, once for each row that it is part of.
@@ -33,7 +35,16 @@ pub(crate) struct Turn {
     /// Index of its last token: where that is computed, its whole path is present.
     pub last_token: u32,
     pub row: u32,
+    /// Of its tool calls, and of the rest: masked terms are not in that. Their weights are the same.
     pub credit: Credit,
+    pub unmasked: Credit,
+}
+
+impl Turn {
+    /// Of a target.
+    pub fn credit_of(&self, in_call: bool) -> &Credit {
+        if in_call { &self.credit } else { &self.unmasked }
+    }
 }
 
 /// Where the tokens of a node stand in the trie: the spans from the last one's `spans_end` to this one's.
@@ -42,6 +53,7 @@ struct Placed {
     row: u32,
     spans_end: usize,
     credit: Credit,
+    unmasked: Credit,
 }
 
 impl Layout {
@@ -65,7 +77,8 @@ impl Layout {
         let targets = first_target..self.num_targets();
         if !targets.is_empty() {
             self.weighted_tokens += placed.credit.weight * targets.len() as f64;
-            self.turns.push(Turn { targets, last_token: end - 1, row: placed.row, credit: placed.credit });
+            let Placed { row, credit, unmasked, .. } = *placed;
+            self.turns.push(Turn { targets, last_token: end - 1, row, credit, unmasked });
         }
     }
 
@@ -77,6 +90,7 @@ impl Layout {
             let end = sampled[start..].iter().position(|&sampled| !sampled).map_or(sampled.len(), |len| start + len);
             self.target_token.extend(indices.start + start as u32..indices.start + end as u32);
             self.target_logprob.extend_from_slice(&forest.logprobs[token + start..token + end]);
+            self.target_in_call.extend_from_slice(&forest.tool_call[token + start..token + end]);
             from = end;
         }
     }
@@ -102,14 +116,25 @@ pub fn pack(
     let mut paths = Paths { trie: Trie::with_capacity(num_tokens), spans: vec![], placed: vec![] };
     let leaf_weight = leaf_weights(forest, weighing.row_mean);
     if shared {
-        paths.add_nodes(forest, &node_credits(forest, scores, weighing.prefix_weight, &leaf_weight), &chosen);
+        let credits = |levels| node_credits(forest, scores, levels, weighing.prefix_weight, &leaf_weight);
+        let total = credits(scores.levels());
+        let unmasked = scores.unmasked.is_some().then(|| credits(scores.unmasked_levels()));
+        paths.add_nodes(forest, &total, unmasked.as_ref().unwrap_or(&total), &chosen);
     } else {
         paths.add_rows(forest, scores, weighing.prefix_weight, &leaves, &leaf_weight)?;
     }
     let (tree, order) = paths.trie.flatten();
     let path_tokens = leaves.iter().map(|&(_, length)| length as u32).collect();
-    let (turns, target_token, target_logprob) = (vec![], vec![], vec![]);
-    let mut layout = Layout { tree, path_tokens, weighted_tokens: 0.0, shared, turns, target_token, target_logprob };
+    let mut layout = Layout {
+        tree,
+        path_tokens,
+        weighted_tokens: 0.0,
+        shared,
+        turns: vec![],
+        target_token: vec![],
+        target_logprob: vec![],
+        target_in_call: vec![],
+    };
     let mut spans_start = 0;
     for placed in &paths.placed {
         layout.push_turn(forest, placed, &paths.spans[spans_start..placed.spans_end], &order);
@@ -165,16 +190,16 @@ struct Paths {
 
 impl Paths {
     /// Every node with a scored leaf below, once; the others have no credit.
-    fn add_nodes(&mut self, forest: &Forest, credits: &[Option<Credit>], chosen: &[bool]) {
+    fn add_nodes(&mut self, forest: &Forest, credits: &[Option<Credit>], unmasked: &[Option<Credit>], chosen: &[bool]) {
         let mut places: Vec<Place> = vec![TOP; forest.num_nodes()];
-        for (node, credit) in credits.iter().enumerate() {
-            let Some(credit) = *credit else { continue };
+        for (node, (credit, unmasked)) in credits.iter().zip(unmasked).enumerate() {
+            let (Some(credit), Some(unmasked)) = (*credit, *unmasked) else { continue };
             if !chosen[forest.tree[node] as usize] {
                 continue;
             }
             let above = places.get(forest.parent[node] as usize).copied().unwrap_or(TOP);
             places[node] = self.trie.add(above, &forest.token_ids[forest.token_range(node)], &mut self.spans);
-            self.place(node as u32, 0, credit);
+            self.place(node as u32, 0, credit, unmasked);
         }
     }
 
@@ -191,16 +216,17 @@ impl Paths {
         longest_first.sort_by_key(|&(_, length)| std::cmp::Reverse(length));
         for (&(leaf, _), number) in longest_first.iter().zip(0..) {
             let mut at = TOP;
-            for Part { node, advantage, weight } in row(forest, scores, prefix_weight, leaf)? {
+            for Part { node, advantage, unmasked, weight } in row(forest, scores, prefix_weight, leaf)? {
                 at = self.trie.append(at, &forest.token_ids[forest.token_range(node as usize)], &mut self.spans);
-                self.place(node, number, Credit::of(weight * leaf_weight[leaf as usize], advantage));
+                let weight = weight * leaf_weight[leaf as usize];
+                self.place(node, number, Credit::of(weight, advantage), Credit::of(weight, unmasked));
             }
         }
         Ok(())
     }
 
-    fn place(&mut self, node: u32, row: u32, credit: Credit) {
-        self.placed.push(Placed { node, row, spans_end: self.spans.len(), credit });
+    fn place(&mut self, node: u32, row: u32, credit: Credit, unmasked: Credit) {
+        self.placed.push(Placed { node, row, spans_end: self.spans.len(), credit, unmasked });
     }
 }
 

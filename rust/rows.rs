@@ -9,8 +9,9 @@ use crate::pack::{check, leaf_paths};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Part {
     pub node: u32,
-    /// A(l) + a(n).
+    /// A(l) + a(n): of its tool calls, and of its other tokens, whose advantage has no masked terms in it.
     pub advantage: f64,
+    pub unmasked: f64,
     /// |L(n)|^(p − 1): the shares of a node that rows have in common add up to |L(n)|^p, or to the weight of its own.
     pub weight: f64,
 }
@@ -25,6 +26,7 @@ pub fn row<'a>(
     let part = move |node: u32| Part {
         node,
         advantage: scores.advantage_of(node as usize, leaf as usize),
+        unmasked: scores.unmasked_of(node as usize, leaf as usize),
         weight: scores.share(node as usize, prefix_weight),
     };
     Ok(forest.path(leaf)?.into_iter().map(part))
@@ -76,9 +78,10 @@ impl ChainRows {
         let tokens = forest.token_range(part.node as usize);
         self.input_ids.extend_from_slice(&forest.token_ids[tokens.clone()]);
         self.loss_mask.extend_from_slice(&forest.sampled[tokens.clone()]);
-        self.logprobs.extend_from_slice(&forest.logprobs[tokens]);
+        self.logprobs.extend_from_slice(&forest.logprobs[tokens.clone()]);
+        let advantage = |&in_call: &bool| if in_call { part.advantage as f32 } else { part.unmasked as f32 };
+        self.advantages.extend(forest.tool_call[tokens].iter().map(advantage));
         let end = self.input_ids.len();
-        self.advantages.resize(end, part.advantage as f32);
         self.weights.resize(end, part.weight as f32);
         self.policy_version.resize(end, forest.policy_version[part.node as usize]);
         self.node_ids.resize(end, part.node);

@@ -4,14 +4,37 @@ use crate::error::{Error, Result};
 use crate::estimators::{Estimator, NodeColumns, Rule};
 use crate::explain::Trace;
 use crate::forest::Forest;
-use crate::options::{OptionValue, Options, resolve};
+use crate::options::{OptionValue, Options, find, resolve};
 
-/// An estimator in a sum: how much it counts, and its options.
+/// An estimator in a sum: how much it counts, for which tokens, and its options.
 #[derive(Debug, Clone)]
 pub struct Term {
     pub estimator: &'static Estimator,
     pub weight: f64,
+    /// None: for all of them.
+    pub mask: Option<Mask>,
     pub options: Options,
+}
+
+/// The sampled tokens that a term counts for; the KL, the entropy and the denominator know no mask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mask {
+    /// Those of tool calls.
+    ToolCalls,
+}
+
+impl Mask {
+    /// The mask of this name.
+    pub fn named(name: &str) -> Result<Self> {
+        find("mask", &[Self::ToolCalls], name, |mask| mask.name())
+    }
+
+    /// As settings have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ToolCalls => "tool-calls",
+        }
+    }
 }
 
 /// What a term gives each node, or the sum of several.
@@ -50,16 +73,14 @@ fn add_column(total: &mut Option<Vec<f64>>, weight: f64, column: Option<Vec<f64>
 impl Term {
     /// The estimator of a name, by itself.
     pub fn alone(estimator: &str, options: &[(String, OptionValue)]) -> Result<Self> {
-        Ok(Self { estimator: Estimator::named(estimator)?, weight: 1.0, options: options.to_vec() })
+        Ok(Self { estimator: Estimator::named(estimator)?, weight: 1.0, mask: None, options: options.to_vec() })
     }
 
-    /// `grpo`, `0.5 parent`.
+    /// `grpo`, `0.5 parent`, `parent on tool-calls`.
     pub fn label(&self) -> String {
-        if self.weight == 1.0 {
-            self.estimator.name.to_owned()
-        } else {
-            format!("{} {}", self.weight, self.estimator.name)
-        }
+        let weight = if self.weight == 1.0 { String::new() } else { format!("{} ", self.weight) };
+        let mask = self.mask.map_or_else(String::new, |mask| format!(" on {}", mask.name()));
+        format!("{weight}{}{mask}", self.estimator.name)
     }
 
     /// What the estimator makes of a forest; `below` notes what it says of leaves, `own` what of nodes.
@@ -133,6 +154,20 @@ mod tests {
         assert_eq!(scores.leaf_advantage.as_ref().unwrap()[7..], [0.5, 0.5, -0.5]);
         assert_eq!((scores.advantage[3], scores.advantage[0]), (-1.0, 0.0));
         assert_eq!(scores.advantage_of(3, 9), -1.0);
+    }
+
+    #[test]
+    fn a_masked_term_counts_for_the_tokens_of_tool_calls_alone() {
+        let mut forest = published(false);
+        forest.knows_tool_calls = true;
+        let masked = Term { mask: Some(Mask::ToolCalls), ..term("parent", 0.5) };
+        let scores = score_terms(&forest, &[term("grpo", 1.0), masked.clone()]).unwrap();
+        assert_eq!(scores.label, "grpo + 0.5 parent on tool-calls");
+        let grpo = score_terms(&forest, &[term("grpo", 1.0)]).unwrap();
+        assert_eq!((scores.advantage_of(3, 3), scores.unmasked_of(3, 3)), (-0.75, grpo.advantage_of(3, 3)));
+        assert_eq!(score_terms(&forest, std::slice::from_ref(&masked)).unwrap().unmasked_of(3, 3), 0.0);
+        assert_eq!(score_terms(&published(false), &[masked]).unwrap_err(), Error::NoToolCalls);
+        assert!(Mask::named("tool-call").unwrap_err().to_string().contains("did you mean 'tool-calls'"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ from treegrpo_cli._core import Forest, Scores
 from treegrpo_cli.train.resolved_loss import ResolvedLoss
 
 from tests.forests import forest_of, make_node
-from tests.reference import Node, Tree
+from tests.reference import Node, Tree, in_call
 from tests.reference_layout import path_of, scored_leaves
 
 THINK, OPENING = 3, [3, 4, 5]
@@ -79,10 +79,15 @@ class Rows:
         terms = options.pop("terms", None)
         return cls(trees, forest, nodes, forest.score(terms or estimator, options))
 
-    def advantage(self, node: Node, leaf: Node) -> float:
-        """A(l) + a(n)."""
+    def advantages(self, node: Node, leaf: Node) -> list[float]:
+        """A(l) + a(n) of each sampled token of the node."""
+        whole = self._on_the_way(node, leaf, "")
+        rest = whole if self.scores.unmasked_advantage is None else self._on_the_way(node, leaf, "unmasked_")
+        return [whole if in_call(token) else rest for token in node["tokens"] if token[1]]
+
+    def _on_the_way(self, node: Node, leaf: Node, of: str) -> float:
         ids = {id(node): number for number, node in enumerate(self.nodes)}
-        of_leaf, own = self.scores.leaf_advantage, self.scores.node_advantage
+        of_leaf, own = (getattr(self.scores, f"{of}{level}_advantage") for level in ("leaf", "node"))
         total = 0.0 if of_leaf is None else float(of_leaf[ids[id(leaf)]])
         return total + (0.0 if own is None else float(own[ids[id(node)]]))
 
@@ -135,7 +140,7 @@ def chain_loss(model: Any, reference: Any, rows: Rows, settings: ResolvedLoss, t
                 continue
             weight = rows.weight(node, settings.prefix_weight)
             weight /= num_trained if settings.denominator == "sequence-mean" else 1
-            terms = _turn_terms(log_p, log_ref, ids[0], at, node, rows.advantage(node, path[-1]), settings, result)
+            terms = _turn_terms(log_p, log_ref, ids[0], at, node, rows.advantages(node, path[-1]), settings, result)
             objective = objective + weight * terms.sum()
             result.size += float(weight * terms.detach().abs().sum())
             z += weight * len(at)
@@ -151,7 +156,7 @@ def _turn_terms(
     ids: Tensor,
     at: list[int],
     node: Node,
-    advantage: float,
+    advantages: list[float],
     settings: ResolvedLoss,
     result: ChainLoss,
 ) -> Tensor:
@@ -164,7 +169,7 @@ def _turn_terms(
     if settings.ratio == "turn":
         log_ratio = log_ratio.mean().expand_as(log_ratio)
     terms = []
-    for place, rho in enumerate(log_ratio.exp()):
+    for place, (rho, advantage) in enumerate(zip(log_ratio.exp(), advantages, strict=True)):
         ratio = float(rho.detach())
         clipped = min(max(ratio, 1 - settings.clip_low), 1 + settings.clip_high)
         if clipped * advantage < ratio * advantage:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from treegrpo_cli._core import NO_PARENT, Forest
 from treegrpo_cli.types import NodeStatus
 
-from tests.reference import Node, Tree
+from tests.reference import Node, Tree, in_call
 
 REWARDS = st.one_of(st.sampled_from([0.0, 1.0, 0.5]), st.floats(0, 1, width=32))
 
@@ -76,9 +76,11 @@ def columns_of(forest: list[Tree], shuffle: Any = None) -> tuple[dict[str, Any],
         "entropy": np.array([node["entropy"] for node in nodes], dtype=np.float64),
         "round": np.array(rounds, dtype=np.uint32),
         "confidence": np.array([-node["entropy"] for node in nodes], dtype=np.float64),
+        "state_key": np.array([node.get("state_key", 0) for node in nodes], dtype=np.uint64),
         "token_start": np.cumsum([0] + [len(node["tokens"]) for node in nodes], dtype=np.uint64),
         "token_ids": np.array([token for token, _, _ in tokens], dtype=np.uint32),
         "sampled": np.array([sampled for _, sampled, _ in tokens], dtype=np.bool_),
+        "tool_call": np.array([in_call(token) for token in tokens], dtype=np.bool_),
         "logprobs": np.array([logprob for _, _, logprob in tokens], dtype=np.float32),
         "entropies": np.array([token % 4 if sampled else np.nan for token, sampled, _ in tokens], dtype=np.float32),
     }

@@ -18,6 +18,12 @@ def walk(node: Node) -> list[Node]:
     return [node] + [below for child in node["children"] for below in walk(child)]
 
 
+def in_call(token: tuple[int, bool, float]) -> bool:
+    """Whether a token of the test's forests is part of a tool call: sampled, and odd."""
+    token_id, sampled, _ = token
+    return sampled and token_id % 2 == 1
+
+
 def scored_leaves(node: Node) -> list[Node]:
     """L(n)."""
     return [below for below in walk(node) if below["reward"] is not None]
@@ -236,17 +242,23 @@ LEAF_MEAN = {"value": "leaf-mean", "roots": "tree"}
 
 
 def score_terms(trees: list[Tree], terms: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Score by a sum of terms, each an `estimator`, a `weight` and all `options`."""
+    """Score by a sum of terms, each an `estimator`, a `weight` and all `options`.
+
+    `unmasked_*` are of those without a `mask`.
+    """
     parts = [(term["weight"], score(trees, term["estimator"], term["options"])) for term in terms]
     node_level = [part for term, (_, part) in zip(terms, parts, strict=True) if term["estimator"] not in LEAF_LEVEL]
 
-    def total(key: int, column: str) -> float | None:
-        known = [weight * part[key][column] for weight, part in parts if part[key][column] is not None]
+    everywhere = [part for term, part in zip(terms, parts, strict=True) if "mask" not in term]
+
+    def total(of: list[tuple[float, Any]], key: int, column: str) -> float | None:
+        known = [weight * part[key][column] for weight, part in of if part[key][column] is not None]
         return math.fsum(known) if known else None
 
     return {
         key: (node_level or [parts[0][1]])[0][key]
-        | {column: total(key, column) for column in ("advantage", "leaf_advantage", "node_advantage")}
+        | {column: total(parts, key, column) for column in ("advantage", "leaf_advantage", "node_advantage")}
+        | {f"unmasked_{column}": total(everywhere, key, column) for column in ("leaf_advantage", "node_advantage")}
         for key in parts[0][1]
     }
 
@@ -299,9 +311,12 @@ def _show(
 
 
 def anchored(trees: list[Tree], options: dict[str, Any]) -> dict[int, float]:
-    """a(n) of `anchor`: turns behind equal observations of a prompt, by their discounted returns."""
+    """a(n) of `anchor`: turns of a prompt that were taken in an equal state, by their discounted returns.
+
+    A state is known by a node's `state_key`, which is not 0, or by the observation before it.
+    """
     norm = {name: options[name] for name in ("center", "scale", "ddof", "eps", "singleton")}
-    groups: dict[tuple[int, ...], list[tuple[Node, float]]] = {}
+    groups: dict[Any, list[tuple[Node, float]]] = {}
 
     def returned(node: Node, depth: int) -> list[float]:
         """discount^(turns) R of each scored leaf below, `depth` turns down."""
@@ -313,7 +328,8 @@ def anchored(trees: list[Tree], options: dict[str, Any]) -> dict[int, float]:
         observation = tuple(token for token, _, _ in node["tokens"][last + 1 :])
         for child in node["children"]:
             if scored_leaves(child):
-                groups.setdefault(observation, []).append((child, mean(returned(child, 0))))
+                state = child.get("state_key") or observation
+                groups.setdefault(state, []).append((child, mean(returned(child, 0))))
             visit(child)
 
     for tree in trees:
@@ -325,9 +341,9 @@ def anchored(trees: list[Tree], options: dict[str, Any]) -> dict[int, float]:
     }
 
 
-def on_the_way(scores: dict[int, dict[str, Any]], node: Node, leaf: Node) -> float:
-    """A(l) + a(n)."""
-    parts = scores[id(leaf)]["leaf_advantage"], scores[id(node)]["node_advantage"]
+def on_the_way(scores: dict[int, dict[str, Any]], node: Node, leaf: Node, of: str = "") -> float:
+    """A(l) + a(n), of all terms or of those `unmasked_`."""
+    parts = scores[id(leaf)][f"{of}leaf_advantage"], scores[id(node)][f"{of}node_advantage"]
     return math.fsum(part for part in parts if part is not None)
 
 
@@ -341,7 +357,11 @@ def chain_rows(
         path = [*path, node]
         if node["reward"] is not None:
             rows[id(node)] = [
-                (*token, on_the_way(scores, step, node), scores[id(step)]["num_leaves"] ** (prefix_weight - 1))
+                (
+                    *token,
+                    on_the_way(scores, step, node, "" if in_call(token) else "unmasked_"),
+                    scores[id(step)]["num_leaves"] ** (prefix_weight - 1),
+                )
                 for step in path
                 for token in step["tokens"]
             ]

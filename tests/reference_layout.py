@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from tests.reference import Node, Tree
+from tests.reference import Node, Tree, in_call
 
 
 @dataclass(eq=False)
@@ -24,16 +24,30 @@ class Vertex:
     end: int = -1  # first index behind the tokens below
 
 
-@dataclass(eq=False)
-class Turn:
-    end: Vertex | None
-    targets: list[tuple[Vertex, float]]  # (sampled token's vertex, its sampling log-probability)
+class Credit(NamedTuple):
     gain: float
     penalty: float
     weight: float
     gain_weight: float  # the part of the weight of leaves with A > 0, and of those with A < 0
     penalty_weight: float
+
+
+Target = tuple[Vertex, float, bool]
+"""A sampled token's vertex, its sampling log-probability, whether it is part of a tool call."""
+
+
+@dataclass(eq=False)
+class Turn:
+    end: Vertex | None
+    targets: list[Target]
+    inside: Credit  # of the tokens of tool calls, and of the others
+    outside: Credit
     row: int | None = None
+
+    @property
+    def weight(self) -> float:
+        assert self.inside.weight == self.outside.weight
+        return self.inside.weight
 
 
 @dataclass
@@ -74,16 +88,18 @@ def layout(
     shared: bool,
     row_mean: bool = False,
     weight: Any = None,
+    unmasked: Any = None,
 ) -> Layout:
     """Lay out the trees of `forest`; `nodes` is the order of node ids, `advantage(node, leaf)` is A(l) + a(n).
 
+    `unmasked(node, leaf)` is the same for tokens that are part of no tool call, where that is something else.
     With `row_mean` a token of a row of T trained tokens counts 1/T. `weight(node)` stands in place of |L|^p.
     """
     top: dict[Any, Vertex] = {}
     parent_of = {id(child): node for node in nodes for child in node["children"]}
     turns: list[Turn] = []
 
-    def walk(node: Node, above: Vertex | None, key: Any) -> tuple[Vertex | None, list[tuple[Vertex, float]]]:
+    def walk(node: Node, above: Vertex | None, key: Any) -> tuple[Vertex | None, list[Target]]:
         """Put a node's tokens below `above`; vertices are shared where `key` and token are equal."""
         at, targets = above, []
         for token, sampled, logprob in node["tokens"]:
@@ -93,16 +109,20 @@ def layout(
                 children[place] = Vertex(token, at, 0 if at is None else at.position + 1)
             at = children[place]
             if sampled and at.parent is not None:
-                targets.append((at, logprob))
+                targets.append((at, logprob, in_call((token, sampled, logprob))))
         return at, targets
 
-    def parts(node: Node, of: list[Node]) -> tuple[float, float, float, float, float]:
+    def parts(node: Node, of: list[Node]) -> tuple[Credit, Credit]:
+        """Of tool calls, and of the rest."""
+        return credit(node, of, advantage), credit(node, of, unmasked or advantage)
+
+    def credit(node: Node, of: list[Node], advantage: Any) -> Credit:
         """S+ and S- over these leaves, and |L|^p, all as the rows of these leaves share them."""
         whole = len(scored_leaves(node)) ** p if weight is None else weight(node)
         share = whole / len(scored_leaves(node))
         rows = [(share / (num_trained(path(leaf)) or math.inf) if row_mean else share, leaf) for leaf in of]
         values = [(part, advantage(node, leaf)) for part, leaf in rows]
-        return (
+        return Credit(
             sum(part * max(a, 0.0) for part, a in values),
             sum(part * min(a, 0.0) for part, a in values),
             sum(part for part, _ in values),
@@ -203,10 +223,11 @@ def micro_batch(layout: Layout, first: int, behind: int) -> dict[str, Any]:
     targets = sorted(
         (local[vertex.parent.index], number, t)
         for number, turn in enumerate(turns)
-        for t, (vertex, _) in enumerate(turn.targets)
+        for t, (vertex, *_) in enumerate(turn.targets)
     )
     predictors = sorted({predictor for predictor, _, _ in targets})
-    trained = [(turns[number], number, *turns[number].targets[t], predictor) for predictor, number, t in targets]
+    trained = [(number, *turns[number].targets[t]) for _, number, t in targets]
+    credits = [turns[number].inside if is_call else turns[number].outside for number, _, _, is_call in trained]
     return {
         "num_context": len(context),
         "token_ids": [v.token for v in tokens],
@@ -214,16 +235,16 @@ def micro_batch(layout: Layout, first: int, behind: int) -> dict[str, Any]:
         "parent_token": [None if v.parent is None else local[v.parent.index] for v in tokens],
         "subtree_end": [len(context) + min(v.end, behind) - first for v in tokens],
         "predictors": predictors,
-        "target_row": [predictors.index(predictor) for *_, predictor in trained],
-        "target_ids": [v.token for _, _, v, _, _ in trained],
-        "logprobs": [logprob for *_, logprob, _ in trained],
-        "gain": [turn.gain for turn, *_ in trained],
-        "penalty": [turn.penalty for turn, *_ in trained],
-        "weights": [turn.weight for turn, *_ in trained],
-        "gain_weights": [turn.gain_weight for turn, *_ in trained],
-        "penalty_weights": [turn.penalty_weight for turn, *_ in trained],
-        "turn": [number for _, number, *_ in trained],
-        "row": None if layout.shared else [turn.row for turn, *_ in trained],
+        "target_row": [predictors.index(predictor) for predictor, _, _ in targets],
+        "target_ids": [vertex.token for _, vertex, _, _ in trained],
+        "logprobs": [logprob for _, _, logprob, _ in trained],
+        "gain": [credit.gain for credit in credits],
+        "penalty": [credit.penalty for credit in credits],
+        "weights": [credit.weight for credit in credits],
+        "gain_weights": [credit.gain_weight for credit in credits],
+        "penalty_weights": [credit.penalty_weight for credit in credits],
+        "turn": [number for number, *_ in trained],
+        "row": None if layout.shared else [turns[number].row for number, *_ in trained],
     }
 
 

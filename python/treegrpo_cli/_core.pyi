@@ -105,6 +105,8 @@ class ScoreTerm(TypedDict, total=False):
     estimator: Required[str]
     weight: float
     """What its advantages are multiplied by, 0 or more; 1."""
+    mask: str
+    """The sampled tokens that it counts for: `tool-calls`, else all."""
     options: dict[str, _OptionValue]
 
 @type_check_only
@@ -126,6 +128,8 @@ class Explanation(TypedDict):
     """Whether it is what a leaf gets; else what the node gets beside it."""
     estimator: list[str]
     """Of which term."""
+    mask: list[str | None]
+    """The tokens that it counts for, None = all."""
     term: list[str]
     group: list[str]
     """What the raw value is compared with: those of the `prompt`, the `tree`, or the `siblings`."""
@@ -170,10 +174,13 @@ class Forest:
         round: NDArray[np.uint32] | None = None,
         entropies: NDArray[np.float32] | None = None,
         confidence: NDArray[np.float64] | None = None,
+        tool_call: NDArray[np.bool_] | None = None,
+        state_key: NDArray[np.uint64] | None = None,
     ) -> Forest:
         """Take whole trees at once: prompt [T]; parent, tree, status, reward (NaN = none), policy_version, round,
-        entropy, confidence (NaN = not known) [N]; token_start [N + 1]; token_ids, sampled, logprobs, entropies (nats;
-        NaN = not known) [U]. Where a node's entropy is not given it is the mean over its sampled tokens' entropies."""
+        entropy, confidence (NaN = not known), state_key (0 = not known) [N]; token_start [N + 1]; token_ids, sampled,
+        tool_call, logprobs, entropies (nats; NaN = not known) [U]. Where a node's entropy is not given it is the mean
+        over its sampled tokens' entropies."""
 
     @staticmethod
     def from_chains(
@@ -220,6 +227,10 @@ class Forest:
     def knows_logprobs(self) -> bool:
         """The same of `logprobs`."""
 
+    @property
+    def knows_tool_calls(self) -> bool:
+        """The same of `tool_call`: by every `add_node` of sampled tokens."""
+
     def add_tree(self, prompt: int, token_ids: NDArray[np.uint32]) -> int:
         """Plant a tree whose root holds the prompt's tokens; return the root's node id."""
 
@@ -234,12 +245,16 @@ class Forest:
         round: int = ...,
         entropies: NDArray[np.float32] | None = None,
         confidence: float = ...,
+        tool_call: NDArray[np.bool_] | None = None,
+        state_key: int = ...,
     ) -> int:
         """Add a turn below an open node; return its node id.
 
         `round`: of its tree's rounds of expansion, 0 with the first chain, no smaller than its parent's. `entropies`:
         of the distributions that the tokens were sampled from, nats, NaN where none was or it is not known; the node's
         `entropy` is their mean. `confidence`: of the whole turn, in the sampler's measure; NaN = not known.
+        `tool_call`: which of the sampled tokens are part of a tool call; None = not known. `state_key`: of the
+        environment's state before the turn, equal for equal states; 0 = not known.
         """
 
     def set_reward(self, node: int, reward: float) -> None:
@@ -312,11 +327,14 @@ class Forest:
         estimator: str = "given",
         beside: NDArray[np.float64] | None = None,
         weight: NDArray[np.float64] | None = None,
+        unmasked: tuple[NDArray[np.float64] | None, NDArray[np.float64] | None] | None = None,
     ) -> Scores:
         """Scores that somebody else computed: `advantage` [N], read at scored leaves where it is leaf-level, else at
         nodes that have one below. Values are leaf-means.
 
-        `beside` [N]: advantages of the other level, to be added · `weight` [N]: what a node counts, not |L|^p.
+        `beside` [N]: advantages of the other level, to be added · `weight` [N]: what a node counts, not |L|^p ·
+        `unmasked`: of leaves and of nodes, [N] or None each: what tokens that are part of no tool call get, where that
+        is something else.
         """
 
     def chain_rows(self, scores: Scores, prefix_weight: float = 1.0) -> ChainRows:
@@ -372,7 +390,7 @@ class Scores:
     def value(self) -> NDArray[np.float64]: ...
     @property
     def advantage(self) -> NDArray[np.float64]:
-        """What is shown: the mean of A(l) over the scored leaves below, plus a(n)."""
+        """What is shown: the mean of A(l) over the scored leaves below, plus a(n), of all terms."""
 
     @property
     def leaf_advantage(self) -> NDArray[np.float64] | None:
@@ -385,6 +403,19 @@ class Scores:
     @property
     def weight(self) -> NDArray[np.float64] | None:
         """What each node counts in place of |L|^p, where the estimator says so; else None."""
+
+    @property
+    def unmasked_advantage(self) -> NDArray[np.float64] | None:
+        """`advantage` without the terms that count for tool calls alone: what the other tokens get. None without such
+        terms; then these get `advantage` too."""
+
+    @property
+    def unmasked_leaf_advantage(self) -> NDArray[np.float64] | None:
+        """The A(l) in it; None where there are none."""
+
+    @property
+    def unmasked_node_advantage(self) -> NDArray[np.float64] | None:
+        """The a(n) in it; None where there are none."""
 
     def explain(self, node: int) -> Explanation:
         """Score the forest once more and tell what made the node's advantage.

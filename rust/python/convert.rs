@@ -9,8 +9,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::error::Error;
-use crate::options::{Described, OptionValue};
-use crate::terms::Term;
+use crate::options::{Described, OptionValue, find};
+use crate::terms::{Mask, Term};
 
 pyo3::create_exception!(
     treegrpo_cli._core,
@@ -56,7 +56,7 @@ macro_rules! whole {
         }
     )*};
 }
-whole!(u8, u32, usize);
+whole!(u8, u32, u64, usize);
 
 /// Integers of a key.
 pub struct Key(pub Vec<i64>);
@@ -153,9 +153,14 @@ pub fn given_terms(terms: &Bound<'_, PyAny>, options: Option<&Bound<'_, PyDict>>
 }
 
 fn given_term(term: &Bound<'_, PyDict>) -> PyResult<Term> {
+    for key in term.keys() {
+        let key: String = key.extract()?;
+        find("key of a term", &["estimator", "weight", "mask", "options"], &key, |name| *name)?;
+    }
     let given: GivenTerm = term.extract()?;
     let options = given.options.as_ref().map(given_options).transpose()?.unwrap_or_default();
-    Ok(Term { weight: given.weight.unwrap_or(1.0), ..Term::alone(&given.estimator, &options)? })
+    let mask = given.mask.as_deref().map(Mask::named).transpose()?;
+    Ok(Term { weight: given.weight.unwrap_or(1.0), mask, ..Term::alone(&given.estimator, &options)? })
 }
 
 #[derive(FromPyObject)]
@@ -165,6 +170,8 @@ struct GivenTerm<'py> {
     #[pyo3(default)]
     weight: Option<f64>,
     #[pyo3(default)]
+    mask: Option<String>,
+    #[pyo3(default)]
     options: Option<Bound<'py, PyDict>>,
 }
 
@@ -173,6 +180,9 @@ pub fn term_dict<'py>(py: Python<'py>, term: &Term) -> PyResult<Bound<'py, PyDic
     let dict = PyDict::new(py);
     dict.set_item("estimator", term.estimator.name)?;
     dict.set_item("weight", term.weight)?;
+    if let Some(mask) = term.mask {
+        dict.set_item("mask", mask.name())?;
+    }
     dict.set_item("options", options_dict(py, &term.options)?)?;
     Ok(dict)
 }

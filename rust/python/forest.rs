@@ -18,6 +18,9 @@ use crate::pack::pack;
 use crate::rows::chain_rows;
 use crate::rules::{Context, select, selection_scores};
 
+/// Columns of advantages of leaves and of nodes.
+type GivenLevels<'py> = (Option<Input<'py, f64>>, Option<Input<'py, f64>>);
+
 /// Readers take the forest as it stands and work without the lock; a change copies it where one of them still does.
 #[pyclass(name = "Forest", module = "treegrpo_cli._core", frozen)]
 pub struct PyForest {
@@ -64,7 +67,8 @@ impl PyForest {
 
     #[staticmethod]
     #[pyo3(signature = (*, prompt, parent, tree, status, reward, policy_version=None, token_start=None, token_ids=None,
-                        sampled=None, logprobs=None, entropy=None, round=None, entropies=None, confidence=None))]
+                        sampled=None, logprobs=None, entropy=None, round=None, entropies=None, confidence=None,
+                        tool_call=None, state_key=None))]
     #[expect(clippy::too_many_arguments, reason = "one keyword a column")]
     fn from_columns(
         py: Python<'_>,
@@ -82,6 +86,8 @@ impl PyForest {
         round: Option<Input<'_, u32>>,
         entropies: Option<Input<'_, f32>>,
         confidence: Option<Input<'_, f64>>,
+        tool_call: Option<Flags>,
+        state_key: Option<Input<'_, u64>>,
     ) -> PyResult<Self> {
         let copied = Forest::copied(Columns {
             prompt: prompt.as_slice()?,
@@ -93,9 +99,11 @@ impl PyForest {
             round: slice(&round)?,
             entropy: slice(&entropy)?,
             confidence: slice(&confidence)?,
+            state_key: slice(&state_key)?,
             token_start: slice(&token_start)?,
             token_ids: slice(&token_ids)?,
             sampled: sampled.as_ref().map(|flags| &flags.0[..]),
+            tool_call: tool_call.as_ref().map(|flags| &flags.0[..]),
             logprobs: slice(&logprobs)?,
             entropies: slice(&entropies)?,
         });
@@ -181,13 +189,18 @@ impl PyForest {
         self.now().knows_logprobs
     }
 
+    #[getter]
+    fn knows_tool_calls(&self) -> bool {
+        self.now().knows_tool_calls
+    }
+
     fn add_tree(&self, prompt: Whole<u32>, token_ids: Input<'_, u32>) -> PyResult<u32> {
         let token_ids = token_ids.as_slice()?;
         self.change(|forest| forest.add_tree(prompt.0, token_ids))
     }
 
     #[pyo3(signature = (parent, token_ids, sampled, logprobs, status, policy_version, round=Whole(0), entropies=None,
-                        confidence=f64::NAN))]
+                        confidence=f64::NAN, tool_call=None, state_key=Whole(0)))]
     #[expect(clippy::too_many_arguments, reason = "one a column")]
     fn add_node(
         &self,
@@ -200,9 +213,13 @@ impl PyForest {
         round: Whole<u32>,
         entropies: Option<Input<'_, f32>>,
         confidence: f64,
+        tool_call: Option<Flags>,
+        state_key: Whole<u64>,
     ) -> PyResult<u32> {
         let tokens = Tokens { token_ids: token_ids.as_slice()?, sampled: &sampled.0, logprobs: logprobs.as_slice()? };
-        let drawn = Drawn { round: round.0, entropies: slice(&entropies)?, confidence };
+        let tool_call = tool_call.as_ref().map(|flags| &flags.0[..]);
+        let (entropies, state_key) = (slice(&entropies)?, state_key.0);
+        let drawn = Drawn { round: round.0, entropies, confidence, tool_call, state_key };
         self.change(|forest| forest.add_drawn(parent.0, tokens, status.0, policy_version.0, drawn))
     }
 
@@ -303,9 +320,11 @@ impl PyForest {
         dict.set_item("round", view(owner, &forest.round)?)?;
         dict.set_item("entropy", view(owner, &forest.entropy)?)?;
         dict.set_item("confidence", view(owner, &forest.confidence)?)?;
+        dict.set_item("state_key", view(owner, &forest.state_key)?)?;
         dict.set_item("token_start", view(owner, &forest.token_start)?)?;
         dict.set_item("token_ids", view(owner, &forest.token_ids)?)?;
         dict.set_item("sampled", view(owner, &forest.sampled)?)?;
+        dict.set_item("tool_call", view(owner, &forest.tool_call)?)?;
         dict.set_item("logprobs", view(owner, &forest.logprobs)?)?;
         dict.set_item("entropies", view(owner, &forest.entropies)?)?;
         Ok(dict)
@@ -322,7 +341,7 @@ impl PyForest {
         Ok(PyScores { forest: slf.clone().unbind(), scores })
     }
 
-    #[pyo3(signature = (advantage, *, leaf_level, estimator="given", beside=None, weight=None))]
+    #[pyo3(signature = (advantage, *, leaf_level, estimator="given", beside=None, weight=None, unmasked=None))]
     fn given_scores(
         slf: &Bound<'_, Self>,
         advantage: Input<'_, f64>,
@@ -330,10 +349,14 @@ impl PyForest {
         estimator: &str,
         beside: Option<Input<'_, f64>>,
         weight: Option<Input<'_, f64>>,
+        unmasked: Option<GivenLevels<'_>>,
     ) -> PyResult<PyScores> {
         let (column, beside, weight) = (Some(advantage.as_slice()?), slice(&beside)?, slice(&weight)?);
         let (leaf, node) = if leaf_level { (column, beside) } else { (beside, column) };
-        let scores = given(&slf.get().now(), leaf, node, weight, estimator)?;
+        let masked = unmasked.is_some();
+        let (leaf_outside, node_outside) = unmasked.unwrap_or_default();
+        let outside = masked.then_some((slice(&leaf_outside)?, slice(&node_outside)?));
+        let scores = given(&slf.get().now(), (leaf, node), outside, weight, estimator)?;
         Ok(PyScores { forest: slf.clone().unbind(), scores })
     }
 

@@ -8,6 +8,7 @@ use super::convert::{Array, Whole, options_dict, term_dict, view};
 use super::forest::PyForest;
 use crate::advantage::Scores;
 use crate::explain::{Explanation, Part, explain};
+use crate::terms::Mask;
 
 #[pyclass(name = "Scores", module = "treegrpo_cli._core", frozen)]
 pub struct PyScores {
@@ -76,6 +77,23 @@ impl PyScores {
         slf.get().scores.weight.as_ref().map(|column| view(slf.as_any(), column)).transpose()
     }
 
+    #[getter]
+    fn unmasked_advantage<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Array<'py, f64>>> {
+        slf.get().scores.unmasked.as_ref().map(|some| view(slf.as_any(), &some.shown)).transpose()
+    }
+
+    #[getter]
+    fn unmasked_leaf_advantage<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Array<'py, f64>>> {
+        let column = slf.get().scores.unmasked.as_ref().and_then(|some| some.leaf.as_ref());
+        column.map(|column| view(slf.as_any(), column)).transpose()
+    }
+
+    #[getter]
+    fn unmasked_node_advantage<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Array<'py, f64>>> {
+        let column = slf.get().scores.unmasked.as_ref().and_then(|some| some.node.as_ref());
+        column.map(|column| view(slf.as_any(), column)).transpose()
+    }
+
     fn explain<'py>(&self, py: Python<'py>, node: Whole<u32>) -> PyResult<Bound<'py, PyDict>> {
         let forest = self.forest.get().now();
         let told = py.detach(|| explain(&forest, &self.scores, node.0))?;
@@ -101,6 +119,7 @@ fn explanation_dict<'py>(
     dict.set_item("nodes", column(told, |part| part.node))?;
     dict.set_item("of_leaf", column(told, |part| part.of_leaf))?;
     dict.set_item("estimator", column(told, |part| scores.terms[part.term as usize].estimator.name))?;
+    dict.set_item("mask", column(told, |part| scores.terms[part.term as usize].mask.map(Mask::name)))?;
     dict.set_item("term", column(told, |part| part.comparison.name))?;
     dict.set_item("group", column(told, |part| part.comparison.group))?;
     dict.set_item("group_size", column(told, |part| part.group.size))?;

@@ -65,24 +65,30 @@ def test_every_estimator_agrees_with_the_reference(
             assert null(scores.leaf_advantage[row]) == close(ours["leaf_advantage"])
 
 
+MASKS: Any = st.sampled_from([{}, {"mask": "tool-calls"}])
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     forest=trees(),
-    terms=st.lists(st.tuples(scorings(), st.sampled_from([0.0, 0.5, 1.0, 3.0])), min_size=1, max_size=4),
+    terms=st.lists(st.tuples(scorings(), st.sampled_from([0.0, 0.5, 1.0, 3.0]), MASKS), min_size=1, max_size=4),
     seed=st.integers(0, 9),
 )
 def test_a_sum_agrees_with_the_reference(
-    forest: list[Tree], terms: list[tuple[tuple[str, dict[str, Any]], float]], seed: int
+    forest: list[Tree], terms: list[tuple[tuple[str, dict[str, Any]], float, Any]], seed: int
 ) -> None:
     assume(spread_is_clear(forest))
-    summed = [term(estimator, weight, options) for (estimator, options), weight in terms]
+    summed = [term(estimator, weight, options) | mask for (estimator, options), weight, mask in terms]
     core, nodes = forest_of(forest, random.Random(seed))
     expected, scores = reference.score_terms(forest, summed), core.score(summed)
     assert scores.terms == summed
     for row, node in enumerate(nodes):
         ours = expected[id(node)]
         assert null(scores.value[row]) == close(ours["value"], rel=1e-9, abs=1e-9)
-        for name in ("advantage", "leaf_advantage", "node_advantage"):
+        names = ["advantage", "leaf_advantage", "node_advantage"]
+        if any("mask" in term for term in summed):
+            names += ["unmasked_leaf_advantage", "unmasked_node_advantage"]
+        for name in names:
             column = getattr(scores, name)
             assert (None if column is None else null(column[row])) == close(ours[name])
 
@@ -94,11 +100,15 @@ def test_a_sum_agrees_with_the_reference(
     weight=st.sampled_from([0.5, 1.0]),
     discount=st.sampled_from([0.0, 0.5, 1.0]),
     seed=st.integers(0, 9),
+    keys=st.randoms(use_true_random=False),
 )
-def test_anchor_compares_turns_behind_equal_observations(
-    forest: list[Tree], norm: dict[str, Any], weight: float, discount: float, seed: int
+def test_anchor_compares_turns_that_were_taken_in_an_equal_state(
+    forest: list[Tree], norm: dict[str, Any], weight: float, discount: float, seed: int, keys: Any
 ) -> None:
     options = norm | {"weight": weight, "discount": discount}
+    for tree in forest:
+        for node in reference.walk(tree["root"])[1:]:
+            node["state_key"] = keys.choice([0, 1, 2**64 - 1])
     core, nodes = forest_of(forest, random.Random(seed))
     assume(spread_is_clear(forest) and (discount == 1 or norm["scale"] != "std"))
     scores, own = core.score("anchor", options), dict[int, float]()
@@ -122,6 +132,10 @@ def test_a_sum_without_meaning_is_refused() -> None:
         core.score([term("grpo", -1.0, {})])
     with pytest.raises(CoreError, match=r"^unknown estimator 'gppo'; did you mean 'grpo'"):
         core.score([{"estimator": "gppo"}])
+    with pytest.raises(CoreError, match=r"^unknown mask 'tool-call'; did you mean 'tool-calls'"):
+        core.score([{"estimator": "grpo", "mask": "tool-call"}])
+    with pytest.raises(CoreError, match=r"^unknown key of a term 'maks'; did you mean 'mask'"):
+        core.score([{"estimator": "grpo", "maks": "tool-calls"}])  # type: ignore[typeddict-unknown-key]
     with pytest.raises(TypeError, match=r"^options stand in their term$"):
         core.score([{"estimator": "grpo"}], {"eps": 0})
 
@@ -131,11 +145,15 @@ def test_a_sum_without_meaning_is_refused() -> None:
     forest=trees(),
     seed=st.integers(0, 9),
     estimators=st.sampled_from([["grpo"], ["parent"], ["tree-grpo", "parent", "sibling"]]),
+    masks=st.lists(MASKS, min_size=3, max_size=3),
     p=st.sampled_from([0.0, 0.5, 1.0]),
 )
-def test_rows_agree_with_the_reference(forest: list[Tree], seed: int, estimators: list[str], p: float) -> None:
+def test_rows_agree_with_the_reference(
+    forest: list[Tree], seed: int, estimators: list[str], masks: list[Any], p: float
+) -> None:
     assume(spread_is_clear(forest))
     terms = [term(estimator, 1 / place, estimator_options(estimator)) for place, estimator in enumerate(estimators, 1)]
+    terms = [term | mask for term, mask in zip(terms, masks, strict=False)]
     core, nodes = forest_of(forest, random.Random(seed))
     rows = core.chain_rows(core.score(terms), p)
     expected = reference.chain_rows(forest, reference.score_terms(forest, terms), p)

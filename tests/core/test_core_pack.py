@@ -23,7 +23,7 @@ FORESTS = trees(vocabulary=2, shared_prompts=True) | trees(vocabulary=3)
 MAX_TOKENS = st.integers(1, 16) | st.just(1000)
 SETTINGS = st.fixed_dictionaries(
     {
-        "estimator": st.sampled_from(["grpo", "parent", "sum", "a sum of one level"]),
+        "estimator": st.sampled_from(["grpo", "parent", "sum", "a sum of one level", "a masked sum", "masks alone"]),
         "p": st.sampled_from([0.0, 0.5, 1.0]),
         "shared": st.booleans(),
         "row_mean": st.booleans(),
@@ -40,6 +40,13 @@ SUMS: "dict[str, list[ScoreTerm]]" = {
         {"estimator": "sibling", "weight": 0.5},
     ],
     "a sum of one level": [{"estimator": "grpo"}, {"estimator": "tree-grpo", "weight": 0.3}],
+    "a masked sum": [
+        {"estimator": "grpo", "options": {"scale": "none"}},
+        {"estimator": "tree-grpo", "weight": 0.5, "mask": "tool-calls"},
+        {"estimator": "parent", "weight": 0.75},
+        {"estimator": "sibling", "weight": 2.0, "mask": "tool-calls"},
+    ],
+    "masks alone": [{"estimator": "grpo", "mask": "tool-calls"}, {"estimator": "parent", "mask": "tool-calls"}],
 }
 
 
@@ -57,14 +64,15 @@ def reference_of(
     forest: list[Tree], scores: Scores, nodes: list[Node], p: float, shared: bool, row_mean: bool
 ) -> reference_layout.Layout:
     """The slow layout, with the advantages that the core gave; tests of the estimators compare those."""
-    return reference_layout.layout(
-        forest, nodes, on_the_way(scores, nodes), p, shared, row_mean, own_weight(scores, nodes)
-    )
+    total, weight, unmasked = on_the_way(scores, nodes), own_weight(scores, nodes), None
+    if scores.unmasked_advantage is not None:
+        unmasked = on_the_way(scores, nodes, "unmasked_")
+    return reference_layout.layout(forest, nodes, total, p, shared, row_mean, weight, unmasked)
 
 
-def on_the_way(scores: Scores, nodes: list[Node]) -> Any:
-    """A(l) + a(n) as a function of node and leaf."""
-    columns = (scores.leaf_advantage, scores.node_advantage)
+def on_the_way(scores: Scores, nodes: list[Node], of: str = "") -> Any:
+    """A(l) + a(n) as a function of node and leaf, of all terms or of those `unmasked_`."""
+    columns = (getattr(scores, f"{of}leaf_advantage"), getattr(scores, f"{of}node_advantage"))
     of_leaf, own = (
         {} if column is None else dict(zip(map(id, nodes), column.tolist(), strict=True)) for column in columns
     )

@@ -27,6 +27,12 @@ PATHS = {
 """Attention path and tokens of a micro-batch; the longest row of the forests is longer than the least of these."""
 
 SUM = [{"estimator": "tree-grpo"}, {"estimator": "parent", "weight": 2.0}, {"estimator": "sibling", "weight": 0.5}]
+MASKED = [
+    {"estimator": "grpo"},
+    {"estimator": "tree-grpo", "weight": 0.7, "mask": "tool-calls"},
+    {"estimator": "parent", "weight": 2.0},
+    {"estimator": "sibling", "weight": 3.0, "mask": "tool-calls"},
+]
 CASES = {
     "grpo, a token's ratio": Case({}, "grpo", 0),
     "tree-grpo, a turn's ratio, KL, entropy, p = 1/2": Case(
@@ -68,6 +74,17 @@ CASES = {
     "a sum of both levels, a turn's ratio, a mean over rows": Case(
         {"ratio": "turn", "denominator": "sequence-mean", "entropy_coef": 0.05}, "sum", 1, ("low",), {"terms": SUM}
     ),
+    "masked terms, a token's ratio, dual clip, KL, entropy, p = 1/2": Case(
+        {"dual_clip": 1.5, "kl_coef": 0.1, "entropy_coef": 0.05, "prefix_weight": 0.5},
+        "sum",
+        5,
+        ("low", "high", "dual"),
+        {"terms": MASKED},
+    ),
+    "masked terms, a turn's ratio, a mean over rows": Case(
+        {"ratio": "turn", "denominator": "sequence-mean", "kl_coef": 0.1}, "sum", 1, ("low",), {"terms": MASKED}
+    ),
+    "a masked term alone, a turn's ratio": Case({"ratio": "turn"}, "sum", 1, ("low",), {"terms": MASKED[-1:]}),
     "weights of the nodes' own, a token's ratio, dual clip, KL": Case(
         {"dual_clip": 1.5, "kl_coef": 0.1, "entropy_coef": 0.05}, "own weights", 5, ("low", "high", "dual")
     ),
