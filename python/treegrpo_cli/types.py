@@ -6,10 +6,11 @@ Log-probabilities are in nats, lengths in tokens, durations in seconds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +60,18 @@ class Limits:
     """Seconds without a byte from a pipe."""
 
 
+class DrawnTurn(NamedTuple):
+    """A turn that was drawn before, to where it ended, and the log-probabilities of its tokens, nats."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+    @property
+    def chance(self) -> float:
+        """The probability of the whole turn."""
+        return math.exp(math.fsum(self.logprobs))
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How one turn is sampled. `max_tokens` bounds the turn; `stop` strings end it and stay in its tokens."""
@@ -75,6 +88,9 @@ class SamplingParams:
     stop_below: float | None = None
     """Nats: the turn is cut behind the first `window` tokens in a row whose mean log-probability is lower."""
     window: int = 32
+    drawn: tuple[DrawnTurn, ...] = ()
+    """Turns behind the same context, by the same settings, that are not drawn again: the turn is drawn from what is
+    left. Its log-probabilities stay those of the policy. Not beside `greedy`."""
 
 
 @dataclass(frozen=True, slots=True)

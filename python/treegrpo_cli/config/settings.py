@@ -165,6 +165,11 @@ class RolloutConfig(Section):
     mean so far (`failed`), or all equal (`dead`). It is branched where another outcome is likeliest."""
     max_rescues: Count = 8
     """Expansions of a prompt for that, `num_expansions` at a time, until its rewards differ."""
+    distinct_siblings: bool = False
+    """Draw each turn of a node from the policy given that it is none of those drawn there before, token for token. The
+    estimator is then `state-loo` with `siblings = "distinct"`, whose weights account for it."""
+    min_undrawn: Annotated[float, Field(ge=0.001, lt=1)] = 0.05
+    """The least probability of what is left to draw at a node: where it is less, `distinct_siblings` draws none."""
     max_turns: Count = 4
     max_prompt_tokens: Tokens = 4096
     max_turn_tokens: Tokens = 500
@@ -592,6 +597,22 @@ class Config(Section):
             raise ValueError(f"{found[0]} weighs turns itself: loss.prefix_weight is 1 beside it")
         if found and self.loss.denominator == "sequence-mean":
             raise ValueError(f'{found[0]} weighs turns itself: loss.denominator cannot be "sequence-mean" beside it')
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_those_of_the_draws(self) -> Config:
+        if self.rollout.num_rounds == 0:
+            return self
+        wanted = ("state-loo", "distinct")
+        for term in self.advantage.score_terms:
+            distinct = (term["estimator"], term["options"].get("siblings")) == wanted
+            if self.rollout.distinct_siblings and not distinct:
+                raise ValueError(
+                    f"rollout.distinct_siblings beside {term['estimator']}, which takes siblings for independent; "
+                    'set advantage.estimator = "state-loo" and advantage.siblings = "distinct"'
+                )
+            if distinct and not self.rollout.distinct_siblings:
+                raise ValueError('advantage.siblings = "distinct" beside rollout.distinct_siblings = false')
         return self
 
     @field_validator("output_dir")

@@ -14,7 +14,7 @@ from treegrpo_cli.rollout.schedule import make_schedule
 from treegrpo_cli.rollout.selection import Rule, cut_of, load_rule, reads_entropies
 from treegrpo_cli.rollout.timings import Stopwatch, Timings
 from treegrpo_cli.samplers import make_sampler
-from treegrpo_cli.types import Completion, SamplingParams
+from treegrpo_cli.types import Completion, DrawnTurn, SamplingParams
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,12 +50,11 @@ class Player:
             **cut_of(config),
         )
 
-    async def act(self, context: np.ndarray, seed: int) -> Completion:
-        """Sample one turn behind `context`, no longer than the context limit leaves room for."""
+    async def act(self, context: np.ndarray, seed: int, drawn: tuple[DrawnTurn, ...] = ()) -> Completion:
+        """Sample a turn behind `context`, none of `drawn`, no longer than the context limit leaves room for."""
         room = self.max_context_tokens - len(context)
-        return await self.sampler.sample(
-            context, replace(self.params, max_tokens=min(self.params.max_tokens, room)), seed
-        )
+        params = replace(self.params, max_tokens=min(self.params.max_tokens, room), drawn=drawn)
+        return await self.sampler.sample(context, params, seed)
 
     def take_timings(self) -> Timings:
         """Return where the seconds since the last call went; the sampler's are of all that it sampled."""

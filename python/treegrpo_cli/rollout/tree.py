@@ -21,6 +21,7 @@ from treegrpo_cli.envs import reset_with_retries, step_with_retries
 from treegrpo_cli.errors import ToolError, UserError
 from treegrpo_cli.rollout.failures import Failure, Kind, PromptError
 from treegrpo_cli.rollout.schedule import side_by_side
+from treegrpo_cli.rollout.siblings import Place, Siblings
 from treegrpo_cli.rollout.timings import Stopwatch
 from treegrpo_cli.types import Completion, Message, NodeStatus, Rollout, StepResult, Task
 
@@ -89,13 +90,16 @@ class Tree:
         self.num_leaves = self.generated_tokens = self.num_tool_calls = self.num_failed_tool_calls = 0
         """What was spent so far: chains that ended, tokens sampled, tools that ran."""
         self._growing = Stopwatch()
+        rollout = player.config.rollout
+        self.siblings = Siblings(rollout.min_undrawn if rollout.distinct_siblings else None)
         self.states: list[Any] = []
         """Every state that the environment gave, to be closed when the tree is done."""
 
     async def expand(self, nodes: Sequence[int]) -> None:
         """Run the tree's next round: a chain from each of these nodes, side by side. The first starts from the root."""
         round_, self.num_rounds = self.num_rounds, self.num_rounds + 1
-        chains = (self.run_chain(node, round_, draw) for draw, node in enumerate(nodes))
+        placed = enumerate(zip(nodes, self.siblings.places(nodes), strict=True))
+        chains = (self.run_chain(node, round_, draw, place) for draw, (node, place) in placed)
         with self._growing.running():
             await side_by_side(chains, f"prompt {self.prompt.prompt_id}: a chain")
 
@@ -127,21 +131,28 @@ class Tree:
         self.root = self.forest.add_tree(self.prompt.number, np.asarray(token_ids, dtype=np.uint32))
         self.turns[self.root] = Turn(ROOT_KEY, 0, NodeStatus.OPEN, state)
 
-    async def run_chain(self, node: int, round_: int, draw: int) -> None:
-        """Take turns from `node` on until the branch closes."""
+    async def run_chain(self, node: int, round_: int, draw: int, place: Place) -> None:
+        """Take turns from `node` on until the branch closes; none where too little is left to draw there."""
+        if place.before:
+            await place.before.wait()
+        if not self.siblings.may_draw(node):
+            place.sampled.set()
+            return
         turn = 0
         with self.player.schedule.chain():
             while self.turns[node].status is NodeStatus.OPEN:
-                node = await self.take_turn(node, (round_, draw, turn))
+                node = await self.take_turn(node, (round_, draw, turn), place)
                 turn += 1
         self.num_leaves += 1
 
-    async def take_turn(self, parent: int, key: NodeKey) -> int:
+    async def take_turn(self, parent: int, key: NodeKey, place: Place) -> int:
         """Sample a turn, step the environment, add the node; a tool that fails closes its own branch."""
         player, before = self.player, self.turns[parent]
         context = self.forest.context(parent)
         await player.schedule.turn()
-        completion = await player.act(context, derive_seed([*self.key, *key]))
+        completion = await player.act(context, derive_seed([*self.key, *key]), self.siblings.drawn(parent))
+        self.siblings.note(parent, completion)
+        place.sampled.set()
         await player.schedule.turn()
         turn = Turn(key, before.depth + 1, NodeStatus.TRUNCATED_TOKENS, before.state, completion.text)
         observation: Sequence[int] = ()
@@ -210,10 +221,12 @@ class Tree:
     def may_branch(self, nodes: Iterable[int]) -> list[bool]:
         """Of each of these nodes, whether an expansion may start there: turns that the agent went on from, the root."""
         rollout = self.player.config.rollout
-        turns = (self.turns[node] for node in nodes)
+        turns = [(node, self.turns[node]) for node in nodes]
         return [
-            turn.status is NodeStatus.OPEN and (rollout.candidates == "all" if turn.depth else rollout.include_root)
-            for turn in turns
+            turn.status is NodeStatus.OPEN
+            and (rollout.candidates == "all" if turn.depth else rollout.include_root)
+            and self.siblings.may_draw(node)
+            for node, turn in turns
         ]
 
     async def reward_closed(self) -> None:

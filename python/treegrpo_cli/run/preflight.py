@@ -17,7 +17,7 @@ from treegrpo_cli.rollout.selection import load_rule
 from treegrpo_cli.rollout.world import World
 from treegrpo_cli.run.loggers import check_logger
 from treegrpo_cli.run.memory import check_memory
-from treegrpo_cli.samplers import check_sleep, choose_engine, resolve_device
+from treegrpo_cli.samplers import check_distinct, check_sleep, choose_engine, resolve_device
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
@@ -171,10 +171,12 @@ def _read_model(config: Config, found: _Found, trains: bool) -> Any:
 
 
 def _check_engine(config: Config, device: str) -> None:
-    """Raise UserError where the engine is not installed, or cannot sleep as it is asked to."""
-    sampler = config.sampler
-    if sampler.engine == "vllm" or sampler.sleep is True:
-        check_sleep(sampler, choose_engine(sampler.engine, device), device)
+    """Raise UserError where the engine is not installed, or cannot sleep or draw as it is asked to."""
+    sampler, distinct = config.sampler, config.rollout.distinct_siblings
+    if sampler.engine == "vllm" or sampler.sleep is True or distinct:
+        engine = choose_engine(sampler.engine, device)
+        check_sleep(sampler, engine, device)
+        check_distinct(distinct, engine, device)
 
 
 def _open_world(config: Config, tokenizer: Any) -> World:

@@ -99,6 +99,15 @@ def check_sleep(config: SamplerConfig, engine: str, device: str) -> None:
         raise UserError('sampler.sleep: an engine on a CPU has no memory to give back; set sampler.sleep = "auto"')
 
 
+def check_distinct(distinct: bool, engine: str, device: str) -> None:
+    """Raise UserError where siblings are to differ and the engine, here resolved, cannot draw so."""
+    if distinct and engine == "vllm" and device != "cpu":
+        raise UserError(
+            "rollout.distinct_siblings: on CUDA vLLM draws a token before the last one is known here; "
+            'set sampler.engine = "transformers"'
+        )
+
+
 def adapter_beside(config: SamplerConfig, trained: Trained | None, dtype: str) -> Adapter | None:
     """Return the adapter that is to stand beside the engine's weights: by `auto`, where merging would round it away."""
     if trained is None or config.lora == "merged" or (config.lora == "auto" and dtype == "float32"):

@@ -202,6 +202,8 @@ class SteppedSampler(ABC):
             raise ValueError(
                 f"got a context of {len(context)} tokens and max_tokens {params.max_tokens}, both must be > 0"
             )
+        if params.greedy and params.drawn:
+            raise ValueError("got turns that are not to be drawn again, and greedy, which draws nothing")
         if room < 1:
             raise ValueError(
                 f"got a context of {len(context)} tokens, the engine holds {self.max_model_len} with the turn"

@@ -21,6 +21,7 @@ from treegrpo_cli.samplers.adapted import AdaptedLayers, compute_head_in_float32
 from treegrpo_cli.samplers.measures import cut_after, entropies_of
 from treegrpo_cli.samplers.stepping import Request, SteppedSampler
 from treegrpo_cli.samplers.text import end_token_ids, find_stop, turn_text
+from treegrpo_cli.samplers.undrawn import Undrawn, without_drawn
 from treegrpo_cli.types import Completion, SamplingParams
 
 MAX_PREFILL_TOKENS = 16384
@@ -39,6 +40,7 @@ class Row:
     entropies: list[float] = field(default_factory=list)
     """Of the same distributions, where they are asked for."""
     finish_reason: str = ""
+    undrawn: Undrawn | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -104,7 +106,9 @@ class TransformersSampler(SteppedSampler):
 
     def add(self, request: Request) -> None:
         """Queue a request."""
-        self._queue.append(Row(request, torch.Generator(self.model.device).manual_seed(request.seed)))
+        row = Row(request, torch.Generator(self.model.device).manual_seed(request.seed))
+        row.undrawn = Undrawn(request.params.drawn) if request.params.drawn else None
+        self._queue.append(row)
 
     def drop(self, request_id: str) -> None:
         """Take a request out of the queue, or out of the batch."""
@@ -199,11 +203,14 @@ class TransformersSampler(SteppedSampler):
         """Add one token to every row, and say why a row ends where it does."""
         params = [row.request.params for row in rows]
         logprobs = sampling_logprobs(logits, params)
-        tokens = draw(logprobs, [None if row.request.params.greedy else row.generator for row in rows])
+        drawn_from = without_drawn(logprobs, [row.undrawn for row in rows])
+        tokens = draw(drawn_from, [None if row.request.params.greedy else row.generator for row in rows])
         chosen = logprobs.gather(1, tokens[:, None])[:, 0].tolist()
         for row, token, logprob in zip(rows, tokens.tolist(), chosen, strict=True):
             row.token_ids.append(token)
             row.logprobs.append(logprob)
+            if row.undrawn:
+                row.undrawn.advance(token)
             row.finish_reason = self._finish_reason(row)
         asked = [place for place, each in enumerate(params) if each.entropies]
         if asked:

@@ -16,6 +16,7 @@ from treegrpo_cli.errors import UserError
 from treegrpo_cli.models.pretrained import check_weight_files, context_limit
 from treegrpo_cli.samplers.stepping import Request, SteppedSampler
 from treegrpo_cli.samplers.text import end_token_ids
+from treegrpo_cli.samplers.undrawn import Undrawn
 from treegrpo_cli.samplers.vllm_adapter import EngineAdapter, adapter_settings, unknown_layer
 from treegrpo_cli.samplers.vllm_engine import (
     kept_random_state,
@@ -27,6 +28,7 @@ from treegrpo_cli.samplers.vllm_entropies import return_entropies
 from treegrpo_cli.samplers.vllm_settings import cpu_settings, float32_head, gpu_settings
 from treegrpo_cli.samplers.vllm_sleep import Sleep
 from treegrpo_cli.samplers.vllm_turns import EngineTurn
+from treegrpo_cli.samplers.vllm_undrawn import draw_undrawn
 from treegrpo_cli.types import Completion
 
 if TYPE_CHECKING:
@@ -98,7 +100,9 @@ class VllmSampler(SteppedSampler):
             raise UserError(f"sampler.lora: {problem}")
         self.tokenizer = self.engine.get_tokenizer()
         self.end_ids = end_token_ids(model_path, self.tokenizer)
-        self._returns_entropies = False
+        self._returns_entropies = self._draws_undrawn = False
+        self._undrawn: dict[str, Undrawn] = {}
+        """By the engine's own names of requests."""
         self._turns: dict[str, EngineTurn] = {}
 
     def add(self, request: Request) -> None:
@@ -108,18 +112,25 @@ class VllmSampler(SteppedSampler):
         if request.params.entropies and not self._returns_entropies:
             self.engine.collective_rpc(return_entropies)
             self._returns_entropies = True
+        if request.params.drawn and not self._draws_undrawn:
+            self.engine.collective_rpc(draw_undrawn, args=(self._undrawn,))
+            self._draws_undrawn = True
         engine_id = self.engine.add_request(
             request.request_id,
             tokens_input(request.context),
             self._engine_params(request),
             lora_request=self._adapter.request if self._adapter else None,
         )
-        self._turns[request.request_id] = EngineTurn(request, engine_id)
+        undrawn = Undrawn(request.params.drawn) if request.params.drawn else None
+        if undrawn:
+            self._undrawn[engine_id] = undrawn
+        self._turns[request.request_id] = EngineTurn(request, engine_id, undrawn)
 
     def drop(self, request_id: str) -> None:
         """Abort a request, unless it has just ended."""
         turn = self._turns.pop(request_id, None)
         if turn is not None:
+            self._undrawn.pop(turn.engine_id, None)
             self.engine.abort_request([turn.engine_id], internal=True)
 
     def step(self) -> list[tuple[str, Completion]]:
@@ -144,6 +155,7 @@ class VllmSampler(SteppedSampler):
             return None
         if output.finished:
             del self._turns[output.request_id]
+            self._undrawn.pop(turn.engine_id, None)
         else:
             self.drop(output.request_id)
         return output.request_id, turn.completion(self.tokenizer, self.end_ids)
@@ -205,6 +217,7 @@ class VllmSampler(SteppedSampler):
         from vllm.sampling_params import RequestOutputKind
 
         params = request.params
+        is_watched = params.drawn or params.stop_below is not None
         return EngineParams(
             max_tokens=params.max_tokens,
             temperature=0.0 if params.greedy else params.temperature,
@@ -216,5 +229,5 @@ class VllmSampler(SteppedSampler):
             include_stop_str_in_output=True,
             skip_special_tokens=False,
             logprobs=0,  # the sampled token's alone
-            output_kind=RequestOutputKind.FINAL_ONLY if params.stop_below is None else RequestOutputKind.DELTA,
+            output_kind=RequestOutputKind.DELTA if is_watched else RequestOutputKind.FINAL_ONLY,
         )

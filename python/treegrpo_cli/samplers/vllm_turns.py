@@ -11,6 +11,7 @@ from typing import Any
 from treegrpo_cli.samplers.measures import cut_after
 from treegrpo_cli.samplers.stepping import Request
 from treegrpo_cli.samplers.text import turn_text
+from treegrpo_cli.samplers.undrawn import Undrawn
 from treegrpo_cli.samplers.vllm_entropies import entropies_in
 from treegrpo_cli.types import Completion
 
@@ -21,6 +22,7 @@ class EngineTurn:
 
     request: Request
     engine_id: str
+    undrawn: Undrawn | None = None
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     ranks: list[int] = field(default_factory=list)
@@ -37,6 +39,8 @@ class EngineTurn:
             self.token_ids.append(token)
             self.logprobs.append(at[token].logprob)
             self.ranks.append(at[token].rank)
+            if self.undrawn:
+                self.undrawn.advance(token)
         self.num_cached_tokens = output.num_cached_tokens or self.num_cached_tokens
         if output.finished:
             self.finish_reason = sampled.finish_reason
