@@ -10,11 +10,11 @@ from treegrpo_cli.errors import UserError
 if TYPE_CHECKING:
     from treegrpo_cli._core import ScoreTerm
 
-OWN_KEYS = ("estimator", "weight", "options")
+OWN_KEYS = ("estimator", "weight", "mask", "options")
 
 
 def read_term(fields: Mapping[str, Any]) -> ScoreTerm:
-    """Take a table of `estimator`, `weight` (1) and the estimator's options.
+    """Take a table of `estimator`, `weight` (1), `mask` (none) and the estimator's options.
 
     Options stand beside the name or, where one is called as a key of the term is, in a table `options`. Raises
     ValueError for a table that is none of this; names and values of options are the core's to check.
@@ -30,14 +30,19 @@ def read_term(fields: Mapping[str, Any]) -> ScoreTerm:
             f"weight of {name}: got {weight!r}, expected a number, 0 or more; an option of this name stands in a table "
             "'options'"
         )
+    mask = fields.get("mask")
+    if not isinstance(mask, str | None):
+        raise ValueError(f"mask of {name}: got {mask!r}, expected the name of one")
     if not isinstance(options, Mapping):
         raise ValueError(f"options of {name}: expected a table")
     beside = {key: value for key, value in fields.items() if key not in OWN_KEYS}
-    return {"estimator": name, "weight": float(weight), "options": {**options, **beside}}
+    return _term(name, float(weight), mask, {**options, **beside})
 
 
 def parse_term(text: str) -> ScoreTerm:
-    """Read a term as a command line has it: `[weight*]name[,option=value ...]`. Raises UserError.
+    """Read a term as a command line has it: `[weight*]name[,option=value ...]`, its mask among the options.
+
+    Raises UserError.
 
     >>> parse_term("0.5*parent,roots=tree")
     {'estimator': 'parent', 'weight': 0.5, 'options': {'roots': 'tree'}}
@@ -49,6 +54,13 @@ def parse_term(text: str) -> ScoreTerm:
     except ValueError:
         raise UserError(f"--estimator {text!r}: expected [weight*]name[,option=value ...]") from None
     options = dict(pair.partition("=")[::2] for pair in pairs)
+    mask = options.pop("mask", None)
     if not name or not all("=" in pair and not pair.startswith("=") for pair in pairs):
         raise UserError(f"--estimator {text!r}: expected [weight*]name[,option=value ...]")
-    return {"estimator": name.strip(), "weight": factor, "options": dict(options)}
+    return _term(name.strip(), factor, mask, options)
+
+
+def _term(name: str, weight: float, mask: str | None, options: Mapping[str, Any]) -> ScoreTerm:
+    if mask is None:
+        return {"estimator": name, "weight": weight, "options": dict(options)}
+    return {"estimator": name, "weight": weight, "mask": mask, "options": dict(options)}

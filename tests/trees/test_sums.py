@@ -95,6 +95,8 @@ def test_settings_have_terms_and_read_back_the_same(tmp_path: Path) -> None:
         ('[[advantage.terms]]\nestimator = "grpo"\nweight = -1', "option weight: got -1"),
         ('[[advantage.terms]]\nestimator = "ancestor"\nweight = "leaves"', "weight of ancestor: got 'leaves'"),
         ('[[advantage.terms]]\nestimator = "grpo"\noptions = 3', "options of grpo: expected a table"),
+        ('[[advantage.terms]]\nestimator = "grpo"\nmask = "tool-call"', "unknown mask 'tool-call'; did you mean"),
+        ('[[advantage.terms]]\nestimator = "grpo"\nmask = 3', "mask of grpo: got 3, expected the name of one"),
     ],
 )
 def test_terms_without_meaning_are_refused_in_one_line(settings: str, complaint: str, tmp_path: Path) -> None:
@@ -186,3 +188,111 @@ def test_an_estimator_that_knows_states_is_explained(estimator: str) -> None:
         lines = list(explain(group, 0, node["id"]))
         assert "the file says" not in "\n".join(lines)
         assert any(line.startswith(f"  node {node['id']}: ") for line in lines)
+
+
+MASKED: list[dict[str, Any]] = [
+    {"estimator": "tree-grpo", "scale": "none"},
+    {"estimator": "grpo", "mask": "tool-calls"},
+    {"estimator": "parent", "weight": 2.0, "mask": "tool-calls"},
+]
+
+
+def with_calls() -> list[TreeRecord]:
+    """The published trees, each turn with three tokens of which two were sampled, the second for a tool call."""
+    trees = [TreeRecord.from_dict(fields) for fields in vector_trees()]
+    for record in trees:
+        for node in record.nodes:
+            node["token_ids"] = [node["id"], 7, 8]
+            if node["id"]:
+                node |= {"sampled": [[0, 2]], "tool_call_spans": [[1, 2]], "logprobs": [-0.5, -0.25]}
+            else:
+                node |= {"sampled": [], "logprobs": []}
+    return trees
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_masked_term_stands_in_the_advantages_of_tool_calls_alone(own: bool, tmp_path: Path) -> None:
+    terms = MASKED
+    if own:
+        (tmp_path / "mine.py").write_text("def steps(columns):\n    return columns['value'] - 0.25\n")
+        terms = [*MASKED, {"estimator": f"{tmp_path}/mine.py:steps", "weight": 0.5, "mask": "tool-calls"}]
+    with TreeWriter(tmp_path / "trees.jsonl") as writer:
+        writer.write_group(score(with_calls(), terms=terms))
+    read = list(read_trees(tmp_path / "trees.jsonl"))
+    everything = score(with_calls(), terms=[{**term, "mask": None} for term in terms])
+    unmasked = score(with_calls(), terms=terms[:1])
+    for rows in zip(*map(training_rows, (read, everything, unmasked)), strict=True):
+        ours, whole, rest = (row["advantages"].tolist() for row in rows)
+        in_call = [place % 3 == 1 and place > 2 for place in range(len(ours))]
+        expected = [a if call else b for a, b, call in zip(whole, rest, in_call, strict=True)]
+        assert ours == pytest.approx(expected, rel=1e-6)
+        assert whole != rest
+    for tree, whole_tree, rest_tree in zip(read, everything, unmasked, strict=True):
+        for node, of_all, of_rest in zip(tree.nodes, whole_tree.nodes, rest_tree.nodes, strict=True):
+            assert node["advantage"] == pytest.approx(of_all["advantage"])
+            assert node["unmasked_advantage"] == pytest.approx(of_rest["advantage"])
+    assert score(read, "parent") == score(with_calls(), "parent"), "another scoring leaves something behind"
+    assert score(read, terms=terms) == read
+
+
+def test_a_mask_needs_to_know_the_tool_calls(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [tree.fields for tree in with_tokens()])
+    asked = ["--estimator", "grpo", "--estimator", "0.5*parent,mask=tool-calls"]
+    complaint = "a.jsonl, line 1: node 1 has no 'tool_call_spans', which a term's mask tool-calls reads"
+    assert complaint in refused(run("inspect-tree", path, *asked)).replace(":1:", ", line 1:")
+    path = write_lines(tmp_path / "a.jsonl", [tree.fields for tree in with_calls()])
+    assert "grpo + 0.5 parent on tool-calls" in run("inspect-tree", path, *asked).stdout
+    wrong = ["--estimator", "grpo,mask=tool-call"]
+    assert "unknown mask 'tool-call'; did you mean 'tool-calls'" in refused(run("inspect-tree", path, *wrong))
+
+
+def test_a_masked_sum_is_explained() -> None:
+    group = score(with_calls(), terms=MASKED)
+    lines = "\n".join(explain(group, 0, 1))
+    assert ", 0.000 outside tool calls" in lines
+    assert "2.000·parent on tool-calls: A(n) = " in lines
+    assert "what is on tool-calls where they are part of one" in lines
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"tool_call_spans": [[1, 3]]}, "node 1: each span of tool_call_spans lies within one of sampled"),
+        ({"tool_call_spans": [[1, 4]]}, "node 1: span [1, 4) of tool_call_spans does not fit between 0 and 3"),
+        ({"tool_call_spans": [1]}, "node 1: tool_call_spans is a list of [start, end) pairs of integers"),
+        ({"state_key": 5}, "node 1: state_key is 5, expected a string"),
+    ],
+)
+def test_wrong_spans_of_tool_calls_are_named(fields: dict[str, Any], complaint: str) -> None:
+    line = with_calls()[0].fields
+    line["nodes"][1] |= fields
+    with pytest.raises(UserError, match=re.escape(complaint)):
+        TreeRecord.from_dict(line)
+
+
+def test_anchor_reads_keys_of_states_from_a_file() -> None:
+    trees = vector_trees()
+    for tree in trees:
+        for node in tree["nodes"][1:]:
+            node["state_key"] = "start" if node["parent"] == 0 else f"{tree['tree_id']}-{node['parent']}"
+    keyed = score(trees, "anchor", scale="none")
+    tokens = score(
+        [
+            {
+                **tree,
+                "nodes": [
+                    {k: v for k, v in node.items() if k != "state_key"}
+                    | {"token_ids": [] if node["parent"] is None else [tree["tree_id"], node["id"]], "sampled": []}
+                    for node in tree["nodes"]
+                ],
+            }
+            for tree in trees
+        ],
+        "anchor",
+        scale="none",
+    )
+    advantages = [[node["node_advantage"] for tree in group for node in tree.nodes] for group in (keyed, tokens)]
+    assert advantages[0] == pytest.approx(advantages[1])
+    del trees[0]["nodes"][2]["state_key"]
+    with pytest.raises(UserError, match="node 0 has no 'token_ids', by which anchor knows equal states"):
+        score(trees, "anchor")

@@ -363,7 +363,8 @@ class AdvantageConfig(BaseModel):
 
     terms: list[dict[str, Any]] = Field(default_factory=list)
     """In place of `estimator`: a sum, in each of which `[[advantage.terms]]` an `estimator`, its `weight` (1) and its
-    options beside them stand; an option that is called weight too stands in a table `options`."""
+    options beside them stand; an option that is called weight too stands in a table `options`. `mask = "tool-calls"`:
+    the term counts for the tokens of tool calls alone."""
     timeout_s: Seconds = 60.0
     """How long a call of your own function may take; there is one a prompt."""
 

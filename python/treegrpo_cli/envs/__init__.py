@@ -5,6 +5,7 @@ from treegrpo_cli.envs.calls import (
     check_environment,
     close_environment,
     close_states,
+    key_of_state,
     reset_with_retries,
     step_with_retries,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "check_environment",
     "close_environment",
     "close_states",
+    "key_of_state",
     "load_environment",
     "reset_with_retries",
     "step_with_retries",

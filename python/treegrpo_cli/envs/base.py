@@ -18,6 +18,9 @@ class Environment(Protocol[State]):
 
     - `check()`, plain or `async`, which raises `UserError` before the first rollout where it cannot work;
     - `close()`, called once at the end; a state may have one too, called once when its tree is done;
+    - `state_key(state)`, plain or `async`, which returns a string, bytes or an integer, equal for states that are equal
+      for whoever acts in them: `anchor` compares turns that were taken in one (by default those behind an equal
+      observation). It is asked for each state that a turn goes on from;
     - `takes_cut_turns = True`: a turn that reached its token limit is no end, `step` gets it with `action.cut`.
     """
 

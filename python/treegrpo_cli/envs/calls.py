@@ -8,6 +8,7 @@ policy, or closes the branch, as `environment.tool_errors` says.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -79,6 +80,25 @@ async def step_with_retries(
             raise ToolError(error.reason, error.trace) from error
         report_raised("environment", error)
         return state, _shown(action, error)
+
+
+async def key_of_state(environment: Environment[Any], state: Any, config: EnvironmentConfig) -> int:
+    """Return 64 bits of a digest of the environment's `state_key(state)`, never 0; 0 where it has no such method.
+
+    Raises ToolError where it raised, kept silent, or returned something else than a string, bytes or an integer.
+    """
+    state_key = getattr(environment, "state_key", None)
+    if not callable(state_key):
+        return 0
+    try:
+        key = await _with_retries(lambda: call(state_key, state, timeout_s=config.tool_timeout_s), config)
+    except UserCodeError as error:
+        raise ToolError(f"state_key: {error.reason}", error.trace) from error
+    if type(key) not in (str, bytes, int):
+        raise ToolError(f"environment: state_key must return a str, bytes or an int, got a {type(key).__name__}")
+    written = key if isinstance(key, bytes) else str(key).encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(type(key).__name__.encode() + b":" + written, digest_size=8).digest()
+    return int.from_bytes(digest) or 1
 
 
 async def close_environment(environment: Environment[Any], timeout_s: float = CLOSE_TIMEOUT_S) -> None:

@@ -29,7 +29,8 @@ class GymnasiumWorld:
     Options: `make`, the environment's own keyword arguments; `actions`, a name for each of a discrete space's
     actions, else they are numbers; `observation`: `text` (numbers rounded to four digits), `render` (what the
     environment draws in `ansi` mode, coloured cells in brackets), or the path of a function that makes the text;
-    `instructions` in place of the built-in ones.
+    `instructions` in place of the built-in ones. An environment's own `state_key()`, where it has one, says which
+    states are equal.
     """
 
     calls_user_code = True
@@ -51,6 +52,9 @@ class GymnasiumWorld:
             how = inline_usage(self.tools[0]) if dialect == "inline" else "the tool `act`"
             instructions = f"Act by {how}, one action a turn. Actions: {self._actions.described}."
         self._instructions = instructions
+        own_key = getattr(self.env.unwrapped, "state_key", None)
+        if callable(own_key):
+            self.state_key = own_key
         self.observation: Any = None
         self.info: dict[str, Any] = {}
 

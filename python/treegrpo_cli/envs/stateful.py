@@ -39,6 +39,7 @@ class StatefulEnvironment:
 
     `fork_method` says how its worlds are copied: `fork` where the class has a `fork()` that returns a copy,
     else `deepcopy`, else `replay` (a new world takes the path's actions again, and must answer as it did).
+    Where the class has a `state_key()`, it says which state a world is in (see `Environment`).
     Every world that was made or copied is closed once, where the class has a `close()`.
     """
 
@@ -48,6 +49,13 @@ class StatefulEnvironment:
         self.tools: Sequence[dict[str, Any]] = getattr(self._first, "tools", ())
         self.takes_cut_turns = bool(getattr(self._first, "takes_cut_turns", False))
         self.fork_method = "fork" if callable(getattr(self._first, "fork", None)) else "deepcopy"
+
+        if callable(getattr(self._first, "state_key", None)):
+            self.state_key = self._state_key
+
+    async def _state_key(self, state: Snapshot) -> Any:
+        """Ask the world itself, whose `state_key()` takes nothing."""
+        return await call(state.world.state_key)
 
     async def check(self) -> None:
         """Ask the world itself, where it has a `check()`."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.rollout.call_readers import Reader, choose_reader
+from treegrpo_cli.rollout.call_spans import FINDERS, Span
 from treegrpo_cli.rollout.conversations import Conversations
 from treegrpo_cli.rollout.example_calls import example_calls
 from treegrpo_cli.rollout.own_readers import read_json
@@ -76,6 +77,13 @@ class ChatDialect(Templated):
             return Action(text, tuple(self._read(text)))
         except ValueError as error:
             return Action(text, error=f"The tool call could not be read: {error}.")
+
+    def find_calls(self, text: str) -> Sequence[Span] | None:
+        """Return the spans of the turn's calls, marks included; None where somebody else's parser reads them."""
+        if not self._tools:
+            return ()
+        find = FINDERS.get(self.reader_name)
+        return None if find is None else find(text)
 
     def observation_ids(self, messages: Sequence[Message], action_token_ids: TokenIds) -> list[int]:
         """Return what the template writes behind a turn; the turn's end token only if none was sampled."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from treegrpo_cli.config import Config
 from treegrpo_cli.errors import UserError
+from treegrpo_cli.rollout.call_spans import Span
 from treegrpo_cli.rollout.chat import ChatDialect
 from treegrpo_cli.rollout.own_readers import json_object
 from treegrpo_cli.rollout.writing import Templated, Tools, breaker, clean, fit, message, structural_tokens
@@ -38,6 +39,10 @@ class Dialect(Protocol):
 
     def parse(self, text: str) -> Action:
         """Return the tool calls of a sampled turn."""
+        ...
+
+    def find_calls(self, text: str) -> Sequence[Span] | None:
+        """Return where the tool calls of a sampled turn stand in it; None where the reader of calls does not say."""
         ...
 
     def observation_ids(self, messages: Sequence[Message], action_token_ids: TokenIds) -> list[int]:
@@ -102,9 +107,7 @@ class InlineDialect(Templated):
 
     def parse(self, text: str) -> Action:
         """Read the tag that closes first; an answer is no tool call."""
-        closed = [(end, tag) for tag in self._tags if (end := text.find(f"</{tag}>")) >= 0]
-        end, tag = min(closed, default=(-1, "answer"))
-        start = text.rfind(f"<{tag}>", 0, max(end, 0))
+        start, end, tag = self._first_tag(text)
         if tag == "answer" or start < 0:
             return Action(text)
         inner = text[start + len(tag) + 2 : end].strip()
@@ -112,6 +115,17 @@ class InlineDialect(Templated):
             return Action(text, (ToolCall(tag, self._arguments(tag, inner)),))
         except ValueError as error:
             return Action(text, error=f"The call of {tag} could not be read: {error}.")
+
+    def find_calls(self, text: str) -> Sequence[Span]:
+        """Return the span of the call, its tags included."""
+        start, end, tag = self._first_tag(text)
+        return () if tag == "answer" or start < 0 else ((start, end + len(f"</{tag}>")),)
+
+    def _first_tag(self, text: str) -> tuple[int, int, str]:
+        """Return where the tag that closes first opens and closes, and its name; -1 where it does not."""
+        closed = [(end, tag) for tag in self._tags if (end := text.find(f"</{tag}>")) >= 0]
+        end, tag = min(closed, default=(-1, "answer"))
+        return text.rfind(f"<{tag}>", 0, max(end, 0)), end, tag
 
     def _arguments(self, name: str, inner: str) -> dict[str, Any]:
         parameters = self._parameters[name]

@@ -13,6 +13,7 @@ import orjson
 from treegrpo_cli.config.effects import without_effect
 from treegrpo_cli.config.secrets import without_passwords
 from treegrpo_cli.data.tasks import row_digest
+from treegrpo_cli.trees.format import spans_of
 from treegrpo_cli.trees.tree_record import TreeRecord
 from treegrpo_cli.types import NodeStatus, Task
 
@@ -57,6 +58,7 @@ def _node(tree: Tree, columns: dict[str, Any], node: int, place: dict[int, int])
         "reward": None if leaf is None else leaf.reward,
         "token_ids": columns["token_ids"][span].tolist(),
         "sampled": [[0, num_sampled]] if num_sampled else [],
+        **({"tool_call_spans": spans_of(columns["tool_call"][span])} if tree.forest.knows_tool_calls else {}),
         "logprobs": columns["logprobs"][span][sampled].tolist(),
         "text": turn.text if place[node] else tree.prompt_text,
         "observation": turn.observation,
@@ -65,6 +67,8 @@ def _node(tree: Tree, columns: dict[str, Any], node: int, place: dict[int, int])
     }
     if turn.depth:
         fields["round"], fields["draw"], _ = turn.key
+    if state_key := int(columns["state_key"][node]):
+        fields["state_key"] = f"{state_key:016x}"
     for name in ("entropy", "confidence"):
         if not np.isnan(columns[name][node]):
             fields[name] = float(columns[name][node])

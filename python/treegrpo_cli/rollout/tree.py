@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from treegrpo_cli._core import Forest, derive_seed, keep_leaves
-from treegrpo_cli.envs import reset_with_retries, step_with_retries
+from treegrpo_cli.envs import key_of_state, reset_with_retries, step_with_retries
 from treegrpo_cli.errors import ToolError, UserError
+from treegrpo_cli.rollout.call_spans import tokens_of
 from treegrpo_cli.rollout.failures import Failure, Kind, PromptError
 from treegrpo_cli.rollout.schedule import side_by_side
 from treegrpo_cli.rollout.siblings import Place, Siblings
@@ -69,6 +70,8 @@ class Turn:
     env_reward: float | None = None
     """What the environment itself gave for this turn."""
     error: str | None = None
+    state_key: int = 0
+    """Of the state behind the turn, where the environment gives one; 0 = none."""
 
 
 class Tree:
@@ -113,6 +116,7 @@ class Tree:
         player, settings = self.player, self.player.config.rollout
         try:
             state, messages = await reset_with_retries(player.environment, self.prompt.task, player.config.environment)
+            state_key = await key_of_state(player.environment, state, player.config.environment)
         except ToolError as error:
             raise PromptError("reset", f"the environment does not start: {error}", self.tree_id, error.trace) from error
         self.states.append(state)
@@ -129,7 +133,7 @@ class Tree:
             raise PromptError("prompt", f"{len(token_ids)} tokens, but {allowed}", self.tree_id)
         self.prompt_text = player.tokenizer.decode(token_ids, skip_special_tokens=False)
         self.root = self.forest.add_tree(self.prompt.number, np.asarray(token_ids, dtype=np.uint32))
-        self.turns[self.root] = Turn(ROOT_KEY, 0, NodeStatus.OPEN, state)
+        self.turns[self.root] = Turn(ROOT_KEY, 0, NodeStatus.OPEN, state, state_key=state_key)
 
     async def run_chain(self, node: int, round_: int, draw: int, place: Place) -> None:
         """Take turns from `node` on until the branch closes; none where too little is left to draw there."""
@@ -167,7 +171,11 @@ class Tree:
                         player.environment, before.state, action, player.config.environment
                     )
                 self.states.append(state)
-                turn, observation = self.close_or_go_on(turn, state, result, completion, len(context))
+                after, added = self.close_or_go_on(turn, state, result, completion, len(context))
+                if after.status is NodeStatus.OPEN:
+                    state_key = await key_of_state(player.environment, state, player.config.environment)
+                    after = replace(after, state_key=state_key)
+                turn, observation = after, added
             except ToolError as error:
                 turn = replace(turn, status=NodeStatus.ERROR, error=str(error))
                 self.fail("tool", str(error), error.trace)
@@ -205,17 +213,23 @@ class Tree:
 
     def add(self, parent: int, completion: Completion, observation: Sequence[int], turn: Turn) -> int:
         """Add a node: the sampled turn, then the observation."""
-        num_tokens = len(completion.token_ids) + len(observation)
+        num_sampled, num_tokens = len(completion.token_ids), len(completion.token_ids) + len(observation)
+        tool_call, calls = None, self.player.dialect.find_calls(completion.text)
+        if calls is not None:
+            tool_call = np.zeros(num_tokens, dtype=np.bool_)
+            tool_call[:num_sampled] = tokens_of(self.player.tokenizer, completion.token_ids, calls)
         return self.forest.add_node(
             parent,
             np.asarray([*completion.token_ids, *observation], dtype=np.uint32),
-            np.arange(num_tokens) < len(completion.token_ids),
+            np.arange(num_tokens) < num_sampled,
             _padded(completion.logprobs, num_tokens, 0.0),
             int(turn.status),
             completion.policy_version,
             round=turn.key[0],
             entropies=None if completion.entropies is None else _padded(completion.entropies, num_tokens, np.nan),
             confidence=np.nan if completion.confidence is None else completion.confidence,
+            tool_call=tool_call,
+            state_key=self.turns[parent].state_key,
         )
 
     def may_branch(self, nodes: Iterable[int]) -> list[bool]:

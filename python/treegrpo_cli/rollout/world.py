@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from treegrpo_cli.envs import check_environment, close_environment, load_environment
+from treegrpo_cli.errors import UserError
 from treegrpo_cli.rollout.dialects import make_dialect
 from treegrpo_cli.samplers import resolve_device
 from treegrpo_cli.samplers.text import end_token_ids
@@ -24,6 +25,12 @@ class World:
         _prepare_engine(config)
         ends = end_token_ids(config.model.path, tokenizer) if config.model.path else ()
         self.dialect = make_dialect(config, tokenizer, self.environment.tools, ends)
+        masked = any("mask" in term for term in config.advantage.score_terms)
+        if masked and self.dialect.find_calls("") is None:
+            raise UserError(
+                f"advantage.terms: mask tool-calls: {self.dialect.reader_name} does not say where in a turn its tool "
+                "calls stand; use environment.tool_parser=json or harmony, or the inline dialect (environment.dialect)"
+            )
         self._check_timeout_s = config.environment.check_timeout_s
         self._checked = self._closed = False
 

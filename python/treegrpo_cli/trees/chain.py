@@ -14,7 +14,17 @@ from treegrpo_cli.errors import UserError, nearest
 from treegrpo_cli.trees.format import MAX_U32, STATUS_CODES, UNREWARDED, Fields, shown
 from treegrpo_cli.trees.tree_record import json_types
 
-TREES_OWN = {"parent", "token_ids", "sampled", "depth", "num_leaves", "value", "advantage"}
+TREES_OWN = {
+    "parent",
+    "token_ids",
+    "sampled",
+    "tool_call_spans",
+    "state_key",
+    "depth",
+    "num_leaves",
+    "value",
+    "advantage",
+}
 ROW_FIELDS = (
     {"prompt_id", "group", "tree_id", "input_ids", "prompt_ids", "completion_ids", "attention_mask", "loss_mask"}
     | {"logprobs", "reward", "status", "policy_version", "task", "extra"}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from treegrpo_cli._core import NO_PARENT, Forest
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.trees.chain import Chain, read_chain
-from treegrpo_cli.trees.format import STATUS_CODES, Fields
+from treegrpo_cli.trees.format import STATUS_CODES, Fields, spans_of
 from treegrpo_cli.trees.tree_record import TreeRecord
 
 STATUS_NAMES = {code: name for name, code in STATUS_CODES.items()}
@@ -118,15 +118,9 @@ def _node(columns: Mapping[str, Any], node: int, first: int, chain: Chain | None
         "status": STATUS_NAMES[int(columns["status"][node])],
         "reward": None if np.isnan(reward) else reward,
         "token_ids": columns["token_ids"][tokens].tolist(),
-        "sampled": _spans(sampled),
+        "sampled": spans_of(sampled),
     }
     if knows_logprobs:
         fields["logprobs"] = columns["logprobs"][tokens][sampled].tolist()
     fields["policy_version"] = int(columns["policy_version"][node])
     return fields if chain is None else {**chain.extra, **fields}
-
-
-def _spans(mask: NDArray[np.bool_]) -> list[list[int]]:
-    """The [start, end) pairs of what is True in a mask."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(np.int8)))
-    return edges.reshape(-1, 2).tolist()

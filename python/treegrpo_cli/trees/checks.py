@@ -19,6 +19,7 @@ from treegrpo_cli.trees.format import (
     UNREWARDED,
     Fields,
     inner_nodes,
+    lie_within,
     shown,
     status_of,
 )
@@ -119,7 +120,10 @@ def _check_tokens(node: Fields, where: str) -> None:
     token_ids = node.get("token_ids") or []
     if token_ids and (set(map(type, token_ids)) != {int} or not 0 <= min(token_ids) <= max(token_ids) <= MAX_U32):
         raise UserError(f"{where}: token_ids are integers from 0 to {MAX_U32}")
-    num_sampled = _num_sampled(node.get("sampled") or [], len(token_ids), where)
+    num_sampled = _num_in_spans(node, "sampled", len(token_ids), where)
+    _num_in_spans(node, "tool_call_spans", len(token_ids), where)
+    if not lie_within(node.get("tool_call_spans") or [], node.get("sampled") or []):
+        raise UserError(f"{where}: each span of tool_call_spans lies within one of sampled")
     if num_sampled and where == "node 0":
         raise UserError("node 0 is the prompt: none of its tokens is sampled")
     if node.get("logprobs") is None:
@@ -138,16 +142,16 @@ def _check_round(node: Fields, parent: Fields, where: str) -> None:
         raise UserError(f"{where} has round {given}, but its parent {before}: a turn is drawn after its parent")
 
 
-def _num_sampled(spans: list[Any], num_tokens: int, where: str) -> int:
-    before = num_sampled = 0
-    for span in spans:
+def _num_in_spans(node: Fields, name: str, num_tokens: int, where: str) -> int:
+    before = num_in_spans = 0
+    for span in node.get(name) or []:
         if type(span) is not list or [type(bound) for bound in span] != [int, int]:
-            raise UserError(f"{where}: sampled is a list of [start, end) pairs of integers")
+            raise UserError(f"{where}: {name} is a list of [start, end) pairs of integers")
         start, end = span
         if not before <= start <= end <= num_tokens:
-            raise UserError(f"{where}: span [{start}, {end}) of sampled does not fit between {before} and {num_tokens}")
-        before, num_sampled = end, num_sampled + end - start
-    return num_sampled
+            raise UserError(f"{where}: span [{start}, {end}) of {name} does not fit between {before} and {num_tokens}")
+        before, num_in_spans = end, num_in_spans + end - start
+    return num_in_spans
 
 
 def _check_scoring(scoring: Fields) -> None:
@@ -166,6 +170,8 @@ def _check_scoring(scoring: Fields) -> None:
         _require(term, "estimator", (str,), where)
         _require(term, "weight", (int, float), where)
         _require(term, "options", (dict,), where)
+        if "mask" in term:
+            _require(term, "mask", (str,), where)
 
 
 def _check_scored(nodes: list[Fields]) -> None:

@@ -14,14 +14,14 @@ from math import isfinite
 from operator import itemgetter, lt
 from typing import Any
 
-from treegrpo_cli.trees.format import COUNTS, NODE_TYPES, STATUS_CODES, UNREWARDED, Fields
+from treegrpo_cli.trees.format import COUNTS, NODE_TYPES, STATUS_CODES, UNREWARDED, Fields, lie_within
 
 Column = Sequence[Any]
 
 NONE = type(None)
 TYPES = {name: frozenset((NONE, *types)) for name, types in (NODE_TYPES | {"reward": (int, float)}).items()}
 SCORED = ("depth", "num_leaves", "value", "advantage")
-TOKEN_FIELDS = {"token_ids", "sampled", "logprobs"}
+TOKEN_FIELDS = {"token_ids", "sampled", "tool_call_spans", "logprobs"}
 STATUSES = {None, *STATUS_CODES}
 
 
@@ -100,9 +100,13 @@ def _are_tokens(num_nodes: int, columns: Mapping[str, Column]) -> bool:
         _num_sampled(spans, length) if spans else 0
         for spans, length in zip(columns.get("sampled", nothing), lengths, strict=True)
     ]
+    sampled, calls = columns.get("sampled", nothing), columns.get("tool_call_spans", nothing)
+    num_in_calls = [_num_sampled(spans, length) if spans else 0 for spans, length in zip(calls, lengths, strict=True)]
     logprobs = columns.get("logprobs", nothing)
     return (
         num_sampled[0] == 0
+        and min(num_in_calls) >= 0
+        and all(lie_within(spans, within or ()) for spans, within in zip(calls, sampled, strict=True) if spans)
         and min(num_sampled) == 0
         and all(map(_is_complete, logprobs, num_sampled))
         and _are_token_ids(_flat(token_ids))

@@ -69,10 +69,14 @@ def _head(record: TreeRecord, node: int, scoring: Fields, found: Explanation) ->
     fields, known = record.nodes[node], estimators()
     below = count(fields["num_leaves"], "scored leaf", "scored leaves")
     yield f"node {node} of tree {record.tree_id}, prompt_id {record.prompt_id!r}: depth {fields['depth']}, {below}"
-    yield f"value {number(found['value'])} · advantage {_signed(found['advantage'])}"
+    elsewhere = (
+        f", {_signed(fields['unmasked_advantage'])} outside tool calls" if "unmasked_advantage" in fields else ""
+    )
+    yield f"value {number(found['value'])} · advantage {_signed(found['advantage'])}{elsewhere}"
     for term in terms_of(scoring):
         weight = "" if term["weight"] == 1 else f"{number(term['weight'])}·"
-        yield f"{weight}{term['estimator']}: {known[term['estimator']]['formula']}"
+        mask = f" on {term['mask']}" if "mask" in term else ""
+        yield f"{weight}{term['estimator']}{mask}: {known[term['estimator']]['formula']}"
         yield ", ".join(f"{name}={value}" for name, value in term["options"].items())
     said, computed = fields["advantage"], found["advantage"]
     if (said is None) != (computed is None) or abs((said or 0) - (computed or 0)) > ENOUGH * max(1, abs(said or 0)):
@@ -115,6 +119,7 @@ def _sums(rows: Sequence[Mapping[str, Any]], first: int) -> Iterator[str]:
 TERM_COLUMNS = (
     "nodes",
     "of_leaf",
+    "mask",
     "term",
     "group",
     "group_size",
@@ -137,7 +142,8 @@ def _column(found: Explanation, name: str) -> list[Any]:
 
 def _summand(term: Mapping[str, Any]) -> str:
     weight = "" if term["weight"] == 1 else f"{number(term['weight'])}·"
-    return f"{_signed(term['contribution'])} {weight}{term['term']}"
+    mask = f" on {term['mask']}" if term["mask"] else ""
+    return f"{_signed(term['contribution'])} {weight}{term['term']}{mask}"
 
 
 def _term(term: Mapping[str, Any]) -> str:
@@ -171,6 +177,8 @@ def _tokens(reached: Sequence[Reach], found: Explanation) -> Iterator[str]:
     taken = "the advantage of each row's leaf" if found["leaf_level"] else "the node's advantage"
     if found["leaf_level"] and not all(found["of_leaf"]):
         taken = "the advantage of each row's leaf plus the node's own"
+    if any(found["mask"]):
+        taken += ", what is on tool-calls where they are part of one"
     yield ""
     yield f"{count(own, 'sampled token')} of the node, in {count(len(reached), 'row')}, take {taken}:"
     for reach in reached[:SHOWN_LEAVES]:

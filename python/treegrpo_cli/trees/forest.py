@@ -34,6 +34,7 @@ def to_forest(records: Sequence[TreeRecord], *, tokens: bool = True) -> Forest:
         round=_rounds(nodes) if "round" in names else None,
         entropy=numbers_of(nodes, "entropy") if "entropy" in names else None,
         confidence=numbers_of(nodes, "confidence") if "confidence" in names else None,
+        state_key=_state_keys(nodes) if "state_key" in names else None,
         **(_token_columns(nodes) if tokens else {}),
     )
 
@@ -83,6 +84,21 @@ def _rounds(nodes: Sequence[Fields]) -> NDArray[np.uint32] | None:
     return np.array([number or 0 for number in given], dtype=np.uint32)
 
 
+def _state_keys(nodes: Sequence[Fields]) -> NDArray[np.uint64]:
+    """A number for each key of a state, 0 where there is none."""
+    given = column_of(nodes, "state_key")
+    numbers: dict[str | None, int] = {None: 0}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in given], dtype=np.uint64)
+
+
+def _tool_calls(nodes: Sequence[Fields], token_start: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+    """Which tokens are part of a tool call; None where a turn does not say."""
+    given = column_of(nodes, "tool_call_spans")
+    if any(spans is None and node["parent"] is not None for spans, node in zip(given, nodes, strict=True)):
+        return None
+    return mask_of(given, token_start)
+
+
 def _token_columns(nodes: Sequence[Fields]) -> Mapping[str, Any]:
     token_ids = [tokens or () for tokens in column_of(nodes, "token_ids")]
     token_start = np.array([0, *accumulate(map(len, token_ids))], dtype=np.int64)
@@ -98,5 +114,6 @@ def _token_columns(nodes: Sequence[Fields]) -> Mapping[str, Any]:
         "token_start": token_start.astype(np.uint64),
         "token_ids": np.array(list(chain.from_iterable(token_ids)), dtype=np.uint32),
         "sampled": sampled,
+        "tool_call": _tool_calls(nodes, token_start),
         "logprobs": logprobs,
     }

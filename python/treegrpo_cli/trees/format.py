@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from treegrpo_cli.types import NodeStatus
 
 SCHEMA = "treegrpo.tree/1"
@@ -24,6 +27,7 @@ NODE_TYPES: dict[str, tuple[type, ...]] = {
     "status": (str,),
     "token_ids": (list,),
     "sampled": (list,),
+    "tool_call_spans": (list,),
     "logprobs": (list,),
     "text": (str,),
     "observation": (str,),
@@ -33,6 +37,7 @@ NODE_TYPES: dict[str, tuple[type, ...]] = {
     "draw": (int,),
     "entropy": (int, float),
     "confidence": (int, float),
+    "state_key": (str,),
     "error": (str,),
     "depth": (int,),
     "num_leaves": (int,),
@@ -41,6 +46,9 @@ NODE_TYPES: dict[str, tuple[type, ...]] = {
     "leaf_advantage": (int, float),
     "node_advantage": (int, float),
     "weight": (int, float),
+    "unmasked_advantage": (int, float),
+    "unmasked_leaf_advantage": (int, float),
+    "unmasked_node_advantage": (int, float),
 }
 NAMES = {
     bool: "true or false",
@@ -70,6 +78,21 @@ def sampled_mask(node: Fields) -> list[bool]:
     for start, end in node.get("sampled") or ():
         mask[start:end] = [True] * (end - start)
     return mask
+
+
+def spans_of(mask: NDArray[np.bool_]) -> list[list[int]]:
+    """The [start, end) pairs of what is True in a mask."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(np.int8)))
+    return edges.reshape(-1, 2).tolist()
+
+
+def lie_within(spans: Sequence[Sequence[int]], others: Sequence[Sequence[int]]) -> bool:
+    """Whether each of the [start, end) spans lies within one of the others.
+
+    >>> lie_within([[1, 2], [4, 4]], [[0, 2], [3, 6]]), lie_within([[1, 4]], [[0, 2], [3, 6]])
+    (True, False)
+    """
+    return all(any(first <= start <= end <= last for first, last in others) for start, end in spans)
 
 
 def shown(value: Any) -> str:

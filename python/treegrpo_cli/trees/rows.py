@@ -14,7 +14,7 @@ from treegrpo_cli.errors import UserError
 from treegrpo_cli.trees.column_checks import column_of
 from treegrpo_cli.trees.forest import numbers_of, to_forest
 from treegrpo_cli.trees.format import NODE_TYPES, Fields
-from treegrpo_cli.trees.terms import levels_of
+from treegrpo_cli.trees.terms import UNMASKED, is_masked, levels_of, terms_of
 from treegrpo_cli.trees.tree_record import AnyTree, TreeRecord, as_records
 
 if TYPE_CHECKING:
@@ -54,8 +54,9 @@ def training_rows(trees: AnyTree | Iterable[AnyTree]) -> list[TrainingRow]:
     """Return one row a scored leaf, in the order of trees and nodes, with the advantages that the trees have.
 
     Under a leaf-level estimator (`grpo`, `tree-grpo`, `ancestor`) every sampled token of a path takes its leaf's
-    advantage, under the other estimators that of its own node, and under a sum of both the sum. Raises UserError
-    where a tree is unscored (see `score`), or a node has no `token_ids` or does not say which of them were `sampled`.
+    advantage, under the other estimators that of its own node, and under a sum of both the sum; masked terms are in
+    those of tool calls alone. Raises UserError where a tree is unscored (see `score`), or a node has no
+    `token_ids` or does not say which of them were `sampled`.
 
     >>> from treegrpo_cli import TreeRecord, score
     >>> root = {"id": 0, "parent": None, "reward": None, "token_ids": [5, 6]}
@@ -129,19 +130,32 @@ def _row(record: TreeRecord, rows: ChainRows, place: int, span: slice, lacks: ND
 
 def _scores_of(record: TreeRecord, forest: Forest) -> Scores:
     """The advantages that stand in the tree."""
+    scoring = record.scoring or {}
+    terms = terms_of(scoring)
+    columns, unmasked = _levels(record, terms), None
+    if is_masked(scoring):
+        rest = _levels(record, [term for term in terms if "mask" not in term], UNMASKED)
+        unmasked = (rest.get("leaf"), rest.get("node"))
+    weight = numbers_of(record.nodes, "weight") if "weight" in record.nodes[0] else None
+    advantage, beside = columns.get("leaf"), columns.get("node")
+    is_leaf_level = advantage is not None
+    if advantage is None:
+        advantage, beside = columns["node"], None
     try:
-        levels = levels_of(record.scoring or {})
+        return forest.given_scores(advantage, leaf_level=is_leaf_level, beside=beside, weight=weight, unmasked=unmasked)
+    except CoreError as error:
+        where = "" if error.node is None else f"node {error.node}: "
+        raise record.error(f"{where}{error.reason}") from None
+
+
+def _levels(record: TreeRecord, terms: Sequence[Fields], prefix: str = "") -> dict[str, NDArray[np.float64]]:
+    """Level -> the advantages of these terms in the tree."""
+    try:
+        levels = levels_of(terms)
     except UserError as error:
         raise record.error(str(error)) from None
     names = {"leaf": "leaf_advantage", "node": "node_advantage"} if len(levels) > 1 else {}
-    columns = {level: numbers_of(record.nodes, names.get(level, "advantage")) for level in levels}
-    weight = numbers_of(record.nodes, "weight") if "weight" in record.nodes[0] else None
-    try:
-        if "leaf" in columns:
-            return forest.given_scores(columns["leaf"], leaf_level=True, beside=columns.get("node"), weight=weight)
-        return forest.given_scores(columns["node"], leaf_level=False, weight=weight)
-    except CoreError as error:
-        raise record.error(f"node {error.node}: {error.reason}") from None
+    return {level: numbers_of(record.nodes, prefix + names.get(level, "advantage")) for level in levels}
 
 
 def _check_tokens(record: TreeRecord) -> None:

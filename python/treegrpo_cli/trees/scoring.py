@@ -159,8 +159,20 @@ def _need_tokens(records: Sequence[TreeRecord], terms: Sequence[ScoreTerm]) -> b
     for name in readers.intersection(names):
         for record in records:
             if None in (column := column_of(record.nodes, "token_ids")):
+                if name == "anchor" and None not in column_of(record.nodes[1:], "state_key"):
+                    continue
                 raise record.error(f"node {column.index(None)} has no 'token_ids', by which {name} knows equal states")
-    return not readers.isdisjoint(names) or any(map(is_own, names))
+    is_masked = any("mask" in term for term in terms)
+    if is_masked:
+        _check_tool_calls(records)
+    return is_masked or not readers.isdisjoint(names) or any(map(is_own, names))
+
+
+def _check_tool_calls(records: Sequence[TreeRecord]) -> None:
+    for record in records:
+        if None in (column := column_of(record.nodes[1:], "tool_call_spans")):
+            node = 1 + column.index(None)
+            raise record.error(f"node {node} has no 'tool_call_spans', which a term's mask tool-calls reads")
 
 
 def _drop_parts(node: Fields, fields: Fields) -> None:

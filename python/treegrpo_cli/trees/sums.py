@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,7 +28,7 @@ def score_forest(
     Where a term is of the user's own, values are leaf-means. Raises CoreError as the core does, and UserError, which
     names `key`, for what is wrong with a function of the user's.
     """
-    own = [(_weight(term, key), _loaded(term, key)) for term in terms if is_own(term["estimator"])]
+    own = [(_weight(term, key), _mask(term), _loaded(term, key)) for term in terms if is_own(term["estimator"])]
     if not own:
         return forest.score(terms)
     ours = [term for term in terms if not is_own(term["estimator"])]
@@ -36,17 +36,52 @@ def score_forest(
     for term in ours:
         if term["estimator"] in weighing:
             raise UserError(f"{key}: {term['estimator']} weighs turns itself: it stands in no sum")
-    parts = [(1.0, forest.score(ours))] if ours else []
-    parts += [(weight, estimator.score(forest, timeout_s)) for weight, estimator in own]
-    if len(parts) == 1 and parts[0][0] == 1:
-        return parts[0][1]
-    leaf = _sum((weight, scores.leaf_advantage) for weight, scores in parts)
-    node = _sum((weight, scores.node_advantage) for weight, scores in parts)
-    label = " + ".join(scores.estimator if w == 1 else f"{w:g} {scores.estimator}" for w, scores in parts)
+    parts = [_Part(1.0, {}, forest.score(ours))] if ours else []
+    parts += [_Part(weight, mask, estimator.score(forest, timeout_s)) for weight, mask, estimator in own]
+    if len(parts) == 1 and parts[0].weight == 1 and not parts[0].mask:
+        return parts[0].scores
+    leaf = _sum((part.weight, part.scores.leaf_advantage) for part in parts)
+    node = _sum((part.weight, part.scores.node_advantage) for part in parts)
+    unmasked = None
+    if any("mask" in term for term in terms):
+        leaf_outside, node_outside = (
+            _sum((part.weight, part.unmasked(level)) for part in parts) for level in ("leaf", "node")
+        )
+        unmasked = (leaf_outside, node_outside)
+    label = " + ".join(part.label for part in parts)
     if leaf is not None:
-        return forest.given_scores(leaf, leaf_level=True, beside=node, estimator=label)
+        return forest.given_scores(leaf, leaf_level=True, beside=node, estimator=label, unmasked=unmasked)
     assert node is not None  # a term has a level
-    return forest.given_scores(node, leaf_level=False, estimator=label)
+    return forest.given_scores(node, leaf_level=False, estimator=label, unmasked=unmasked)
+
+
+class _Part(NamedTuple):
+    """Scores in a sum: those of the core's terms together, whose masks are their own, or those of a function."""
+
+    weight: float
+    mask: dict[str, str]
+    scores: Scores
+
+    @property
+    def label(self) -> str:
+        weight = "" if self.weight == 1 else f"{self.weight:g} "
+        return f"{weight}{self.scores.estimator}" + "".join(f" on {mask}" for mask in self.mask.values())
+
+    def unmasked(self, level: str) -> Column:
+        """The advantages of a level that tokens which are part of no tool call get."""
+        if self.mask:
+            return None
+        column: Column = getattr(self.scores, f"{level}_advantage")
+        masked: Column = getattr(self.scores, f"unmasked_{level}_advantage")
+        return column if self.scores.unmasked_advantage is None else masked
+
+
+def _mask(term: ScoreTerm) -> dict[str, str]:
+    """The term's mask, where it has one. Raises CoreError for one that is none."""
+    if "mask" not in term:
+        return {}
+    Forest().score([{"estimator": "grpo", "mask": term["mask"]}])
+    return {"mask": term["mask"]}
 
 
 def resolved_terms(terms: Sequence[ScoreTerm], key: str = "estimator") -> list[dict[str, Any]]:
@@ -62,7 +97,7 @@ def resolved_terms(terms: Sequence[ScoreTerm], key: str = "estimator") -> list[d
 
 def _resolved(term: ScoreTerm, key: str) -> dict[str, Any]:
     if is_own(term["estimator"]):
-        return _loaded(term, key).term(_weight(term, key))
+        return {**_loaded(term, key).term(_weight(term, key)), **_mask(term)}
     return dict(Forest().score([term]).terms[0])
 
 

@@ -20,7 +20,7 @@ def scoring_of(terms: Sequence[Mapping[str, Any]]) -> Fields:
     {'estimator': 'ancestor', 'options': {'weight': 'equal'}}
     """
     [first, *others] = terms
-    if not others and first["weight"] == 1:
+    if not others and first["weight"] == 1 and "mask" not in first:
         return {name: value for name, value in first.items() if name != "weight"}
     return {"terms": list(terms)}
 
@@ -33,22 +33,30 @@ def terms_of(scoring: Fields) -> list[Any]:
 
 
 def label_of(scoring: Fields) -> str:
-    """`tree-grpo`, `grpo + 0.5 parent`.
+    """`tree-grpo`, `grpo + 0.5 parent`, `grpo + parent on tool-calls`.
 
     >>> label_of({"terms": [{"estimator": "grpo", "weight": 1.0}, {"estimator": "parent", "weight": 0.5}]})
     'grpo + 0.5 parent'
     """
-    known = terms_of(scoring)
-    return " + ".join(
-        term["estimator"] if term["weight"] == 1 else f"{term['weight']:g} {term['estimator']}" for term in known
-    )
+    return " + ".join(map(label_of_term, terms_of(scoring)))
 
 
-def levels_of(scoring: Fields) -> set[str]:
-    """Whether the terms are of leaves, of nodes, or both. Raises UserError for an estimator that is not ours."""
+def label_of_term(term: Mapping[str, Any]) -> str:
+    """`0.5 parent on tool-calls`: how much it counts, its estimator, and for which tokens."""
+    weight = "" if term["weight"] == 1 else f"{term['weight']:g} "
+    return f"{weight}{term['estimator']}" + (f" on {term['mask']}" if "mask" in term else "")
+
+
+def is_masked(scoring: Fields) -> bool:
+    """Whether a term counts for some tokens alone."""
+    return any("mask" in term for term in terms_of(scoring))
+
+
+def levels_of(terms: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Whether terms are of leaves, of nodes, or both. Raises UserError for an estimator that is not ours."""
     levels = {known["name"]: known["level"] for known in describe_estimators()}
     found: set[str] = set()
-    for term in terms_of(scoring):
+    for term in terms:
         if (name := term["estimator"]) not in levels and term.get("level") in ("leaf", "node"):
             levels[name] = term["level"]  # of the user's own
         if name not in levels:
@@ -57,8 +65,14 @@ def levels_of(scoring: Fields) -> set[str]:
     return found
 
 
-PARTS = ("leaf_advantage", "node_advantage", "weight")
-"""What a node has beside `advantage`: A(l) and a(n) where it is a sum of both, and a weight of its own."""
+UNMASKED = "unmasked_"
+PARTS = (
+    *("leaf_advantage", "node_advantage", "weight"),
+    *("unmasked_advantage", "unmasked_leaf_advantage", "unmasked_node_advantage"),
+)
+"""What a node has beside `advantage`: A(l) and a(n) where it is a sum of both, and a weight of its own.
+
+`advantage` is what tokens of tool calls get; beside masked terms `unmasked_advantage` is what the other tokens get."""
 
 
 def parts_of(scores: Scores) -> dict[str, Any]:
@@ -66,4 +80,9 @@ def parts_of(scores: Scores) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     if scores.leaf_advantage is not None and scores.node_advantage is not None:
         columns |= {"leaf_advantage": scores.leaf_advantage, "node_advantage": scores.node_advantage}
+    if scores.unmasked_advantage is not None:
+        columns["unmasked_advantage"] = scores.unmasked_advantage
+    if scores.unmasked_leaf_advantage is not None and scores.unmasked_node_advantage is not None:
+        columns["unmasked_leaf_advantage"] = scores.unmasked_leaf_advantage
+        columns["unmasked_node_advantage"] = scores.unmasked_node_advantage
     return columns if scores.weight is None else columns | {"weight": scores.weight}
