@@ -15,9 +15,10 @@ from treegrpo_cli.errors import UserError
 from treegrpo_cli.rollout.collect import Grown, collect
 from treegrpo_cli.rollout.disagreement import RewardsSoFar
 from treegrpo_cli.rollout.forest import join
-from treegrpo_cli.rollout.grove import Grove, groves_of
+from treegrpo_cli.rollout.grove import Grove, groves_of, trees_wait
 from treegrpo_cli.rollout.player import Player
 from treegrpo_cli.rollout.records import tree_record
+from treegrpo_cli.rollout.selection import CoreRule
 from treegrpo_cli.rollout.tree import Prompt, Tree
 from treegrpo_cli.rollout.world import World
 from treegrpo_cli.trees.forest import to_forest
@@ -232,6 +233,7 @@ def test_trees_wait_for_each_other_only_where_something_reads_or_limits_them_all
     ):
         assert sizes(**shared) == [2]
         assert sizes(**shared, rollout={"num_rounds": 0}) == [1, 1]
+        assert not trees_wait(make_config(settings(**shared, rollout={"num_trees": 1})), CoreRule("contrast"))
 
 
 @pytest.mark.parametrize("max_live_trees", [1, 2, 3])

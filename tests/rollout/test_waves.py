@@ -350,3 +350,29 @@ def test_what_cannot_be_is_refused_in_one_line(rollout: dict[str, Any], message:
     with pytest.raises(UserError, match=message) as refused:
         wave_config(rollout)
     assert "\n" not in str(refused.value)
+
+
+seen: list[tuple[int, list[int]]] = []
+"""How many trees a rule was shown, and the prompt's rounds of its candidates."""
+
+
+def by_round(columns: Any, candidates: Any) -> Any:
+    seen.append((len(set(columns["tree"].tolist())), columns["round"][candidates].tolist()))
+    return columns["round"][candidates] + columns["num_children"][candidates] / 100
+
+
+def by_round_of_the_prompt(columns: Any, candidates: Any) -> Any:
+    return by_round(columns, candidates)
+
+
+by_round_of_the_prompt.reads_prompt = True  # type: ignore[attr-defined]
+
+
+def test_a_rule_of_one_s_own_sees_its_tree_or_its_prompt_and_scores_alike_where_expansions_are_dealt() -> None:
+    seen.clear()
+    alone, _ = grow(wave_config(selection={"rule": f"{__name__}:by_round"}), half_dead)
+    assert {num_trees for num_trees, _ in seen} == {1}
+    seen.clear()
+    together, _ = grow(wave_config(selection={"rule": f"{__name__}:by_round_of_the_prompt"}), half_dead)
+    assert {num_trees for num_trees, _ in seen} == {2}
+    assert contents(alone) == contents(together)  # what it says of a candidate is the same, and so is what is drawn

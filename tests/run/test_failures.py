@@ -45,15 +45,15 @@ def test_shares_are_of_prompts_and_of_branches() -> None:
         "failures/tool": 1 / 12,
         "failures/reward": 2 / 12,
     }
-    assert count.share == (6 + 1 + 2) / (6 + 12)  # a prompt that failed counts as its six leaves
+    assert count.share == (6 + 1 + 2) / (6 + 12)  # a prompt that failed counts as six leaves, as the others have
 
 
 def test_a_step_fails_beyond_the_limit_and_not_at_it() -> None:
     half = [grown(0, [], "reset"), grown(1, [3, 3])]
     counted(*half).check("step 1")
-    worse = counted(grown(0, [], "reset"), grown(1, [2, 1], "tool", "tool"))  # 6 + 2 of 6 + 5
+    worse = counted(grown(0, [], "reset"), grown(1, [2, 1], "tool", "tool"))  # 5 + 2 of 5 + 5
     with pytest.raises(
-        FailedRunError, match=r"^73% of step 1 failed \(reset 1, tool 2\), .* 0.5; the last was .* why$"
+        FailedRunError, match=r"^70% of step 1 failed \(reset 1, tool 2\), .* 0.5; the last was .* why$"
     ):
         worse.check("step 1")
 
@@ -241,3 +241,8 @@ def test_a_rollout_in_which_every_tool_call_fails_does_not_end_as_if_all_were_we
     done = treegrpo("rollout", "c.toml", "--output", "t.jsonl", "--quiet", cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert [line for line in done.stderr.splitlines() if line.startswith(said)]
+
+
+def test_a_prompt_that_failed_counts_as_many_leaves_as_budgets_left_the_others() -> None:
+    count = counted(grown(0, [1, 1]), grown(1, [], "reset"), grown(2, [1, 1]))
+    assert count.share == 2 / (2 + 4)

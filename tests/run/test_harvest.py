@@ -23,6 +23,7 @@ TASK = Task("q", "a", columns={"question": "q", "answer": "a"})
         ({"selection": {"rule": "contrast"}}, set()),
         ({"selection": {"rule": "contrast"}, "rollout": {"num_rounds": 0}}, {("00000000", 1)}),
         ({"budget": {"prompt_tokens": 100}}, set()),
+        ({"budget": {"prompt_tokens": 100}, "rollout": {"num_trees": 1}}, {("00000000", 1)}),
     ],
     ids=str,
 )

@@ -8,10 +8,11 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen3Config
 from treegrpo_cli.config import Config
+from treegrpo_cli.config.files import make_config
 from treegrpo_cli.models.pretrained import shape_of_causal_lm
 from treegrpo_cli.models.sizes import ModelSizes, UncountableError
 from treegrpo_cli.train.batch import layouts, to_batch
-from treegrpo_cli.train.footprint import trainer_bytes
+from treegrpo_cli.train.footprint import most_leaves, trainer_bytes
 from treegrpo_cli.train.paths import named
 from treegrpo_cli.train.policy import Policy
 from treegrpo_cli.train.schedule import make_optimizer
@@ -140,3 +141,25 @@ def test_experts_count_as_many_as_a_token_goes_through(models: dict[str, Path]) 
     model = shape_of_causal_lm(models["qwen2"])
     model.config.num_experts_per_tok, model.config.moe_intermediate_size = 4, 96
     assert ModelSizes.of(model).intermediate == 4 * 96
+
+
+@pytest.mark.parametrize(
+    ("sections", "of_tree", "of_all"),
+    [
+        ({}, 5, 4 * 2 * 5),
+        ({"rollout": {"num_kept_leaves": 2}}, 2, 4 * 2 * 2),
+        ({"rollout": {"allocation": "uncertain"}}, 1 + 8 * 2 * 4, 4 * 2 + 8 * 2 * 4),
+        ({"rollout": {"rescue": "dead", "max_rescues": 3}}, 8, 4 * (2 * 5 + 3)),
+        ({"budget": {"prompt_leaves": 4}}, 3, 4 * 4),
+        ({"budget": {"prompt_leaves": 1}}, 1, 4 * 2),
+        ({"budget": {"step_leaves": 20}}, 5, 4 * 2 + 4),
+        ({"rollout": {"allocation": "uncertain"}, "budget": {"step_leaves": 20}}, 5, 4 * 2 + 4),
+    ],
+    ids=str,
+)
+def test_the_most_leaves_are_those_that_rounds_allocation_rescues_and_budgets_allow(
+    sections: dict[str, Any], of_tree: int, of_all: int
+) -> None:
+    rollout = {"num_trees": 2, "num_expansions": 2, "num_rounds": 2} | sections.get("rollout", {})
+    train = {"prompts_per_step": 8, "prompts_per_minibatch": 4}
+    assert most_leaves(make_config({**sections, "rollout": rollout, "train": train})) == (of_tree, of_all)

@@ -94,7 +94,8 @@ class Group:
     tasks: list[asyncio.Task[list[Tree]]] = field(default_factory=list)
     trees: list[Tree] = field(default_factory=list)
     failure: Failure | None = None
-    start: float = field(default_factory=time.monotonic)
+    start: float | None = None
+    """When its first tree was started."""
 
     def fail(self, error: PromptError) -> None:
         """Give the prompt up, and the trees that still grow from it."""
@@ -105,11 +106,12 @@ class Group:
 
     def grown(self) -> Grown:
         """The result."""
+        seconds = 0.0 if self.start is None else time.monotonic() - self.start
         if self.failure is not None:
-            return Grown(self.prompt, [], [self.failure], time.monotonic() - self.start)
+            return Grown(self.prompt, [], [self.failure], seconds)
         trees = sorted(self.trees, key=lambda tree: tree.tree_id)
         failures = [failure for tree in trees for failure in tree.failures]
-        return Grown(self.prompt, trees, failures, time.monotonic() - self.start)
+        return Grown(self.prompt, trees, failures, seconds)
 
 
 class Groups(AsyncIterator[Grown]):
@@ -190,6 +192,7 @@ class Groups(AsyncIterator[Grown]):
         return min(len(grove.trees), self._player.config.rollout.max_live_trees)
 
     def _start(self, group: Group, grove: Grove) -> None:
+        group.start = group.start or time.monotonic()
         task = asyncio.create_task(grove.run())
         self._groves.add(task)
         group.tasks.append(task)

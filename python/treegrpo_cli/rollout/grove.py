@@ -197,4 +197,5 @@ def groves_of(player: Player, prompt: Prompt, tree_ids: Sequence[int]) -> list[G
 
 def trees_wait(config: Config, rule: Rule) -> bool:
     """Whether the rounds of a prompt's trees wait for each other, so that they grow all in one go or not at all."""
-    return config.rollout.num_rounds > 0 and (rule.reads_prompt or config.budget.limits_prompts)
+    several = config.rollout.num_trees > 1 and config.rollout.num_rounds > 0
+    return several and (rule.reads_prompt or config.budget.limits_prompts)

@@ -33,6 +33,7 @@ from treegrpo_cli.user_code import call, keyword_options, load_dotted, looking_a
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from treegrpo_cli._core import Forest
     from treegrpo_cli.config import SelectionConfig
     from treegrpo_cli.rollout.selection import Candidates
 
@@ -59,8 +60,19 @@ class OwnRule:
         return False
 
     async def scores(self, candidates: Candidates, nodes: NDArray[np.uint32]) -> NDArray[np.float64]:
-        """The function's score of each of these candidates, [C]. Raises UserError for any mistake of it."""
-        columns = columns_of(candidates.forest)
+        """The function's score of each of these candidates, [C]. Raises UserError for any mistake of it.
+
+        It is asked tree by tree, unless it reads the prompt's, also where the candidates are of several.
+        """
+        if self.reads_prompt:
+            return await self._ask(candidates.forest, nodes)
+        scores = np.empty(len(nodes), dtype=np.float64)
+        for places, tree, own in candidates.apart(nodes):
+            scores[places] = await self._ask(tree, own)
+        return scores
+
+    async def _ask(self, forest: Forest, nodes: NDArray[np.uint32]) -> NDArray[np.float64]:
+        columns = columns_of(forest)
         ask = functools.partial(self.function, columns, read_only(nodes.copy()), **self.options)
         try:
             answer = await call(ask, timeout_s=self.timeout_s, urgent=False)

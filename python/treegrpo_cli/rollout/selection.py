@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,6 +35,7 @@ class Candidates:
 
     def __init__(self, trees: Sequence[Tree], before: RewardsSoFar | None = None) -> None:
         self.before = before or RewardsSoFar()
+        self._trees = trees
         self._orders = [np.array(tree.in_key_order(), dtype=np.uint32) for tree in trees]
         self._starts = np.cumsum([0, *map(len, self._orders)])
         self.forest = Forest.concat([tree.forest for tree in trees], self._orders)
@@ -43,15 +44,30 @@ class Candidates:
             for tree, order, start in zip(trees, self._orders, self._starts[:-1], strict=True)
         ]
 
+    def apart(self, nodes: NDArray[np.uint32]) -> Iterator[tuple[NDArray[np.intp], Forest, NDArray[np.uint32]]]:
+        """Split nodes of `forest` by tree: their places among `nodes`, a forest of the tree alone, their ids there."""
+        if self.forest.num_trees == 1:
+            yield np.arange(len(nodes)), self.forest, nodes
+            return
+        trees = self._trees_of(nodes)
+        for tree in np.unique(trees):
+            places = np.flatnonzero(trees == tree)
+            alone = Candidates([self._trees[tree]], self.before)
+            yield places, alone.forest, nodes[places] - np.uint32(self._starts[tree])
+
     def by_tree(self, nodes: NDArray[np.uint32]) -> list[list[int]]:
         """Split nodes of `forest`: the own ids of each tree's."""
-        trees = np.searchsorted(self._starts, nodes, side="right") - 1
+        trees = self._trees_of(nodes)
         return [self.in_tree(tree, nodes[trees == tree]) for tree in range(len(self._orders))]
 
     def in_tree(self, tree: int, nodes: NDArray[np.uint32]) -> list[int]:
         """The tree's own ids of these nodes of `forest`; `tree` is its place among the trees."""
         own: list[int] = self._orders[tree][nodes.astype(np.int64) - self._starts[tree]].tolist()
         return own
+
+    def _trees_of(self, nodes: NDArray[np.uint32]) -> NDArray[np.intp]:
+        """The place of each node's tree among the trees."""
+        return np.searchsorted(self._starts, nodes, side="right") - 1
 
 
 class Rule(Protocol):

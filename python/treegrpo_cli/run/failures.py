@@ -49,13 +49,13 @@ class FailureLog:
 class FailureCount:
     """How much of a step, or of a rollout so far, failed.
 
-    A prompt that failed counts as all the leaves that would have been kept of it; a branch that a tool closed and a
-    kept leaf whose reward failed as one.
+    A prompt that failed counts as as many leaves as the others have on average, or where all failed as those that would
+    have been kept of it; a branch that a tool closed and a kept leaf whose reward failed count as one.
     """
 
     def __init__(self, config: Config) -> None:
         self._limit = config.train.max_failed_fraction
-        self._leaves_a_prompt = config.rollout.num_trees * config.rollout.leaves_kept
+        self._leaves_kept = config.rollout.num_trees * config.rollout.leaves_kept
         self.num_prompts = self.num_branches = 0
         self.num_failed: Counter[Kind] = Counter()
         self._last = ""
@@ -72,7 +72,9 @@ class FailureCount:
     @property
     def share(self) -> float:
         """Failed leaves over all that there should be; 0 where there should be none."""
-        lost = (self.num_failed["prompt"] + self.num_failed["reset"]) * self._leaves_a_prompt
+        num_lost = self.num_failed["prompt"] + self.num_failed["reset"]
+        others = self.num_prompts - num_lost
+        lost = num_lost * (self.num_branches / others if others else self._leaves_kept)
         failed = lost + self.num_failed["tool"] + self.num_failed["reward"]
         return failed / max(lost + self.num_branches, 1)
 

@@ -143,10 +143,29 @@ def _tokens(config: Config, sizes: ModelSizes, device: torch.device) -> int:
     path = min(config.rollout.context_tokens, sizes.max_tokens or config.rollout.context_tokens)
     if _is_edge_by_edge(config):
         return path
-    tree, budget = config.rollout.leaves_kept * path, config.train.microbatch_tokens
+    of_tree, of_all = most_leaves(config)
+    budget = config.train.microbatch_tokens
     if device.type == "cpu":
-        budget = min(budget, max(CACHED_TOKENS, tree))
-    return max(path, min(budget, prompts_per_minibatch(config) * config.rollout.num_trees * tree))
+        budget = min(budget, max(CACHED_TOKENS, of_tree * path))
+    return max(path, min(budget, of_all * path))
+
+
+def most_leaves(config: Config) -> tuple[int, int]:
+    """The most leaves that a tree can have, and that all trees of a mini-batch have together."""
+    rollout, budget = config.rollout, config.budget
+    step, batch, num_trees = config.train.prompts_per_step, prompts_per_minibatch(config), rollout.num_trees
+    of_tree, of_all = rollout.leaves_kept, batch * num_trees * rollout.leaves_kept
+    if rollout.allocation == "uncertain":  # one tree may get them all
+        dealt = step * num_trees * (rollout.num_leaves - 1)
+        of_tree, of_all = 1 + dealt, batch * num_trees + dealt
+    if rollout.rescue != "none":
+        of_tree, of_all = of_tree + rollout.max_rescues, of_all + batch * rollout.max_rescues
+    for leaves, prompts in ((budget.prompt_leaves, 1), (budget.step_leaves, step)):
+        if leaves:  # first chains always run
+            expansions = max(leaves - prompts * num_trees, 0)
+            of_tree = min(of_tree, 1 + expansions)
+            of_all = min(of_all, batch * num_trees + expansions * (batch if prompts == 1 else 1))
+    return of_tree, of_all
 
 
 def _is_edge_by_edge(config: Config) -> bool:
