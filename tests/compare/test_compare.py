@@ -183,6 +183,12 @@ def test_a_report_is_made_again_of_the_kept_runs(tmp_path: Path) -> None:
     assert "| 0.4 | tool calls | 4 [4, 4] ×1.00 (n 5/5) | 1 [1, 1] ×0.25 (n 5/5) |" in text
     files = {path.name: path.read_bytes() for path in tmp_path.glob("score-*.svg")}
     assert files.keys() == {f"score-{axis}.svg" for axis in ("tokens", "tool_calls", "seconds")}
+    done = run("compare", "--report-only", "--output", tmp_path, "--seeds", "1,3")
+    assert done.returncode == 0, done.stderr
+    assert "| fast | 2 | 0.620 [0.610, 0.630] |" in (tmp_path / "report.md").read_text()
+    assert "--seeds: 5 is no seed of the comparison, which has 0, 1" in refused(
+        run("compare", "--report-only", "--output", tmp_path, "--seeds", "5,")
+    )
     done = run("compare", "--report-only", "--output", tmp_path, "--targets", "0.3,9")
     assert done.returncode == 0, done.stderr
     assert (
@@ -211,6 +217,7 @@ def test_a_report_says_where_runs_ended_before_the_budget(tmp_path: Path) -> Non
         (["{a}", "--common", "{tmp}/none.toml", "--budget-tokens", "5"], "none.toml: No such file"),
         (["{a}", "--seeds", "x", "--budget-tokens", "5"], "--seeds 'x': expected how many"),
         (["{a}", "--targets", "high", "--budget-tokens", "5"], "--targets 'high': expected scores"),
+        (["{c}", "--score", "em", "--budget-tokens", "5"], "--score 'em': evaluations have no such score, valid: f1"),
         (["{a}", "seed=3", "--budget-tokens", "5"], "seed: every run has its own"),
         (["{a}", "--budget-seconds", "5"], "a.toml: train.eval_tokens or train.eval_steps: the scores come from"),
         (["{a}", "{b}", "--budget-tokens", "5"], "b.toml: data.eval is 'other.jsonl', and the first arm has ''"),
@@ -220,7 +227,8 @@ def test_a_report_says_where_runs_ended_before_the_budget(tmp_path: Path) -> Non
 def test_mistakes_are_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text("")
     (tmp_path / "b.toml").write_text("[data]\neval = 'other.jsonl'\n")
-    named = {"a": tmp_path / "a.toml", "b": tmp_path / "b.toml", "tmp": tmp_path}
+    (tmp_path / "c.toml").write_text("[reward]\nfunctions = ['exact_match', 'f1']\neval_function = 'f1'\n")
+    named = {name: tmp_path / f"{name}.toml" for name in "abc"} | {"tmp": tmp_path}
     output = [] if "--output" in arguments else ["--output", str(tmp_path / "out")]
     assert message in refused(run("compare", *(text.format(**named) for text in arguments), *output))
 
@@ -235,6 +243,33 @@ def test_reports_of_what_is_not_there_are_one_line(tmp_path: Path) -> None:
     assert "a-seed0: has no score 'g', valid: f" in said
     (tmp_path / "comparison.json").write_text("{")
     assert "is not what a comparison wrote" in refused(run("compare", "--report-only", "--output", tmp_path))
+
+
+def test_a_full_disk_leaves_the_report_that_was_there(tmp_path: Path) -> None:
+    write_run(tmp_path, "a", 0, 0.0, [(50, 2, 1.0, 0.2)])
+    write_plan(tmp_path, ["a"], [0], 50)
+    assert run("compare", "--report-only", "--output", tmp_path).returncode == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for name in ("results.json", "score-tokens.png", "report.md"):
+        partial = tmp_path / f".{name}.partial"
+        partial.symlink_to("/dev/full")
+        said = refused(run("compare", "--report-only", "--output", tmp_path))
+        assert said == f"treegrpo: {tmp_path / name}: No space left on device"
+        assert not partial.is_symlink()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_a_score_that_is_no_number_is_one_line(tmp_path: Path) -> None:
+    path = write_run(tmp_path, "a", 0, 0.0, [(50, 2, 1.0, 0.2)])
+    write_plan(tmp_path, ["a"], [0], 50)
+    lines = (path / "metrics.jsonl").read_text()
+    for value, message in (("null", "expected evaluations with eval/f, got none"), ('"x"', "could not convert string")):
+        (path / "metrics.jsonl").write_text(
+            lines.replace('"eval/f":0.2', f'"eval/f":{value}').replace(":0.0,", ":null,")
+        )
+        assert message in refused(run("compare", "--report-only", "--output", tmp_path))
+    (path / "metrics.jsonl").write_text(lines.replace('"eval/f":0.2', '"eval/f":NaN'))
+    assert "metrics.jsonl:3: not JSON" in refused(run("compare", "--report-only", "--output", tmp_path))
 
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

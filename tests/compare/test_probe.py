@@ -184,6 +184,7 @@ def test_vectors_that_are_no_vectors_are_one_line(folder: Path, probed: Path) ->
     [
         (["--repeats", "3"], "--repeats: only with --probe"),
         (["--probe", "--budget-tokens", "100"], "--budget-tokens: not with --probe, which trains nothing"),
+        (["--probe", "--seeds", "3"], "--seeds: not with --probe"),
         (["--probe", "--repeats", "1"], "--repeats 1: pairs of repeats need two of them"),
         (["--probe", "--prompts", "1"], "--prompts 1: intervals are over prompts"),
         (["--probe", "--reference-chains", "1"], "--reference-chains 1: a baseline of the others needs two"),
@@ -246,3 +247,38 @@ def test_what_is_not_known_stands_as_such_in_the_tables() -> None:
     text = markdown(Probe({"a": known, "b": known, "c": unknown}, 3, 2, "reference"))
     assert "| b | 1.00 [0.00, ∞] |" in text
     assert "| c | – | – | – | – | – ×– | – ×– |" in text
+
+
+def test_settings_that_came_with_a_newer_version_are_taken_for_their_defaults(folder: Path, probed: Path) -> None:
+    older = folder / "older"
+    shutil.copytree(probed, older)
+    head = json.loads((older / "probe.json").read_text())
+    for settings in head["arms"].values():
+        del settings["rollout.rescue"], settings["budget.step_tokens"]
+    (older / "probe.json").write_text(json.dumps(head))
+    options, shown = ProbeOptions(num_prompts=3, num_repeats=2, num_chains=4), list[Probe]()
+    run_probe(arms_of(folder), options, older, Reporter(), shown.append)
+    assert shown[0].num_repeats == 2
+    for settings in head["arms"].values():
+        settings["rollout.max_rescues"] = 3
+    (older / "probe.json").write_text(json.dumps(head))
+    with pytest.raises(FileError, match=r"holds a probe with arm two: rollout\.max_rescues = 3, now 8"):
+        run_probe(arms_of(folder), options, older, Reporter(), print)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("repeats.jsonl", b'{"arm": "two", "repeat": 0}\n', r"repeats\.jsonl:1: is not what a probe wrote"),
+        ("repeats.jsonl", b'{"arm": "two"\n{}\n', r"repeats\.jsonl:1: is no JSON"),
+        ("probe.json", b'{"format": 1}', r"probe\.json: is not what a probe wrote: it has no arms"),
+    ],
+)
+def test_files_that_no_probe_wrote_are_one_line(
+    file: str, content: bytes, message: str, folder: Path, probed: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(probed, tmp_path / "probe")
+    (tmp_path / "probe" / file).write_bytes(content)
+    options = ProbeOptions(num_prompts=3, num_repeats=2, num_chains=4)
+    with pytest.raises(FileError, match=message):
+        run_probe(arms_of(folder), options, tmp_path / "probe", Reporter(), print)

@@ -14,12 +14,13 @@ from treegrpo_cli.compare.arms import Arm, load_arms, parse_seeds
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.run.progress import Reporter
 
+NUM_SEEDS = "5"
 BUDGET_OPTIONS = "--budget-tokens, --budget-tool-calls and --budget-seconds"
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The arguments as they were typed; `budgets` by axis, those that were given."""
+    """The arguments as they were typed, "" where nothing was; `budgets` by axis, those that were given."""
 
     arms: Sequence[str]
     common: str | None
@@ -37,10 +38,11 @@ def run_compare(asked: Asked, *, jobs: int | None, report_only: bool, quiet: boo
         raise UserError(f"give one budget, of {BUDGET_OPTIONS}")
     targets = parse_targets(asked.targets)
     check_packages()
-    from treegrpo_cli.compare.comparison import Plan, of_arms, report, run_comparison
+    from treegrpo_cli.compare.comparison import Plan, part_of, report, run_comparison
 
     if report_only:
-        plan = of_arms(Plan.read(folder), [arm.name for arm in arms])
+        seeds = parse_seeds(asked.seeds) if asked.seeds else []
+        plan = part_of(Plan.read(folder), [arm.name for arm in arms], seeds)
         for axis, budget in asked.budgets.items():
             plan = replace(plan, axis=axis, budget=budget)
         report(folder, replace(plan, score=asked.score or plan.score, targets=targets or plan.targets), reporter)
@@ -50,7 +52,7 @@ def run_compare(asked: Asked, *, jobs: int | None, report_only: bool, quiet: boo
     prepare_libraries()
     [(axis, budget)] = asked.budgets.items()
     names = tuple(arm.name for arm in arms)
-    plan = Plan(names, tuple(parse_seeds(asked.seeds)), axis, budget, asked.score, targets)
+    plan = Plan(names, tuple(parse_seeds(asked.seeds or NUM_SEEDS)), axis, budget, asked.score, targets)
     run_comparison(arms, plan, folder, jobs, reporter)
 
 

@@ -28,7 +28,8 @@ from treegrpo_cli.config import Config
 from treegrpo_cli.config.files import load_config
 from treegrpo_cli.data.lock import output_lock
 from treegrpo_cli.data.whole_file import write_whole
-from treegrpo_cli.errors import FailedRunError, FileError, UserError, said
+from treegrpo_cli.errors import FailedRunError, FileError, UserError, nearest, said
+from treegrpo_cli.run.evaluation import score_names
 from treegrpo_cli.run.progress import Reporter
 from treegrpo_cli.run.spending import Spent, read_metrics
 
@@ -67,8 +68,11 @@ class Plan:
         return plan
 
     def write(self, folder: Path) -> None:
-        """Write it for a later report."""
-        write_whole(folder / "comparison.json", orjson.dumps(asdict(self), option=orjson.OPT_INDENT_2))
+        """Write it for a later report. Raises FileError."""
+        try:
+            write_whole(folder / "comparison.json", orjson.dumps(asdict(self), option=orjson.OPT_INDENT_2))
+        except OSError as error:
+            raise FileError(error.filename or folder, said(error)) from None
 
 
 def run_comparison(arms: Sequence[Arm], plan: Plan, folder: Path, num_jobs: int | None, reporter: Reporter) -> None:
@@ -79,6 +83,7 @@ def run_comparison(arms: Sequence[Arm], plan: Plan, folder: Path, num_jobs: int 
     """
     budget = int(plan.budget) if plan.axis != "seconds" else plan.budget
     runs = make_runs(arms, plan.seeds, folder.absolute(), {BUDGET_KEYS[plan.axis]: budget})
+    check_score(runs[0].config, plan.score)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -129,21 +134,21 @@ def report(folder: Path, plan: Plan, reporter: Reporter, failed: Mapping[str, st
     """
     metrics, configs = _finished(folder, plan)
     score = choose_score([(folder / "runs" / run_name(*key), lines) for key, lines in metrics.items()], plan.score)
-    curves = {
-        arm: {seed: curve_of(lines, score) for (name, seed), lines in metrics.items() if name == arm}
-        for arm in dict.fromkeys(name for name, _ in metrics)
-    }
     try:
+        curves = {
+            arm: {seed: curve_of(lines, score) for (name, seed), lines in metrics.items() if name == arm}
+            for arm in dict.fromkeys(name for name, _ in metrics)
+        }
         results = compare(curves, Question(score, plan.axis, plan.budget, plan.targets))
     except ValueError as error:
         raise FileError(folder, str(error)) from None
     try:
+        write_whole(folder / "results.json", orjson.dumps(results, option=orjson.OPT_INDENT_2))
         pictures = [file.name for file in draw_curves(results, folder) if file.suffix == ".png"]
+        written = Report(results, _different(configs), _notes(plan, curves, results, failed or {}), pictures)
+        write_whole(folder / "report.md", written.markdown().encode())
     except OSError as error:
         raise FileError(error.filename or folder, said(error)) from None
-    written = Report(results, _different(configs), _notes(plan, curves, results, failed or {}), pictures)
-    write_whole(folder / "results.json", orjson.dumps(results, option=orjson.OPT_INDENT_2))
-    write_whole(folder / "report.md", written.markdown().encode())
     for table in written.tables():
         reporter.table(table)
     for note in written.notes:
@@ -151,12 +156,27 @@ def report(folder: Path, plan: Plan, reporter: Reporter, failed: Mapping[str, st
     reporter.say(f"report.md, pictures and results.json are in {folder}")
 
 
-def of_arms(plan: Plan, names: Sequence[str]) -> Plan:
-    """The same of some of its arms, in this order. Raises UserError for one that it does not have."""
-    for name in names:
+def check_score(config: Config, score: str) -> None:
+    """Raise UserError where evaluations will not have this score, before anything is trained for it."""
+    names = score_names(config.reward)
+    if score and score not in names:
+        raise UserError(f"--score {score!r:.60}: evaluations have no such score, {nearest(score, names)}")
+
+
+def part_of(plan: Plan, arms: Sequence[str], seeds: Sequence[int]) -> Plan:
+    """The same of some of its arms, in this order, and some of its seeds; () is all.
+
+    Raises UserError for one that it does not have.
+    """
+    for name in arms:
         if name not in plan.arms:
             raise UserError(f"{name}: is no arm of the comparison, which has {', '.join(plan.arms)}")
-    return replace(plan, arms=tuple(names)) if names else plan
+    for seed in seeds:
+        if seed not in plan.seeds:
+            raise UserError(
+                f"--seeds: {seed} is no seed of the comparison, which has {', '.join(map(str, plan.seeds))}"
+            )
+    return replace(plan, arms=tuple(arms) or plan.arms, seeds=tuple(seeds) or plan.seeds)
 
 
 def _share_out(fleet: Fleet, waiting: Sequence[Run], plan: Plan, num_jobs: int | None) -> tuple[int, int]:

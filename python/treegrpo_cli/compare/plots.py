@@ -6,6 +6,7 @@ apart, and no two of forty arms share both.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from treegrpo_cli.compare.curves import AXES
+from treegrpo_cli.data.whole_file import write_whole
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
@@ -33,9 +35,17 @@ def draw_curves(results: Mapping[str, Any], folder: Path) -> list[Path]:
             figure = _figure(results["score"], arms, axis)
             pair = [folder / f"score-{axis}.{ending}" for ending in ("png", "svg")]
             for file in pair:
-                figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
+                save_picture(figure, file)
         files += pair
     return files
+
+
+def save_picture(figure: Figure, file: Path) -> None:
+    """Draw into a file, in the format that its ending names; a full disk leaves what was there."""
+    content = io.BytesIO()
+    kind = file.suffix.removeprefix(".")
+    figure.savefig(content, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+    write_whole(file, content.getvalue())
 
 
 def _figure(score: str, arms: Sequence[Mapping[str, Any]], axis: str) -> Figure:

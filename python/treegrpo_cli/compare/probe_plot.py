@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from treegrpo_cli.compare.plots import save_picture
 from treegrpo_cli.compare.probe_statistics import Interval
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def draw_probe(probe: Probe, folder: Path) -> list[Path]:
         figure.suptitle(f"{probe.num_prompts} prompts, {probe.num_repeats} repeats; 95% intervals over prompts")
         files = [folder / "probe.png", folder / "probe.svg"]
         for file in files:
-            figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
+            save_picture(figure, file)
     return files
 
 

@@ -12,21 +12,19 @@ import io
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from treegrpo_cli.compare.probe_bench import PromptRow, RepeatResult
+from treegrpo_cli.config import Config
 from treegrpo_cli.config.effects import CANNOT_CHANGE_THE_RESULT
 from treegrpo_cli.config.secrets import without_passwords
 from treegrpo_cli.config.values import flat
 from treegrpo_cli.data.whole_file import write_whole
 from treegrpo_cli.errors import FileError, said
-
-if TYPE_CHECKING:
-    from treegrpo_cli.config import Config
 
 FORMAT = 1
 
@@ -76,11 +74,10 @@ class ProbeStore:
     def load(self, arm: str, repeat: int) -> RepeatResult:
         """Read a repeat that is done."""
         line, path = self._lines[arm, repeat], self._vectors(arm, repeat)
-        rows = [PromptRow(**row) for row in line["prompts"]]
-        vectors = self._load_vectors(path)
-        if len(vectors) != sum(row.learned for row in rows):
+        result = _result_of(line, self._load_vectors(path))
+        if len(result.vectors) != sum(row.learned for row in result.rows):
             raise FileError(path, "does not belong to its line in repeats.jsonl; remove both")
-        return RepeatResult(rows, vectors, line["rollout_s"], line["update_s"])
+        return result
 
     @staticmethod
     def _load_vectors(path: Path) -> NDArray[np.float32]:
@@ -107,9 +104,13 @@ class ProbeStore:
         whole = content[: content.rfind(b"\n") + 1]
         if whole != content:  # a kill left a part of a line
             write_whole(lines, whole)
-        for line in whole.splitlines():
-            record = self._parsed(lines, line)
-            arm, repeat = record["arm"], record["repeat"]
+        for number, line in enumerate(whole.splitlines(), 1):
+            record = self._parsed(lines, line, number)
+            try:
+                arm, repeat = str(record["arm"]), int(record["repeat"])
+                _result_of(record, np.zeros((0, 0), dtype=np.float32))
+            except (KeyError, TypeError, ValueError):
+                raise FileError(lines, "is not what a probe wrote", number) from None
             if self._vectors(arm, repeat).exists():
                 self._lines[arm, repeat] = record
 
@@ -117,8 +118,12 @@ class ProbeStore:
         """Raise FileError where what is there was asked otherwise: repeats of two questions do not mix."""
         asked = {key: value for key, value in self._head.items() if key != "arms"}
         pairs = [(key, saved.get(key), value) for key, value in asked.items()]
+        defaults, arms = _lasting(Config()), saved.get("arms")
+        if not isinstance(arms, dict) or not all(isinstance(settings, dict) for settings in arms.values()):
+            raise FileError(head, "is not what a probe wrote: it has no arms")
         for name, settings in self._head["arms"].items():
-            before = saved.get("arms", {}).get(name, settings)
+            newer = {key: defaults[key] for key in settings if key in defaults}  # the version that wrote it had fewer
+            before = newer | arms.get(name, settings)
             keys = sorted(before.keys() | settings.keys())
             pairs += [(f"arm {name}: {key}", before.get(key), settings.get(key)) for key in keys]
         for what, before, now in pairs:
@@ -126,14 +131,20 @@ class ProbeStore:
                 raise FileError(head, f"holds a probe with {what} = {before!r}, now {now!r}; give another --output")
 
     @staticmethod
-    def _parsed(path: Path, content: bytes) -> dict[str, Any]:
+    def _parsed(path: Path, content: bytes, line: int | None = None) -> dict[str, Any]:
         try:
             record = orjson.loads(content)
         except orjson.JSONDecodeError as error:
-            raise FileError(path, f"is no JSON: {error}") from None
+            raise FileError(path, f"is no JSON: {error}", line) from None
         if not isinstance(record, dict):
-            raise FileError(path, "expected an object")
+            raise FileError(path, "expected an object", line)
         return record
+
+
+def _result_of(line: Mapping[str, Any], vectors: NDArray[np.float32]) -> RepeatResult:
+    """Put a line together with its vectors. Raises KeyError, TypeError or ValueError for a line that is none."""
+    rows = [PromptRow(**row) for row in line["prompts"]]
+    return RepeatResult(rows, vectors, float(line["rollout_s"]), float(line["update_s"]))
 
 
 def _lasting(config: Config) -> dict[str, Any]:

@@ -54,6 +54,16 @@ class RewardFunction(Protocol):
         ...
 
 
+def short_names(whole: Sequence[str]) -> list[str]:
+    """What stands behind the colon of each dotted path, all of it where two share that.
+
+    >>> short_names(["judge.py:rate", "exact_match"])
+    ['rate', 'exact_match']
+    """
+    short = [name.rpartition(":")[2] for name in whole]
+    return [one if short.count(one) == 1 else name for one, name in zip(short, whole, strict=True)]
+
+
 @dataclass(frozen=True, slots=True)
 class WeightedSum:
     """Σ weight · reward over `functions`; a rollout that one of them leaves unscored is unscored."""
@@ -65,10 +75,8 @@ class WeightedSum:
 
     @property
     def names(self) -> list[str]:
-        """What metrics and files call each function: what stands behind the colon, all of it where two share that."""
-        whole = [function.name for function in self.functions]
-        short = [name.rpartition(":")[2] for name in whole]
-        return [one if short.count(one) == 1 else name for one, name in zip(short, whole, strict=True)]
+        """What metrics and files call each function."""
+        return short_names([function.name for function in self.functions])
 
     def problems(self, tasks: Sequence[Task]) -> list[str]:
         """A line for each function that cannot judge rollouts of these tasks."""

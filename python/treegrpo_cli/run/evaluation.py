@@ -9,15 +9,26 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from treegrpo_cli.rewards import LeafReward
 from treegrpo_cli.rewards.answers import answer_of, normalise
+from treegrpo_cli.rewards.base import short_names
 from treegrpo_cli.rollout.collect import Grown
 from treegrpo_cli.rollout.failures import Failure
 from treegrpo_cli.run.intervals import Mean, mean_with_interval
 
+if TYPE_CHECKING:
+    from treegrpo_cli.config import RewardConfig
+
 REWARD = "reward"
 """What the weighted sum is called beside the functions' names."""
+
+
+def score_names(reward: RewardConfig) -> list[str]:
+    """What evaluations while training are told by: a function each, and beside several `reward`, their sum."""
+    names = short_names(reward.evaluated.functions)
+    return [*names, REWARD] if len(names) > 1 else names
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,9 @@ def compare(
         typer.Option(metavar="FILE", help="Settings of all arms, under their own files.", show_default=False),
     ] = None,
     output: Annotated[str, typer.Option(metavar="DIR", help="Where runs and report go.")] = "runs/compare",
-    seeds: Annotated[str, typer.Option(help="How many, as 5, or which, as 3,7,11.")] = "5",
+    seeds: Annotated[
+        str, typer.Option(help="How many, as 5, or which, as 3,7,11.  [default: 5]", show_default=False)
+    ] = "",
     budget_tokens: Annotated[
         int | None, typer.Option(min=1, help="Generated tokens of each run.", show_default=False)
     ] = None,
@@ -117,7 +119,13 @@ def compare(
         "--probe-seed": probe_seed,
     }
     of_training: dict[str, Any] = {f"--budget-{axis.replace('_', '-')}": budget for axis, budget in budgets.items()}
-    of_training |= {"--score": score, "--targets": targets, "--jobs": jobs, "--report-only": report_only}
+    of_training |= {
+        "--seeds": seeds,
+        "--score": score,
+        "--targets": targets,
+        "--jobs": jobs,
+        "--report-only": report_only,
+    }
     check_options(of_training if probe else of_probe, probes=probe)
     asked = Asked(
         arms=arms or [],
