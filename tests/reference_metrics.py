@@ -79,4 +79,44 @@ def reference_metrics(trees: Sequence[TreeRecord], drop_dead: bool = False) -> d
         "tree/intra_reward_std": mean([std(rewards_of([tree])) for tree in trees]),
         "tree/depth_mean": mean([n["depth"] for tree in learned for n in tree.nodes if n["reward"] is not None]),
         "tree/frac_zero_advantage_nodes": mean([node["advantage"] == 0 for node in turns]),
-    } | {f"tree/abs_advantage_depth_{depth}": mean(sizes) for depth, sizes in by_depth.items()}
+        **{f"tree/abs_advantage_depth_{depth}": mean(sizes) for depth, sizes in by_depth.items()},
+        **granularity(learned),
+    }
+
+
+def granularity(trees: Sequence[TreeRecord]) -> dict[str, float]:
+    """Every two siblings, one by one; the first turns of all trees of a prompt are siblings."""
+    turns = [(tree, n) for tree in trees for n in tree.nodes if n["depth"] > 0 and n["num_leaves"] > 0]
+    total = sum(abs(node["advantage"]) for _, node in turns)
+    found: dict[str, dict[str, list[float]]] = {}
+    for tree, node in turns:
+        for level in (f"depth_{node['depth']}", f"tokens_{least(tokens_before(tree, node))}"):
+            here = found.setdefault(level, {"gaps": [], "sizes": []})
+            here["sizes"].append(abs(node["advantage"]))
+            for other_tree, other in turns:
+                is_later = (other_tree.tree_id, other["id"]) > (tree.tree_id, node["id"])
+                if is_later and state_of(tree, node) == state_of(other_tree, other):
+                    here["gaps"].append(abs(node["value"] - other["value"]))
+    metrics: dict[str, float] = {}
+    for level, here in found.items():
+        metrics[f"tree/comparisons_{level}"] = len(here["gaps"])
+        metrics[f"tree/decisive_comparisons_{level}"] = sum(gap > FLAT for gap in here["gaps"])
+        metrics[f"tree/gap_{level}"] = mean(here["gaps"])
+        metrics[f"tree/abs_advantage_share_{level}"] = sum(here["sizes"]) / total if total else 0.0
+    return metrics
+
+
+def state_of(tree: TreeRecord, node: Node) -> tuple[Any, ...]:
+    return (tree.prompt_id, tree.tree_id if node["parent"] else None, node["parent"])
+
+
+def tokens_before(tree: TreeRecord, node: Node) -> int:
+    return sum(len(above["token_ids"]) for above in path_of(tree, node)[1:-1])
+
+
+def least(position: int) -> int:
+    """Of 0, 1, 4, 16, 64, ... the greatest that is no more."""
+    bound = 1
+    while bound * 4 <= position:
+        bound *= 4
+    return bound if position else 0

@@ -191,6 +191,13 @@ def test_a_summary_counts_what_the_published_trees_hold() -> None:
     assert [d["reward"] for d in found["depths"]] == pytest.approx([None, 1 / 3, 0.5, 2 / 3])
     assert found["depths"][3]["abs_advantage"] == pytest.approx(0.5)
     assert all(cell_len(line.plain) <= 80 for line in summary.lines())
+    # |values| differ by 1/6, 1/2, 1/2, 1/2; 2/3, 2/3, 1/3; 0, 1; 1 at depth 1; by 1 below A; by 1, 1, 0 below B1.
+    gaps = [(1 / 6 + 3 / 2 + 5 / 3 + 2) / 10, 1, 2 / 3]
+    assert [d["gap"] for d in found["depths"]] == [None, *map(pytest.approx, gaps)]
+    sizes = [1 / 6 + 3 * 0.5, 1 + 1 / 6, 1.5]  # A 0, B 1/6, C D E .5; A1, A2 .5, B1 1/6; three times .5
+    shares = [d["abs_advantage_share"] for d in found["depths"]]
+    assert shares == pytest.approx([0, *(size / sum(sizes) for size in sizes)])
+    assert found["positions"] == [], "these trees have no tokens"
 
 
 def test_a_prompt_whose_rewards_are_equal_is_counted_as_dead() -> None:

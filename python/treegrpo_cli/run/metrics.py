@@ -26,6 +26,10 @@ seconds, log-probabilities, KL and entropy in nats.
     tree/frac_expansions_alive                      share of them in prompts whose rewards differ
     tree/num_nodes, tree/num_leaves, tree/depth_mean, tree/sharing_ratio, tree/frac_zero_advantage_nodes,
     tree/intra_reward_std, tree/prefix_cache_hit_ratio, and signal by depth
+    tree/comparisons_depth_D, tree/gap_depth_D      pairs of siblings that have a value, mean difference of their values
+    tree/decisive_comparisons_depth_D               those that differ; a chain's turns have siblings at depth 1 alone
+    tree/abs_advantage_share_depth_D                of the sum of |advantage| over turns
+    tree/..._tokens_N                               the same by tokens between prompt and turn: from 0, 1, 4, 16, ...
     tree/computed_tokens, tree/chain_tokens         tokens that an epoch forwards, and those of one row a leaf
     tree/trained_tokens                             tokens that all epochs of the step forwarded
     tree/attention_path, tree/self_check            how (see planner), and how far from rows alone, where checked

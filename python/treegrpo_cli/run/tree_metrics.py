@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from treegrpo_cli._core import NO_PARENT
 from treegrpo_cli.rewards import LeafReward
+from treegrpo_cli.trees.comparisons import bins_of, compare_siblings, first_of, positions
 from treegrpo_cli.types import FLAT, NodeStatus
 
 if TYPE_CHECKING:
@@ -99,7 +101,34 @@ def _signal(forest: Forest, scores: Scores, learned: NDArray[np.uint32]) -> dict
     return {
         "tree/depth_mean": _mean(depth[leaves]),
         "tree/frac_zero_advantage_nodes": _mean(size == 0),
-    } | {f"tree/abs_advantage_depth_{depth}": float(mean[depth]) for depth in np.flatnonzero(count).tolist()}
+        **{f"tree/abs_advantage_depth_{depth}": float(mean[depth]) for depth in np.flatnonzero(count).tolist()},
+        **_granularity(forest, scores, turns),
+    }
+
+
+def _granularity(forest: Forest, scores: Scores, turns: NDArray[np.bool_]) -> dict[str, float]:
+    """Where these turns' siblings are told apart: by depth, and by the tokens between the prompt and the turns."""
+    columns, depth = forest.columns(), scores.depth.astype(np.int64)
+    parent = np.where(columns["parent"] == NO_PARENT, -1, columns["parent"].astype(np.int64))
+    roots, prompt = columns["root"].astype(np.int64), columns["prompt"]
+    _, first, same = np.unique(prompt, return_index=True, return_inverse=True)
+    shared = roots[first][same][columns["tree"]]  # all roots of a prompt are one state
+    state = np.where(turns, np.where(depth == 1, shared, parent), -1)
+    num_tokens = np.diff(columns["token_start"].astype(np.int64))
+    bins, size = bins_of(positions(parent, depth, num_tokens)), np.where(turns, np.abs(scores.advantage), 0.0)
+    metrics: dict[str, float] = {}
+    for level, name in ((depth, "depth_{}".format), (bins, lambda bin_: f"tokens_{first_of(bin_)}")):
+        num_levels = int(level.max(initial=0)) + 1
+        found = compare_siblings(state, scores.value, level, num_levels)
+        share = np.bincount(level, size, num_levels) / max(size.sum(), np.finfo(float).tiny)
+        for place in np.unique(level[turns]).tolist():
+            metrics |= {
+                f"tree/comparisons_{name(place)}": float(found.count[place]),
+                f"tree/decisive_comparisons_{name(place)}": float(found.decisive[place]),
+                f"tree/gap_{name(place)}": float(found.gap[place] / max(found.count[place], 1)),
+                f"tree/abs_advantage_share_{name(place)}": float(share[place]),
+            }
+    return metrics
 
 
 def _mean(values: NDArray[Any]) -> float:

@@ -1,4 +1,4 @@
-"""Scored groups -> counts, depth, branching, and the signal at each depth; one pass, memory by depth only."""
+"""Scored groups -> counts, depth, branching, where siblings are told apart, and the signal; memory by depth only."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from treegrpo_cli.trees.branches import parents_of
 from treegrpo_cli.trees.column_checks import column_of
+from treegrpo_cli.trees.comparisons import bins_of, compare_siblings, first_of, positions
 from treegrpo_cli.trees.forest import numbers_of
 from treegrpo_cli.trees.texts import count, number
 from treegrpo_cli.trees.tree_record import TreeRecord
@@ -55,9 +56,20 @@ class Level:
     num_nodes: int = 0
     comparisons: int = 0
     decisive: int = 0
+    gap: Average = field(default_factory=Average)
+    """Of the absolute differences of values, over comparisons."""
     reward: Average = field(default_factory=Average)
     advantage: Average = field(default_factory=Average)
     abs_advantage: Average = field(default_factory=Average)
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Columns of nodes: what they follow on (-1 = nothing), their value, and their advantage; NaN on roots."""
+
+    state: Ids
+    value: Numbers
+    advantage: Numbers
 
 
 @dataclass(slots=True)
@@ -75,6 +87,8 @@ class Summary:
     leaf_depth: Average = field(default_factory=Average)
     children: Average = field(default_factory=Average)
     levels: list[Level] = field(default_factory=list)
+    positions: list[Level] = field(default_factory=list)
+    """The same of turns alone, by the `bins_of` tokens behind the prompt; of trees that have tokens."""
 
     @np.errstate(over="ignore", invalid="ignore")
     def add_group(self, group: Sequence[TreeRecord]) -> None:
@@ -94,8 +108,11 @@ class Summary:
         self.reward.add(len(scored), scored.sum())
         self.num_dead_prompts += bool(not len(scored) or scored.max() - scored.min() <= FLAT)
         self._add_shape(column_of(nodes, "status"), parent, depth)
-        self._add_levels(depth, reward, np.where(own < 0, np.nan, numbers_of(nodes, "advantage")))
-        self._add_comparisons(np.where(own == 0, 0, parent), value, depth)
+        turns = Turns(np.where(own == 0, 0, parent), value, np.where(own < 0, np.nan, numbers_of(nodes, "advantage")))
+        self._add_levels(depth, reward, turns.advantage)
+        self._add_comparisons(self.levels, np.minimum(depth, MAX_LEVELS), turns.state, value)
+        if None not in (token_ids := column_of(nodes, "token_ids")):
+            self._add_positions(parent, depth, np.array(list(map(len, token_ids)), dtype=np.int64), turns)
 
     def _add_shape(self, status: Sequence[str | None], parent: Ids, depth: Ids) -> None:
         num_children = np.bincount(parent[parent >= 0], minlength=len(parent))
@@ -116,18 +133,26 @@ class Summary:
             for found, number_of, total in zip(self.levels, counts.tolist(), totals.tolist(), strict=False):
                 getattr(found, name).add(number_of, total)
 
-    def _add_comparisons(self, state: Ids, value: Numbers, depth: Ids) -> None:
+    def _add_comparisons(self, levels: list[Level], level: Ids, state: Ids, value: Numbers) -> None:
         """Compare nodes that follow on one state: its children that have a value, of all trees where it is the root."""
-        there = ~np.isnan(value) & (state >= 0)
-        state, value, depth = state[there], value[there], depth[there]
-        order = np.argsort(state, kind="stable")
-        state, value, depth = state[order], value[order], depth[order]
-        starts = np.flatnonzero(np.diff(state, prepend=-1))
-        sizes = np.diff(starts, append=len(state))
-        for start, size in zip(starts[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
-            level = self.levels[min(int(depth[start]), MAX_LEVELS)]
-            level.comparisons += size * (size - 1) // 2
-            level.decisive += _num_unequal_pairs(value[start : start + size].tolist())
+        found = compare_siblings(state, value, level, len(levels))
+        columns = (found.count.tolist(), found.decisive.tolist(), found.gap.tolist())
+        for into, count_of, decisive, gap in zip(levels, *columns, strict=True):
+            into.comparisons += count_of
+            into.decisive += decisive
+            into.gap.add(count_of, gap)
+
+    def _add_positions(self, parent: Ids, depth: Ids, num_tokens: Ids, turn: Turns) -> None:
+        """Count turns by the number of tokens between the prompt and them."""
+        level = bins_of(positions(parent, depth, num_tokens))
+        self.positions += [Level() for _ in range(int(level.max()) + 1 - len(self.positions))]
+        size, there = np.abs(turn.advantage), ~np.isnan(turn.advantage)
+        counts = np.bincount(level[there], minlength=len(self.positions))
+        totals = np.bincount(level[there], size[there], len(self.positions))
+        for found, number_of, total in zip(self.positions, counts.tolist(), totals.tolist(), strict=True):
+            found.num_nodes += number_of
+            found.abs_advantage.add(number_of, total)
+        self._add_comparisons(self.positions, level, turn.state, turn.value)
 
     def to_json(self) -> dict[str, Any]:
         """The same as an object; means are null where nothing was counted, `deeper` is all from `MAX_LEVELS` on."""
@@ -144,8 +169,17 @@ class Summary:
             "max_depth": self.max_depth,
             "num_branching_nodes": self.num_branching,
             "children": self.children.mean,
-            "depths": [{"depth": depth, **_level_json(level)} for depth, level in enumerate(self.levels[:MAX_LEVELS])],
+            "depths": [
+                {"depth": depth, **_level_json(level), "abs_advantage_share": share}
+                for (depth, level), share in zip(
+                    enumerate(self.levels[:MAX_LEVELS]), _shares(self.levels), strict=False
+                )
+            ],
             **({"deeper": _level_json(self.levels[MAX_LEVELS])} if self.max_depth >= MAX_LEVELS else {}),
+            "positions": [
+                {"from_tokens": first_of(bin_), **_turns_json(level), "abs_advantage_share": share}
+                for (bin_, level), share in zip(enumerate(self.positions), _shares(self.positions), strict=True)
+            ],
         }
 
     def lines(self) -> Iterator[Text]:
@@ -164,6 +198,8 @@ class Summary:
             f"{count(self.children.count, 'inner node')} branch"
         )
         yield Text("")
+        yield from self._granularity()
+        yield Text("")
         yield Text("depth     nodes    comparisons    differ   reward  advantage  |advantage|", style="dim")
         for depth_of, level in enumerate(self.levels):
             means = [number(average.mean) for average in (level.reward, level.advantage, level.abs_advantage)]
@@ -173,12 +209,45 @@ class Summary:
                 f"{means[0]:>7}  {means[1]:>9}  {means[2]:>11}"
             )
 
+    def _granularity(self) -> Iterator[Text]:
+        """Where siblings are told apart: by depth, and by the tokens between the prompt and them."""
+        yield Text("siblings part at     comparisons    differ  mean gap  share of |advantage|", style="dim")
+        by_depth = [f"depth {depth}" for depth in range(len(self.levels))]
+        by_depth[MAX_LEVELS:] = [f"depth {MAX_LEVELS}+"] * (len(self.levels) > MAX_LEVELS)
+        by_position = [_span(bin_) for bin_ in range(len(self.positions))]
+        for names, levels in ((by_depth, self.levels), (by_position, self.positions)):
+            elsewhere = 0.0
+            for name, level, share in zip(names, levels, _shares(levels), strict=True):
+                if level.comparisons:
+                    yield _granularity_line(name, level, share)
+                else:
+                    elsewhere += share or 0.0
+            if elsewhere:
+                yield Text(f"{'elsewhere':<19}  {'':>31}  {elsewhere:>20.1%}")
+
+
+def _granularity_line(name: str, level: Level, share: float | None) -> Text:
+    shown = "-" if share is None else f"{share:.1%}"
+    return Text(f"{name:<19}  {level.comparisons:>11,}  {level.decisive:>8,}  {number(level.gap.mean):>8}  {shown:>20}")
+
+
+def _span(bin_: int) -> str:
+    first, last = first_of(bin_), first_of(bin_ + 1) - 1
+    return "the prompt's end" if not bin_ else f"{first:,} to {last:,} tokens"
+
+
+def _shares(levels: Sequence[Level]) -> list[float | None]:
+    """Of the sum of |advantage| of all turns, what each level has; None where that is 0."""
+    total = sum(level.abs_advantage.total for level in levels)
+    return [level.abs_advantage.total / total if total else None for level in levels]
+
 
 def _level_json(level: Level) -> dict[str, Any]:
     return {
         "num_nodes": level.num_nodes,
         "num_comparisons": level.comparisons,
         "num_decisive_comparisons": level.decisive,
+        "gap": level.gap.mean,
         "num_rewards": level.reward.count,
         "reward": level.reward.mean,
         "advantage": level.advantage.mean,
@@ -186,12 +255,11 @@ def _level_json(level: Level) -> dict[str, Any]:
     }
 
 
-def _num_unequal_pairs(values: list[float]) -> int:
-    """Pairs whose values differ by more than `FLAT`."""
-    ordered = sorted(values)
-    unequal = start = 0
-    for value in ordered:
-        while value - ordered[start] > FLAT:
-            start += 1
-        unequal += start
-    return unequal
+def _turns_json(level: Level) -> dict[str, Any]:
+    return {
+        "num_turns": level.num_nodes,
+        "num_comparisons": level.comparisons,
+        "num_decisive_comparisons": level.decisive,
+        "gap": level.gap.mean,
+        "abs_advantage": level.abs_advantage.mean,
+    }
