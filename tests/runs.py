@@ -45,3 +45,8 @@ def count_vowels(prompts: list[str], completions: list[str], **_: Any) -> list[f
 def treegrpo(*arguments: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end."""
     return zygote().run(arguments, cwd, **env)
+
+
+def is_odd(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+    """A reward of 0 or 1 that a random model varies in."""
+    return [float(len(completion) % 2) for completion in completions]

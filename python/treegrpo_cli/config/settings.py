@@ -30,6 +30,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 MAX_LEAVES = 10**6
+MAX_FLIPPED = 1e9
 MAX_RATIO = 1e9
 """Of a bound on a ratio of probabilities: more is none, and float32 should hold it."""
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 3500
@@ -126,6 +127,13 @@ class RewardConfig(Section):
     """Of `format`: what a malformed rollout with a wrong answer gets; one without an answer gets 0."""
     retrieval: Fraction = 0.0
     """Of `format`: added to `structure` if a tool has shown an accepted answer."""
+    flip: Fraction = 0.0
+    """Noise, to see what an estimator keeps: the chance that a leaf's reward is told as its mirror image, 1 as 0.
+
+    It is drawn by the leaf's key; trees keep the true rewards beside them. Evaluations are never flipped."""
+    flip_low: Annotated[float, Field(ge=-MAX_FLIPPED, le=MAX_FLIPPED, allow_inf_nan=False)] = 0.0
+    """A flipped reward R is told as flip_low + flip_high - R; rewards lie between the two."""
+    flip_high: Annotated[float, Field(ge=-MAX_FLIPPED, le=MAX_FLIPPED, allow_inf_nan=False)] = 1.0
 
     @property
     def evaluated(self) -> RewardConfig:
@@ -135,6 +143,8 @@ class RewardConfig(Section):
 
     @model_validator(mode="after")
     def _one_weight_a_function(self) -> RewardConfig:
+        if self.flip_low >= self.flip_high:
+            raise ValueError(f"flip_low is {self.flip_low:g}, flip_high only {self.flip_high:g}")
         if self.weights and len(self.weights) != len(self.functions):
             raise ValueError(f"weights has {len(self.weights)} entries, functions has {len(self.functions)}")
         if twice := [name for name in self.functions if self.functions.count(name) > 1]:

@@ -35,6 +35,8 @@ class LeafReward:
     reward: float | None
     by_function: Mapping[str, float | None] = field(default_factory=dict)
     failure: RewardFailure | None = None
+    true_reward: float | None = None
+    """Where rewards are flipped (`reward.flip`): what it was before that."""
 
 
 class RewardFunction(Protocol):

@@ -80,6 +80,8 @@ def _node(tree: Tree, columns: dict[str, Any], node: int, place: dict[int, int])
         fields["kept"] = leaf is not None
     if leaf is not None:
         fields["rewards"] = dict(leaf.by_function)
+        if leaf.true_reward is not None:
+            fields["true_reward"] = leaf.true_reward
     error = leaf.failure.reason if leaf is not None and leaf.failure else turn.error
     if error is not None:
         fields["error"] = error

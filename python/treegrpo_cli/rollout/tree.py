@@ -19,6 +19,7 @@ import numpy as np
 from treegrpo_cli._core import Forest, derive_seed, keep_leaves
 from treegrpo_cli.envs import key_of_state, reset_with_retries, step_with_retries
 from treegrpo_cli.errors import ToolError, UserError
+from treegrpo_cli.rewards.noise import told
 from treegrpo_cli.rollout.call_spans import tokens_of
 from treegrpo_cli.rollout.failures import Failure, Kind, PromptError
 from treegrpo_cli.rollout.schedule import side_by_side
@@ -264,8 +265,9 @@ class Tree:
             return
         with self.player.rewarding.running():
             rewards = await self.player.rewards.reward([self.rollout(leaf) for leaf in leaves])
-        for leaf, worth in zip(leaves, rewards, strict=True):
-            self.rewards[leaf] = worth
+        settings = self.player.config.reward
+        for leaf, given in zip(leaves, rewards, strict=True):
+            self.rewards[leaf] = worth = told(given, settings, [*self.key, *self.turns[leaf].key])
             if worth.reward is not None:
                 self.forest.set_reward(leaf, worth.reward)
             if worth.failure is not None:

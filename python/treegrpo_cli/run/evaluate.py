@@ -29,15 +29,17 @@ if TYPE_CHECKING:
 
 
 def chain_config(config: Config, num_samples: int = 1) -> Config:
-    """The same settings for `num_samples` chains a question: M = n, L = 0, and no turn is cut."""
+    """The same settings for `num_samples` chains a question: M = n, L = 0; no turn is cut, no reward flipped."""
     chains = {"num_trees": num_samples, "num_rounds": 0, "num_kept_leaves": 0}
     rollout = config.rollout.model_copy(update=chains)
-    return config.model_copy(update={"rollout": rollout, "selection": SelectionConfig()})
+    reward = config.reward.model_copy(update={"flip": 0.0})
+    return config.model_copy(update={"rollout": rollout, "selection": SelectionConfig(), "reward": reward})
 
 
 def evaluation_config(config: Config) -> Config:
     """`chain_config` of an evaluation while training."""
-    return chain_config(config, config.train.eval_samples or 1).model_copy(update={"reward": config.reward.evaluated})
+    judged = config.model_copy(update={"reward": config.reward.evaluated})
+    return chain_config(judged, config.train.eval_samples or 1)
 
 
 def ignore(grown: Grown) -> None:

@@ -5,6 +5,7 @@ seconds, log-probabilities, KL and entropy in nats.
 
     reward, reward_std, frac_reward_zero_std        mean, deviation in a prompt, share of dead prompts
     rewards/NAME/mean, rewards/NAME/std             of each reward function, over the leaves that it scored
+    true_reward, frac_rewards_flipped               with reward.flip: before it; told as another, by chance
     completions/mean_length, /clipped_ratio         generated tokens of a leaf, share that ran into the limit
     loss, grad_norm                                 mean over the step's optimizer steps
     learning_rate                                   of the last of them

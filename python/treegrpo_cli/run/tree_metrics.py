@@ -79,12 +79,22 @@ def tree_metrics(forest: Forest, scores: Scores, learned: NDArray[np.uint32]) ->
 
 
 def reward_metrics(leaves: Sequence[LeafReward]) -> dict[str, float]:
-    """Mean and deviation of what each function gave the leaves that it scored, weights aside: TRL's metrics."""
+    """Mean and deviation of what each function gave the leaves that it scored, weights aside: TRL's metrics.
+
+    Where rewards are flipped, the mean of the true ones, and the share of those that are told as another.
+    """
     given: dict[str, list[float]] = {}
     for leaf in leaves:
         for name, reward in leaf.by_function.items():
             given.setdefault(name, []).extend([] if reward is None else [reward])
-    means = {f"rewards/{name}/mean": _mean(np.array(rewards)) for name, rewards in given.items() if rewards}
+    pairs = [(leaf.reward, leaf.true_reward) for leaf in leaves if leaf.true_reward is not None]
+    flips = {
+        "true_reward": _mean(np.array([true for _, true in pairs])),
+        "frac_rewards_flipped": _mean(np.array([reward != true for reward, true in pairs])),
+    }
+    means = (flips if pairs else {}) | {
+        f"rewards/{name}/mean": _mean(np.array(rewards)) for name, rewards in given.items() if rewards
+    }
     return means | {f"rewards/{name}/std": _std(rewards) for name, rewards in given.items() if rewards}
 
 
