@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Columns = Mapping[str, NDArray[Any]]
 
-OF_TOKENS = ("token_ids", "sampled", "logprobs", "entropies")
+OF_TOKENS = ("token_ids", "sampled", "tool_call", "logprobs", "entropies")
 
 
 def columns_of(forest: Forest) -> dict[str, NDArray[Any]]:

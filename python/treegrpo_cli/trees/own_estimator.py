@@ -9,7 +9,8 @@ trees, [N], a node behind its parent:
     num_children, num_tokens, num_sampled           counts
     logprob, entropy, confidence                    summed over sampled tokens; their means; NaN = not known
 
-beside the token columns `token_ids`, `sampled`, `logprobs`, `entropies`, and `token_start`, [N + 1]. It returns [N]
+beside the token columns `token_ids`, `sampled`, `tool_call`, `logprobs`, `entropies`, and `token_start`, [N + 1].
+It returns [N]
 finite numbers, read at nodes that have a scored leaf below, roots aside, or where the function has
 `level = "leaf"` at scored leaves, whose advantage all turns of their paths take. The rest does not count.
 """
