@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from treegrpo_cli import estimators
 from treegrpo_cli.config import Config
+from treegrpo_cli.config.files import load_config
 
 from tests.zygote import zygote
 
@@ -93,6 +94,23 @@ def test_links_and_settings_of_the_docs_exist(page: Path) -> None:
     local = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
     assert [link for link in local if not (page.parent / link).exists()] == []
     assert unknown_settings(text) == []
+
+
+def test_settings_that_the_docs_show_can_be_loaded(tmp_path: Path) -> None:
+    pages = [page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")]
+    shown = [text for page in pages for text in re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)]
+    assert len(shown) >= 5
+    for text in shown:
+        (tmp_path / "shown.toml").write_text(text, encoding="utf-8")
+        load_config(tmp_path / "shown.toml")
+
+
+def test_anchors_of_links_to_pages_are_headings() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for path, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+            text = (page.parent / path).read_text(encoding="utf-8") if path else page.read_text(encoding="utf-8")
+            headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings], page
 
 
 def test_every_page_of_the_docs_is_linked_from_the_readme() -> None:
