@@ -1,10 +1,10 @@
 //! Draws at each state, as estimates of the mean over turns there: independent ones, or siblings that all differ.
 
-use std::collections::HashSet;
-
 use crate::error::{Error, Fault, Result};
 use crate::forest::{Forest, NO_PARENT};
 use crate::normalise::Groups;
+use crate::numbering::Numbering;
+use crate::sampled::{SampledTurns, chance_of};
 use crate::states::States;
 
 /// The draws with a scored leaf below, state by state; those of a family stand next to each other as they were drawn.
@@ -45,21 +45,18 @@ impl Families {
             let begin = in_order.len();
             in_order.extend_from_slice(group);
             in_order[begin..].sort_by_key(|&node| forest.round[node as usize]);
-            families.weigh(forest, num_leaves, &in_order[begin..])?;
+            families.weigh(forest, num_leaves, &in_order[begin..]);
         }
+        check_all_differ(forest, &in_order)?;
         families.draws = by_state(forest, states, num_leaves, &in_order);
         Ok(families)
     }
 
-    fn weigh(&mut self, forest: &Forest, num_leaves: &[u32], siblings: &[u32]) -> Result<()> {
-        let mut seen = HashSet::new();
+    fn weigh(&mut self, forest: &Forest, num_leaves: &[u32], siblings: &[u32]) {
         let (mut gone, mut known) = (0.0, 0.0);
         for &sibling in siblings {
             let node = sibling as usize;
-            let (turn, chance) = sampled(forest, node);
-            if !seen.insert(turn) {
-                return Err(forest.fault(node, Fault::DrawnBefore));
-            }
+            let chance = chance_of(forest, node);
             if num_leaves[node] > 0 {
                 let rest = f64::max(0.0, 1.0 - gone);
                 let total = rest + known;
@@ -71,7 +68,6 @@ impl Families {
             }
             gone += chance;
         }
-        Ok(())
     }
 
     /// The families of draws at one state.
@@ -112,18 +108,20 @@ impl Families {
     }
 }
 
+/// Refuses siblings of which two sampled the same.
+fn check_all_differ(forest: &Forest, nodes: &[u32]) -> Result<()> {
+    let sampled = SampledTurns::of(forest, |node| forest.parent[node] != NO_PARENT);
+    let mut turns = Numbering::with_capacity(nodes.len());
+    for (num, node) in nodes.iter().map(|&node| node as usize).enumerate() {
+        if (turns.of(forest.parent[node], sampled.turn(node)) as usize) < num {
+            return Err(forest.fault(node, Fault::DrawnBefore));
+        }
+    }
+    Ok(())
+}
+
 fn by_state(forest: &Forest, states: &States, num_leaves: &[u32], nodes: &[u32]) -> Groups {
     let counts = |&node: &u32| forest.parent[node as usize] != NO_PARENT && num_leaves[node as usize] > 0;
     let nodes: Vec<u32> = nodes.iter().copied().filter(counts).collect();
     Groups::new(states.num(), &nodes, |node| states.behind[forest.parent[node as usize] as usize])
-}
-
-/// The tokens that the policy drew for a turn, and their chance.
-fn sampled(forest: &Forest, node: usize) -> (Vec<u32>, f64) {
-    let (mut turn, mut logprob) = (vec![], 0.0);
-    for token in forest.token_range(node).filter(|&token| forest.sampled[token]) {
-        turn.push(forest.token_ids[token]);
-        logprob += f64::from(forest.logprobs[token]);
-    }
-    (turn, logprob.exp())
 }

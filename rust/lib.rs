@@ -62,12 +62,14 @@ pub mod leaves;
 mod leaves_below;
 pub mod micro_batch;
 pub mod normalise;
+mod numbering;
 pub mod options;
 pub mod pack;
 #[cfg(feature = "python")]
 mod python;
 pub mod rows;
 pub mod rules;
+mod sampled;
 pub mod select;
 pub mod states;
 pub mod terms;

@@ -1,8 +1,9 @@
 //! Forest -> states: nodes of a prompt whose paths hold the same tokens, turn by turn, lead to one.
 
-use std::collections::HashMap;
+use std::slice::from_ref;
 
 use crate::forest::{Forest, NO_PARENT};
+use crate::numbering::Numbering;
 
 /// What turns are sampled from. A node is a draw at the state of its parent, and leads to the state behind it.
 ///
@@ -16,19 +17,18 @@ pub struct States {
 }
 
 impl States {
-    /// One pass over nodes and tokens; equal hashes are compared in full.
+    /// One pass over nodes and tokens. A root is numbered by its prompt, a turn by the state above it and its tokens.
     pub fn of(forest: &Forest) -> Self {
-        let mut roots = HashMap::new();
-        let mut below: HashMap<(u32, &[u32]), u32> = HashMap::new();
+        let mut numbering = Numbering::with_capacity(forest.num_nodes());
         let mut states = Self { behind: Vec::with_capacity(forest.num_nodes()), above: vec![] };
         for (node, &parent) in forest.parent.iter().enumerate() {
-            let new = states.above.len() as u32;
-            let state = match states.behind.get(parent as usize).copied() {
-                None => *roots.entry(forest.prompt[forest.tree[node] as usize]).or_insert(new),
-                Some(above) => *below.entry((above, &forest.token_ids[forest.token_range(node)])).or_insert(new),
+            let above = states.behind.get(parent as usize).copied().unwrap_or(NO_PARENT);
+            let state = match parent {
+                NO_PARENT => numbering.of(NO_PARENT, from_ref(&forest.prompt[forest.tree[node] as usize])),
+                _ => numbering.of(above, &forest.token_ids[forest.token_range(node)]),
             };
-            if state == new {
-                states.above.push(states.behind.get(parent as usize).copied().unwrap_or(NO_PARENT));
+            if state as usize == states.above.len() {
+                states.above.push(above);
             }
             states.behind.push(state);
         }

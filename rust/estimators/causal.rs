@@ -18,7 +18,7 @@ pub static CAUSAL: Estimator = Estimator {
     formula: "A(n) = (R of the leaf that n's continuation ended with - mean R of those known at its start) / scale",
     rule: Rule::Node(read),
     weighs: true,
-    reads_tokens: false,
+    reads_tokens: true,
 };
 
 fn read(options: &mut Reader) -> Result<NodeRule> {

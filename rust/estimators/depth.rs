@@ -1,11 +1,12 @@
 //! `depth`: a node's value against those of all nodes as deep.
 
-use std::collections::HashMap;
+use std::slice::from_ref;
 
 use super::{Estimator, NodeColumns, Rule, Valuation};
 use crate::explain::Comparison;
 use crate::forest::{Forest, NO_PARENT};
 use crate::normalise::{Groups, Normaliser, normalise_groups};
+use crate::numbering::Numbering;
 
 /// Source: BranchGRPO (arXiv 2509.06040).
 pub static DEPTH: Estimator = Estimator {
@@ -30,15 +31,14 @@ pub static DEPTH: Estimator = Estimator {
 
 /// Nodes with a value below the roots, grouped with those as deep in the trees of one anchor.
 fn as_deep(forest: &Forest, num_leaves: &[u32], anchors: &[u32]) -> Groups {
-    let mut number = HashMap::new();
+    let mut numbering = Numbering::with_capacity(forest.num_trees());
     let mut group = vec![0; forest.num_nodes()];
     let mut nodes = vec![];
     for node in 0..forest.num_nodes() {
         if forest.parent[node] != NO_PARENT && num_leaves[node] > 0 {
-            let next = number.len() as u32;
-            group[node] = *number.entry((anchors[forest.tree[node] as usize], forest.depth[node])).or_insert(next);
+            group[node] = numbering.of(anchors[forest.tree[node] as usize], from_ref(&forest.depth[node]));
             nodes.push(node as u32);
         }
     }
-    Groups::new(number.len(), &nodes, |node| group[node as usize])
+    Groups::new(numbering.len(), &nodes, |node| group[node as usize])
 }

@@ -1,7 +1,8 @@
 //! `confidence`: where the next turn was least sure of itself at its worst.
 
-use super::turns::{below, logprobs_of};
+use super::turns::below;
 use super::{Asked, Choice, Drawing, Rule};
+use crate::sampled::logprobs_of;
 
 /// Source: DeepConf (arXiv 2508.15260), its lowest group confidence, with the log-probabilities of what was sampled.
 ///

@@ -1,12 +1,11 @@
 //! `contrast`: where a new turn is likeliest to be new, and its outcome to differ.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
-
-use super::turns::logprobs_of;
 use super::{Asked, Choice, Drawing, Rule};
-use crate::forest::{Forest, NO_PARENT};
+use crate::forest::NO_PARENT;
+use crate::numbering::Numbering;
+use crate::sampled::{SampledTurns, chance_of};
 use crate::states::States;
+use crate::value::first_trees;
 
 /// Nodes of a prompt's trees whose paths hold the same tokens are one state. Its residual is the probability that is
 /// left for turns not yet drawn there; s and k sum rewards and scored leaves over all nodes of the state.
@@ -39,10 +38,11 @@ const LEAST: f64 = 0.02;
 /// q of each state: the smoothed mean of the scaled rewards below, from the roots down.
 fn outcomes(asked: &Asked, states: &States, kappa: f64) -> Vec<f64> {
     let forest = asked.forest;
-    let ranges = reward_ranges(asked);
+    let first = first_trees(&forest.prompt);
+    let ranges = reward_ranges(asked, &first);
     let (mut sum, mut count) = (vec![0.0; states.num()], vec![0.0; states.num()]);
     for (node, &reward) in forest.reward.iter().enumerate().filter(|(_, reward)| !reward.is_nan()) {
-        let (low, high) = ranges[&forest.prompt[forest.tree[node] as usize]];
+        let (low, high) = ranges[first[forest.tree[node] as usize] as usize];
         let state = states.behind[node] as usize;
         // halved, so that no range of finite rewards is infinite
         sum[state] += ((reward / 2.0 - low / 2.0) / (high / 2.0 - low / 2.0)).clamp(0.0, 1.0);
@@ -64,16 +64,14 @@ fn outcomes(asked: &Asked, states: &States, kappa: f64) -> Vec<f64> {
     q
 }
 
-/// What is scaled to 0 and to 1, a prompt.
-fn reward_ranges(asked: &Asked) -> HashMap<u32, (f64, f64)> {
+/// What is scaled to 0 and to 1, by the first tree of each prompt.
+fn reward_ranges(asked: &Asked, first: &[u32]) -> Vec<(f64, f64)> {
     let forest = asked.forest;
-    let start = asked.context.reward_range.unwrap_or((0.0, 1.0));
-    let mut ranges: HashMap<u32, (f64, f64)> = forest.prompt.iter().map(|&prompt| (prompt, start)).collect();
+    let mut ranges = vec![asked.context.reward_range.unwrap_or((0.0, 1.0)); forest.num_trees()];
     if asked.context.reward_range.is_none() {
-        for (node, &reward) in forest.reward.iter().enumerate().filter(|(_, reward)| !(0.0..=1.0).contains(*reward)) {
-            if let Some((low, high)) = ranges.get_mut(&forest.prompt[forest.tree[node] as usize]) {
-                (*low, *high) = (low.min(reward), high.max(reward));
-            }
+        for (node, &reward) in forest.reward.iter().enumerate().filter(|(_, reward)| !reward.is_nan()) {
+            let (low, high) = &mut ranges[first[forest.tree[node] as usize] as usize];
+            (*low, *high) = (low.min(reward), high.max(reward));
         }
     }
     ranges
@@ -86,17 +84,15 @@ fn residuals(asked: &Asked, states: &States) -> Vec<f64> {
     for &node in asked.candidates {
         is_asked[states.behind[node as usize] as usize] = true;
     }
-    let mut turns: HashMap<(u32, Cow<[u32]>), usize> = HashMap::new();
+    let asked_state = |node: usize| states.at(forest, node as u32).filter(|&state| is_asked[state as usize]);
+    let sampled = SampledTurns::of(forest, |node| asked_state(node).is_some());
+    let mut turns = Numbering::with_capacity(asked.candidates.len());
     let mut likeliest: Vec<(u32, f64)> = vec![];
-    for node in 0..forest.num_nodes() {
-        let Some(state) = states.at(forest, node as u32).filter(|&state| is_asked[state as usize]) else { continue };
-        let turn = sampled_tokens(forest, node);
-        if turn.is_empty() {
-            continue;
-        }
-        let chance = logprobs_of(forest, node).map(f64::from).sum::<f64>().exp();
-        let place = *turns.entry((state, turn)).or_insert(likeliest.len());
-        match likeliest.get_mut(place) {
+    for node in (0..forest.num_nodes()).filter(|&node| !sampled.turn(node).is_empty()) {
+        let Some(state) = asked_state(node) else { continue };
+        let chance = chance_of(forest, node);
+        let turn = turns.of(state, sampled.turn(node));
+        match likeliest.get_mut(turn as usize) {
             Some((_, known)) => *known = known.max(chance),
             None => likeliest.push((state, chance)),
         }
@@ -104,15 +100,4 @@ fn residuals(asked: &Asked, states: &States) -> Vec<f64> {
     let mut residual = vec![1.0; states.num()];
     likeliest.into_iter().for_each(|(state, chance)| residual[state as usize] -= chance);
     residual.into_iter().map(|left: f64| left.clamp(0.0, 1.0)).collect()
-}
-
-/// What the policy sampled of a node; as it is where that comes first.
-fn sampled_tokens(forest: &Forest, node: usize) -> Cow<'_, [u32]> {
-    let tokens = forest.token_range(node);
-    let (token_ids, sampled) = (&forest.token_ids[tokens.clone()], &forest.sampled[tokens]);
-    let first = sampled.iter().position(|&sampled| !sampled).unwrap_or(sampled.len());
-    if sampled[first..].iter().all(|&sampled| !sampled) {
-        return Cow::Borrowed(&token_ids[..first]);
-    }
-    Cow::Owned(token_ids.iter().zip(sampled).filter(|(_, sampled)| **sampled).map(|(&token, _)| token).collect())
 }

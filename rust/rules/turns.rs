@@ -3,6 +3,7 @@
 use crate::error::{Error, Fault, Result};
 use crate::forest::{Forest, NO_PARENT};
 use crate::options::Reader;
+use crate::sampled::logprobs_of;
 
 /// Options of the rules that look for undecided turns.
 #[derive(Debug, Clone, Copy)]
@@ -84,13 +85,6 @@ pub fn surprisal_of(forest: &Forest, node: usize, first_tokens: usize) -> Option
     let first_tokens = if first_tokens == 0 { usize::MAX } else { first_tokens };
     let surprisal = mean(logprobs_of(forest, node).take(first_tokens).map(|logprob| -logprob));
     surprisal.filter(|surprisal| surprisal.is_finite())
-}
-
-/// Log-probabilities of a turn's sampled tokens.
-pub fn logprobs_of(forest: &Forest, node: usize) -> impl Iterator<Item = f32> {
-    let tokens = forest.token_range(node);
-    let all = forest.sampled[tokens.clone()].iter().zip(&forest.logprobs[tokens]);
-    all.filter(|(sampled, _)| **sampled).map(|(_, &logprob)| logprob)
 }
 
 fn mean(values: impl Iterator<Item = f32>) -> Option<f64> {

@@ -44,6 +44,15 @@ def with_tokens() -> list[TreeRecord]:
     return trees
 
 
+def with_rounds() -> list[TreeRecord]:
+    """The same, of chains that were branched at A and at B1: once in round 1, and at B1 in round 2 again."""
+    trees = with_tokens()
+    for record in trees:
+        for node in record.nodes:
+            node["round"] = {4: 1, 8: 1, 9: 2}.get(node["id"], 0)
+    return trees
+
+
 def test_rows_of_a_file_have_the_sums_of_the_core(tmp_path: Path) -> None:
     with TreeWriter(tmp_path / "trees.jsonl") as writer:
         writer.write_group(score(with_tokens(), terms=SUM))
@@ -154,10 +163,10 @@ def test_a_term_without_meaning_is_refused_in_python() -> None:
 
 
 def test_an_estimator_that_knows_states_by_their_tokens_reads_them_from_a_file() -> None:
-    forest = to_forest(with_tokens())
-    for estimator in ("anchor", "state-loo"):
+    forest = to_forest(with_rounds())
+    for estimator in ("anchor", "causal", "state-loo"):
         expected = forest.score(estimator).advantage.tolist()
-        actual = [node["advantage"] for tree in score(with_tokens(), estimator) for node in tree.nodes]
+        actual = [node["advantage"] for tree in score(with_rounds(), estimator) for node in tree.nodes]
         assert actual == pytest.approx(expected)
         with pytest.raises(UserError, match=f"^node 0 has no 'token_ids', by which {estimator} knows equal states"):
             score(vector_trees(), estimator)
