@@ -20,13 +20,12 @@ pub fn draw_by_scores(scores: &[f64], n: u32, key: &[i64], temperature: f64, rep
         let weight = |&score: &f64| if score == f64::NEG_INFINITY { 0.0 } else { warmed(score).exp() };
         return in_proportion(scores.iter().map(weight), bounded(n)?, &mut rng);
     }
-    let drawn = scores.iter().zip(0..).map(|(&score, place)| {
-        let tie = rng.next_u64();
-        let rank = if temperature == 0.0 { score } else { warmed(score) + gumbel(tie) };
-        Ranked { rank: rank + 0.0, tie, place }
+    let drawn = scores.iter().zip(0..).filter(|(score, _)| **score != f64::NEG_INFINITY);
+    let ranked = drawn.map(|(&score, place)| {
+        let rank = if temperature == 0.0 { score } else { warmed(score) + gumbel(rng.after(place)) };
+        Ranked { rank: rank + 0.0, place }
     });
-    let drawn = drawn.filter(|ranked| scores[ranked.place as usize] != f64::NEG_INFINITY).collect();
-    Ok(highest_of(drawn, n))
+    Ok(highest_of(ranked, n as usize, &rng))
 }
 
 /// Draws each place by itself with its `chance`; of those drawn up to `n`, the likeliest first, ties by the key.
@@ -58,24 +57,33 @@ fn check(scores: &[f64], n: u32, temperature: f64, replacement: bool) -> Result<
 #[derive(Debug, Clone, Copy)]
 struct Ranked {
     rank: f64,
-    tie: u64,
     place: u32,
 }
 
 impl Ranked {
-    fn higher_first(&self, other: &Self) -> Ordering {
-        other.rank.total_cmp(&self.rank).then(other.tie.cmp(&self.tie)).then(self.place.cmp(&other.place))
+    /// Equal ranks are in the order of their places' numbers.
+    fn higher_first(&self, other: &Self, rng: &KeyedRng) -> Ordering {
+        let tie = || rng.after(other.place).cmp(&rng.after(self.place)).then(self.place.cmp(&other.place));
+        other.rank.total_cmp(&self.rank).then_with(tie)
     }
 }
 
-fn highest_of(mut drawn: Vec<Ranked>, n: u32) -> Vec<u32> {
-    let n = n as usize;
-    if 0 < n && n < drawn.len() {
-        drawn.select_nth_unstable_by(n - 1, Ranked::higher_first);
+/// The first `n`, in order. Never holds more than twice as many: whatever comes behind the last of them goes by.
+fn highest_of(ranked: impl Iterator<Item = Ranked>, n: usize, rng: &KeyedRng) -> Vec<u32> {
+    let by_rank = |a: &Ranked, b: &Ranked| a.higher_first(b, rng);
+    let (mut highest, mut lowest) = (vec![], f64::NEG_INFINITY);
+    for ranked in ranked.filter(|_| n > 0) {
+        if ranked.rank >= lowest {
+            highest.push(ranked);
+        }
+        if highest.len() == 2 * n {
+            highest.select_nth_unstable_by(n - 1, by_rank);
+            highest.truncate(n);
+            lowest = highest[n - 1].rank;
+        }
     }
-    drawn.truncate(n);
-    drawn.sort_unstable_by(Ranked::higher_first);
-    drawn.iter().map(|ranked| ranked.place).collect()
+    highest.sort_unstable_by(by_rank);
+    highest.iter().take(n).map(|ranked| ranked.place).collect()
 }
 
 /// Draws with replacement; none where every weight is 0.

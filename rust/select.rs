@@ -30,6 +30,11 @@ impl KeyedRng {
         mix(self.0)
     }
 
+    /// What `next_u64` gives after `skipped` others.
+    pub fn after(&self, skipped: u32) -> u64 {
+        mix(self.0.wrapping_add(GAMMA.wrapping_mul(u64::from(skipped) + 1)))
+    }
+
     /// A uniform draw from [0, 1), one of 2^53.
     pub fn unit(&mut self) -> f64 {
         unit(self.next_u64())
