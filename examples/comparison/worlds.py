@@ -71,7 +71,7 @@ class World:
 WORLDS = {
     "slow": World((1, 2, 3), Faults(), 900),
     "sparse": World((3, 4), Faults(early_answer=0.7, wrong_answer=0.15, wrong_subject=0.15, wrong_relation=0.2), 900),
-    "long": World((4, 5, 6), Faults(0.5, 0.1, 0.1, 0.1, 0.05), 500, numbered=True, topk=2),
+    "long": World((4, 5, 6), Faults(0.3, 0.05, 0.05, 0.05, 0.03), 500, numbered=True, topk=2),
 }
 
 
