@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from treegrpo_cli import UserError, read_trees, score, training_rows
 from treegrpo_cli._core import NO_PARENT
@@ -65,6 +65,7 @@ def test_a_function_itself_will_do_and_may_be_of_leaves() -> None:
     assert own[0].scoring == {"estimator": f"{__name__}:own_grpo", "options": {}, "level": "leaf"}
 
 
+@settings(deadline=None)
 @given(random_trees(), st.randoms())
 def test_prompts_are_seen_one_at_a_time_and_own_grpo_is_the_cores(trees: list[Tree], random: Any) -> None:
     forest, _ = forest_of(trees, random)
@@ -76,6 +77,7 @@ def test_prompts_are_seen_one_at_a_time_and_own_grpo_is_the_cores(trees: list[Tr
 OWN_AND_OURS: list[tuple[str, dict[str, Any]]] = [("grpo", {"scale": "none"}), (f"{__name__}:own_grpo", {})]
 
 
+@settings(deadline=None)
 @given(random_trees(), st.randoms())
 def test_the_columns_of_a_prompt_are_those_of_its_trees_alone(trees: list[Tree], random: Any) -> None:
     forest, _ = forest_of(trees, random)

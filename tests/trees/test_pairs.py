@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from treegrpo_cli import UserError, preference_pairs
 from treegrpo_cli.models.pretrained import load_tokenizer
@@ -77,6 +77,7 @@ def reference_pairs(group: list[Fields], min_gap: float, which: str, value: str,
     return rows
 
 
+@settings(deadline=None)
 @given(
     groups(),
     st.sampled_from([0.0, 0.25, 0.5, 1.0]),
