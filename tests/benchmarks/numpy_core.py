@@ -1,93 +1,16 @@
 """Estimators and selection rules in numpy, as one would write them without the core: whole columns, level by level.
 
 Each computes what the core does with its defaults; `bench_core.py` compares the results before it takes times.
-Estimators and rules that merge equal states (`anchor`, `state-loo`, `contrast`) or follow continuations (`causal`) go
-from node to node with a dictionary: columns do not help, and there is no numpy version of them here.
+Those that merge equal states or follow continuations are in `numpy_states.py`.
 """
 
 from collections.abc import Callable
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from treegrpo_cli._core import NO_PARENT
 
-Columns = dict[str, NDArray[Any]]
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-
-class Trees:
-    """What every estimator begins with: levels, leaf sums, values."""
-
-    def __init__(self, columns: Columns) -> None:
-        self.columns = columns
-        parent = columns["parent"].astype(np.int64)
-        self.is_root = parent == NO_PARENT
-        self.above = np.where(self.is_root, 0, parent)
-        self.tree = columns["tree"].astype(np.int64)
-        self.root = np.flatnonzero(self.is_root)[np.argsort(self.tree[self.is_root])]
-        self.prompt = columns["prompt"].astype(np.int64)[self.tree]
-        self.reward = columns["reward"]
-        self.is_scored = ~np.isnan(self.reward)
-        self.depth = self._depths()
-        order = np.argsort(self.depth, kind="stable")
-        bounds = np.searchsorted(self.depth[order], np.arange(self.depth.max() + 2))
-        self.levels = [order[start:end] for start, end in pairwise(bounds[1:])]
-        self.count = self.sums(self.is_scored.astype(np.float64))
-        self.total = self.sums(np.nan_to_num(self.reward))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            self.value = self.total / self.count
-
-    def _depths(self) -> Ints:
-        """Pointer by pointer to the roots."""
-        depth, at = np.zeros(len(self.above), dtype=np.int64), self.above.copy()
-        level = np.flatnonzero(~self.is_root)
-        depth[level] = 1
-        while len(level := level[~self.is_root[at[level]]]):
-            depth[level] += 1
-            at[level] = self.above[at[level]]
-        return depth
-
-    def sums(self, own: Floats) -> Floats:
-        """Sums over subtrees, the deepest level first."""
-        total = own.copy()
-        for nodes in reversed(self.levels):
-            np.add.at(total, self.above[nodes], total[nodes])
-        return total
-
-    def shared_values(self) -> Floats:
-        """Values in which all roots of a prompt have the prompt's."""
-        value = self.value.copy()
-        roots = self.prompt[self.root]
-        prompt = np.bincount(roots, self.total[self.root]) / np.bincount(roots, self.count[self.root])
-        value[self.root] = prompt[roots]
-        return value
-
-    def shown(self, at_leaves: Floats) -> Floats:
-        """The mean over the leaves below each node."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return self.sums(np.where(self.is_scored, at_leaves, 0.0)) / self.count
-
-
-def normalised(values: Floats, group: Ints, scaled: bool) -> Floats:
-    """x - mean of its group, over its std (ddof 1, eps 1e-6) where `scaled`; 0 in a group that is flat or of one."""
-    size = np.bincount(group)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        centred = values - (np.bincount(group, values) / size)[group]
-        std = np.sqrt(np.bincount(group, centred**2) / (size - 1))
-        low, high = np.full(len(size), np.inf), np.full(len(size), -np.inf)
-        np.minimum.at(low, group, values)
-        np.maximum.at(high, group, values)
-        normal = centred / (std[group] + 1e-6) if scaled else centred
-    return np.where((size[group] > 1) & ((high - low)[group] > 1e-8), normal, 0.0)
-
-
-def of_scored(trees: Trees, group: Ints) -> Floats:
-    advantage = np.zeros(len(trees.reward))
-    advantage[trees.is_scored] = normalised(trees.reward[trees.is_scored], group[trees.is_scored], scaled=True)
-    return advantage
+from tests.benchmarks.numpy_states import anchor, causal, contrast, state_loo
+from tests.benchmarks.numpy_trees import Columns, Floats, Ints, Trees, normalised, of_scored
 
 
 def grpo(trees: Trees) -> Floats:
@@ -145,14 +68,20 @@ ESTIMATORS: dict[str, Callable[[Trees], Floats]] = {
     "sibling": sibling,
     "global-local": global_local,
     "depth": depth,
+    "anchor": anchor,
 }
+WEIGHING: dict[str, Callable[[Trees], tuple[Floats, Floats]]] = {"causal": causal, "state-loo": state_loo}
 
 
-def by_estimator(name: str, columns: Columns) -> Floats:
+def by_estimator(name: str, columns: Columns) -> tuple[Floats, Floats | None]:
+    """Advantages, and weights where the estimator has its own; a root's, never trained, is that of its leaves."""
     trees = Trees(columns)
-    advantage = np.where(trees.count > 0, ESTIMATORS[name](trees), np.nan)
+    credit, weight = WEIGHING[name](trees) if name in WEIGHING else (ESTIMATORS[name](trees), None)
+    advantage = np.where(trees.count > 0, credit, np.nan)
     advantage[trees.root] = np.where(trees.count[trees.root] > 0, 0.0, np.nan)
-    return advantage
+    if weight is not None:
+        weight[trees.root] = trees.count[trees.root]
+    return advantage, weight
 
 
 def below(columns: Columns, of_turn: Floats) -> tuple[Floats, Ints]:
@@ -228,5 +157,6 @@ RULES: dict[str, Callable[[Columns], Floats]] = {
     "bernoulli": bernoulli,
     "uct": uct,
     "puct": puct,
+    "contrast": contrast,
     "confidence": confidence,
 }
