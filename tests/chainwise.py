@@ -85,6 +85,10 @@ class Rows:
         rest = whole if self.scores.unmasked_advantage is None else self._on_the_way(node, leaf, "unmasked_")
         return [whole if in_call(token) else rest for token in node["tokens"] if token[1]]
 
+    def advantage(self, node: Node, leaf: Node) -> float:
+        """A(l) + a(n) of all its sampled tokens, where no term is masked."""
+        return self._on_the_way(node, leaf, "")
+
     def _on_the_way(self, node: Node, leaf: Node, of: str) -> float:
         ids = {id(node): number for number, node in enumerate(self.nodes)}
         of_leaf, own = (getattr(self.scores, f"{of}{level}_advantage") for level in ("leaf", "node"))

@@ -17,7 +17,7 @@ from treegrpo_cli.trees.column_checks import column_of
 from treegrpo_cli.trees.forest import to_forest
 from treegrpo_cli.trees.format import Fields
 from treegrpo_cli.trees.own_estimator import TIMEOUT_S, is_own
-from treegrpo_cli.trees.sums import resolved_terms, score_forest
+from treegrpo_cli.trees.sums import check_weighing, resolved_terms, score_forest
 from treegrpo_cli.trees.terms import PARTS, parts_of, scoring_of
 from treegrpo_cli.trees.tree_record import AnyTree, TreeRecord, as_records
 from treegrpo_cli.types import MAX_REWARD
@@ -94,6 +94,7 @@ def score_group(
     """
     if isinstance(terms, str):
         terms = [{"estimator": terms, "options": dict(options or {})}]
+    check_weighing(terms)
     forest = to_forest(records, tokens=_need_tokens(records, terms))
     try:
         scores = score_forest(forest, terms, timeout_s=timeout_s)

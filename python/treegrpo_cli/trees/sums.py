@@ -31,11 +31,8 @@ def score_forest(
     own = [(_weight(term, key), _mask(term), _loaded(term, key)) for term in terms if is_own(term["estimator"])]
     if not own:
         return forest.score(terms)
+    check_weighing(terms, key)
     ours = [term for term in terms if not is_own(term["estimator"])]
-    weighing = {known["name"] for known in describe_estimators() if known["weighs"]}
-    for term in ours:
-        if term["estimator"] in weighing:
-            raise UserError(f"{key}: {term['estimator']} weighs turns itself: it stands in no sum")
     parts = [_Part(1.0, {}, forest.score(ours))] if ours else []
     parts += [_Part(weight, mask, estimator.score(forest, timeout_s)) for weight, mask, estimator in own]
     if len(parts) == 1 and parts[0].weight == 1 and not parts[0].mask:
@@ -53,6 +50,14 @@ def score_forest(
         return forest.given_scores(leaf, leaf_level=True, beside=node, estimator=label, unmasked=unmasked)
     assert node is not None  # a term has a level
     return forest.given_scores(node, leaf_level=False, estimator=label, unmasked=unmasked)
+
+
+def check_weighing(terms: Sequence[ScoreTerm], key: str = "estimator") -> None:
+    """Raise UserError, naming `key`, for a term of a sum that gives turns weights of its own."""
+    weighing = {known["name"] for known in describe_estimators() if known["weighs"]}
+    for term in terms:
+        if len(terms) > 1 and term["estimator"] in weighing:
+            raise UserError(f"{key}: {term['estimator']} weighs turns itself: it stands in no sum")
 
 
 class _Part(NamedTuple):
