@@ -12,6 +12,8 @@ from pathlib import Path
 LAST_TRACE_LINES = 6
 MAX_LINE, MAX_SAID = 500, 300
 """Characters of a line that is said to a person, and of what somebody else's exception says in it."""
+CLOSE = 0.65
+"""Share of letters that two names have in common, in order, from which one may be meant by the other."""
 
 
 def bounded(line: str, limit: int = MAX_LINE) -> str:
@@ -129,7 +131,9 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
     >>> nearest("clip_lo", ["clip_low", "clip_high"])
     "did you mean 'clip_low'?"
+    >>> nearest("nope", ["entropies", "num_trees"])
+    'valid: entropies, num_trees'
     """
     options = sorted(valid)
-    close = difflib.get_close_matches(name, options, n=1)
+    close = difflib.get_close_matches(name, options, n=1, cutoff=CLOSE)
     return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(options)}"

@@ -53,6 +53,8 @@ def parse_term(text: str) -> ScoreTerm:
         factor = float(weight) if star else 1.0
     except ValueError:
         raise UserError(f"--estimator {text!r}: expected [weight*]name[,option=value ...]") from None
+    if factor == 0:
+        raise UserError(f"--estimator {text!r}: a term of weight 0 adds nothing; leave it out")
     options = dict(pair.partition("=")[::2] for pair in pairs)
     mask = options.pop("mask", None)
     if not name or not all("=" in pair and not pair.startswith("=") for pair in pairs):

@@ -267,6 +267,7 @@ def test_estimators_are_listed_with_formulas_options_and_what_they_may_be() -> N
         (["--explain", "1"], "--explain needs one tree"),
         (["--tree-id", "0", "--explain", "99"], "has no node 99: its nodes are 0 to 9"),
         (["--tree-id", "0", "--explain", "1", "--format", "json"], "--explain cannot be combined with --format json"),
+        (["--format", "nope"], "Invalid value for '--format': 'nope' is not "),
         (["--full", "--summary"], "--full cannot be combined with --format json"),
         (["--option", "ddof=0"], "--option needs --estimator"),
         (["--estimator", "tree-grop"], "tree-grop"),

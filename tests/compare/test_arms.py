@@ -66,6 +66,8 @@ def test_what_every_run_has_of_its_own_is_no_override(key: str, tmp_path: Path) 
 def test_mistakes_name_the_file_and_the_key(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a.toml: unknown key 'rollout.num_tree'"):
         load_arms([write(tmp_path / "a.toml", "[rollout]\nnum_tree = 1\n")])
+    with pytest.raises(UserError, match=r"^the command line: unknown key 'nope.key', "):
+        load_arms([write(tmp_path / "a.toml", "seed = 1\n")], None, ["nope.key=1"])
     with pytest.raises(FileError, match=r"none.toml"):
         load_arms([tmp_path / "none.toml"])
     with pytest.raises(UserError, match=r"b.toml: rollout is a table, and was none"):

@@ -43,7 +43,8 @@ def test_a_dumped_config_reads_back_the_same(tmp_path: Path) -> None:
     [
         ("rollout.num_tree=4", r"unknown key 'rollout.num_tree', did you mean 'num_trees'"),
         ("num_trees=4", r"unknown key 'num_trees', did you mean 'rollout.num_trees'"),
-        ("rolout.num_trees=4", r"unknown key 'rolout', did you mean 'rollout'"),
+        ("rolout.num_trees=4", r"unknown key 'rolout.num_trees', did you mean 'rollout'"),
+        ("rollout.nope=4", r"^the command line: unknown key 'rollout.nope', valid: "),
         ("rollout.num_trees=zero", r"rollout.num_trees: .*got 'zero'"),
         ("rollout.num_trees=0", r"rollout.num_trees: .*greater than or equal to 1, got 0"),
         ("rollout.temperature=nan", r"rollout.temperature: .*got nan"),
@@ -70,6 +71,7 @@ def test_a_dumped_config_reads_back_the_same(tmp_path: Path) -> None:
         ("budget.prompt_second=1", r"budget.prompt_second'.*prompt_seconds"),
         ("advantage.estimator=grop", r"advantage: unknown estimator 'grop'"),
         ("advantage.roots=tree", r"advantage: tree-grpo has no option 'roots'"),
+        ("advantage={estimator='parent', mask='tool-calls'}", r"advantage: .*\[\[advantage.terms\]\]"),
         ("advantage.eps=-1", r"advantage: option eps"),
         ("model.dtype=float16", r"model.dtype: "),
         ("report_to=mlflow", r"report_to"),
@@ -82,6 +84,24 @@ def test_a_wrong_setting_is_named_with_its_key(override: str, message: str) -> N
     with pytest.raises(UserError, match=message) as caught:
         load_config(None, [override])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "override", "message"),
+    [
+        ("seed = 1", "nope.key=1", "the command line: unknown key 'nope.key', "),
+        ("[rollout]\nnum_trees = 2", "rollout.num_trees=zero", "the command line: rollout.num_trees: "),
+        ("seed = 1", "loss={nope=2}", "the command line: unknown key 'loss.nope', "),
+        ("[nope]\nother = 1", "nope.key=1", "c.toml: unknown key 'nope', "),
+        ("[rollout]\nnope = 1", "rollout.num_trees=2", "c.toml: unknown key 'rollout.nope', "),
+    ],
+)
+def test_a_mistake_in_an_argument_is_not_blamed_on_the_file(
+    content: str, override: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(write(tmp_path / "c.toml", content), [override])
+    assert str(caught.value).removeprefix(f"{tmp_path}/").startswith(message)
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,19 @@ def test_a_mistake_is_one_line_that_names_the_estimator(function: Callable[..., 
     assert str(raised.value) == MISTAKES[function].format(name)
 
 
+@pytest.mark.parametrize("function", [missing, too_few])
+def test_a_mistake_names_the_line_of_the_prompt_that_it_was_made_at(
+    function: Callable[..., Any], tmp_path: Path
+) -> None:
+    unscored = tree("without", nodes=nodes_of([None, 0], [None, None]))
+    path = write_lines(tmp_path / "a.jsonl", [unscored, *vector_trees()])
+    name = name_of(function)
+    with pytest.raises(UserError) as raised:
+        score(read_trees(path), name)
+    assert str(raised.value) == f"{path}:2: {MISTAKES[function].format(name)}"
+    assert bool(raised.value.trace) == (function is missing)
+
+
 def test_one_that_does_not_answer_is_left_alone() -> None:
     config = make_config({"advantage": {"estimator": name_of(sleeps), "timeout_s": 0.05}}).advantage
     forest = to_forest([TreeRecord.from_dict(fields) for fields in vector_trees()])
@@ -278,7 +291,7 @@ def test_what_is_no_estimator_is_refused() -> None:
     for function, message in (
         (late, "is async: an estimator is a plain function"),
         (both, "has level 'both', expected 'leaf' or 'node'"),
-        (alone, "must take 1 arguments and then options"),
+        (alone, "must take 1 argument and then options"),
     ):
         with pytest.raises(UserError, match=message):
             score(vector_trees(), function)

@@ -185,5 +185,22 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     assert "--format pairs goes with --option" in refused(run(*pairs, "--estimator", "grpo"))
     nowhere = refused(run(*pairs, "--option", "tokenizer=/nowhere"))
     assert "name another by --option tokenizer=DIR" in nowhere
+    no_entropies = refused(run(*pairs, "--option", "tokenizer=none", "--option", "value=child-softmax"))
+    assert f"{file}:1: tree 0, node 1: value child-softmax needs an entropy" in no_entropies
     with pytest.raises(UserError, match="min_gap: got -1"):
         preference_pairs(tree(), min_gap=-1)
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ("min_gap=-1", "option min_gap: got '-1'"),
+        ("which=none", "option which: got 'none'"),
+        ("nope=1", "no option 'nope'"),
+        ("value=median", "option value: got "),
+    ],
+)
+def test_options_are_checked_before_a_tokenizer_is_opened(option: str, complaint: str, tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "t.jsonl", [tree()])
+    asked = ["--option", "tokenizer=/nowhere", "--option", option]
+    assert refused(run("inspect-tree", file, "--format", "pairs", *asked)).startswith(f"treegrpo: pairs: {complaint}")

@@ -190,6 +190,25 @@ def test_bernoulli_names_the_tree_and_node_whose_reward_is_out_of_range(tmp_path
         score(read_trees(path), "grpo", scale="bernoulli")
 
 
+def test_a_file_without_rounds_is_named_where_they_are_needed(tmp_path: Path) -> None:
+    nodes = [
+        {
+            **node,
+            "token_ids": [node["id"]],
+            "sampled": [[0, 1]] if node["id"] else [],
+            "logprobs": [-0.5] * (node["id"] > 0),
+        }
+        for node in nodes_of([None, 0, 0], [None, 1.0, 0.0])
+    ]
+    path = write_lines(
+        tmp_path / "t.jsonl", [tree("q", 0, [{**node, "round": 0} for node in nodes]), tree("q", 1, nodes)]
+    )
+    with pytest.raises(UserError, match=r"t\.jsonl:2: causal needs to know in which round"):
+        score(read_trees(path), "causal")
+    with pytest.raises(UserError, match=r"^option weight: got "):
+        score(read_trees(path), "causal", weight="nope")
+
+
 def test_rewards_too_large_for_float64_are_refused_and_no_nan_is_written() -> None:
     huge = tree(nodes=nodes_of([None, 0, 0, 0], [None, 1.7e308, 1.7e308, -1.7e308]))
     with pytest.raises(UserError, match="too large"):

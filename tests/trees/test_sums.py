@@ -124,6 +124,8 @@ def test_a_sum_is_asked_for_on_the_command_line(tmp_path: Path) -> None:
     assert "tree-grpo + 0.5 parent" in run("inspect-tree", "-", stdin=lines.encode()).stdout
     for wrong in ("x*grpo", "grpo,scale", ",scale=none"):
         assert "[weight*]name[,option=value ...]" in refused(run("inspect-tree", path, "--estimator", wrong))
+    nothing = refused(run("inspect-tree", path, "--estimator", "grpo", "--estimator", "0*parent"))
+    assert "--estimator '0*parent': a term of weight 0 adds nothing" in nothing
     assert "--option needs one --estimator" in refused(run("inspect-tree", path, *asked, "--option", "eps=0"))
 
 

@@ -81,7 +81,8 @@ def _run() -> int:
         code = app(sys.argv[1:] or ["--help"], prog_name="treegrpo", standalone_mode=False)
         sys.stdout.flush()
     except typer.TyperException as error:  # without a message it has shown the help
-        code = _complain(bounded(error.format_message()), 2) if error.format_message() else 2
+        message = error.format_message().replace(": Value error, ", ": ")
+        code = _complain(bounded(message), 2) if message else 2
     except UserError as error:
         _show_trace(error)
         lines = error.lines if isinstance(error, Problems) else [str(error)]

@@ -12,7 +12,7 @@ import orjson
 
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.models.pretrained import load_tokenizer
-from treegrpo_cli.trees.pairs import comes_out_as_it_was, pairs_of_group
+from treegrpo_cli.trees.pairs import check_options, comes_out_as_it_was, pairs_of_group
 from treegrpo_cli.trees.tree_record import TreeRecord
 
 TEXTS = "none"
@@ -26,6 +26,7 @@ def write_pairs(groups: Iterator[Sequence[TreeRecord]], options: Mapping[str, An
     `tokenizer=none`, take the texts that the file has. Warns of pairs whose tokens TRL would not find again.
     """
     others = {name: value for name, value in options.items() if name != "tokenizer"}
+    check_options(others)
     num_pairs = num_other = 0
     for group in groups:
         tokenizer = _tokenizer(group[0], options.get("tokenizer"))

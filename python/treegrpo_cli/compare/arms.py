@@ -34,22 +34,23 @@ SET_BY_COMPARE = {
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One way to train; `settings` is a tree in the shape of a file, `path` where it came from."""
+    """One way to train; `settings` is a tree in the shape of a file, `path` where it came from, `overrides` aside."""
 
     name: str
     path: Path
     settings: Mapping[str, Any]
+    overrides: Sequence[str] = ()
 
     def config(self, changes: Mapping[str, Any] | None = None) -> Config:
         """Return the settings of a run, with `changes` by dotted key (a seed, a folder, a budget).
 
-        Raises UserError, naming file and key, for a setting that is wrong.
+        Raises UserError, naming file or command line and key, for a setting that is wrong.
         """
         tree = dict(self.settings)
         for key, value in (changes or {}).items():
             section, dot, name = key.rpartition(".")
             tree |= {section: {**tree.get(section, {}), name: value}} if dot else {name: value}
-        return make_config(tree, str(self.path))
+        return make_config(tree, str(self.path), self.overrides)
 
 
 def load_arms(files: Sequence[Path], common: Path | None = None, overrides: Iterable[str] = ()) -> list[Arm]:
@@ -92,6 +93,6 @@ def _load(file: Path, below: Sequence[tuple[str, Mapping[str, Any]]], overrides:
     name = document.pop("name", file.stem)
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise FileError(file, f"an arm is called by letters, digits, '.', '_', '+' and '-', got {name!r:.60}")
-    arm = Arm(name, file, layered([*below, (str(file), document)], overrides))
+    arm = Arm(name, file, layered([*below, (str(file), document)], overrides), overrides)
     arm.config()
     return arm

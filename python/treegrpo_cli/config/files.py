@@ -21,6 +21,9 @@ from treegrpo_cli.config.spellings import in_our_words, is_foreign
 from treegrpo_cli.config.values import MAX_DEPTH, check_values, flat
 from treegrpo_cli.errors import UserError, nearest
 
+COMMAND_LINE = "the command line"
+"""In place of a file, where an argument is wrong."""
+
 
 def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
     """Read a TOML or YAML file, apply `section.key=value` overrides, and check every setting.
@@ -28,9 +31,10 @@ def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
     Raises FileError for a file that cannot be read and UserError, naming the dotted key and the nearest
     valid name, for a setting that is wrong.
     """
+    overrides = list(overrides)
     if path is None:
-        return make_config(layered([], overrides), "the command line")
-    return make_config(layered([(str(path), read_document(path))], overrides), str(path))
+        return make_config(layered([], overrides), COMMAND_LINE, overrides)
+    return make_config(layered([(str(path), read_document(path))], overrides), str(path), overrides)
 
 
 def layered(documents: Iterable[tuple[str, Mapping[str, Any]]], overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -44,7 +48,8 @@ def layered(documents: Iterable[tuple[str, Mapping[str, Any]]], overrides: Itera
         for key, _ in _settings(layer):
             _make_room(tree, key)
         _lay_over(tree, layer, source)
-    for key, value in in_our_words(map(_parse_override, overrides), flat(tree)):
+    pairs = [_parse_override(override) for override in overrides]
+    for key, value in in_our_words(pairs, flat(tree)):
         _make_room(tree, key)
         _assign(tree, key, value)
     return tree
@@ -68,8 +73,8 @@ def _lay_over(tree: dict[str, Any], layer: Mapping[str, Any], source: str, prefi
             tree[name] = value
 
 
-def make_config(tree: Mapping[str, Any], source: str = "config") -> Config:
-    """Check a tree of settings in the shape of the file."""
+def make_config(tree: Mapping[str, Any], source: str = "config", overrides: Iterable[str] = ()) -> Config:
+    """Check a tree of settings in the shape of the file; what `overrides` set in it is no mistake of `source`."""
     tree = _with_our_names(tree, source)
     try:
         _count_chains(tree)
@@ -80,7 +85,7 @@ def make_config(tree: Mapping[str, Any], source: str = "config") -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"{source}: {_first_problem(error)}") from None
+        raise UserError(_first_problem(error, source, _arguments(overrides, tree), flat(tree))) from None
 
 
 def dump_config(config: Config) -> str:
@@ -172,16 +177,26 @@ def _count_chains(tree: dict[str, Any]) -> None:
     _assign(tree, "rollout.num_trees", tree.pop("num_generations"))
 
 
-def _first_problem(error: ValidationError) -> str:
+def _arguments(overrides: Iterable[str], tree: dict[str, Any]) -> set[str]:
+    """Dotted keys, under our names, of what the command line sets."""
+    return set(flat(dict(in_our_words(map(_parse_override, overrides), flat(tree)))))
+
+
+def _first_problem(error: ValidationError, source: str, arguments: set[str], settings: Mapping[str, Any]) -> str:
+    """The line on a problem. It names the command line where all settings that it is about are `arguments`."""
     problems = error.errors(include_url=False)
     problem, location = problems[0], _location(problems[0]["loc"])
     dotted = ".".join(location) or "config"
+    about = [key for key in settings if f"{key}.".startswith(f"{dotted}.") or dotted.startswith(f"{key}.")]
+    if about and arguments.issuperset(about):
+        source = COMMAND_LINE
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {dotted!r}, {_nearest_key(location)}"
+        name = about[0] if source == COMMAND_LINE and about else dotted
+        return f"{source}: unknown key {name!r}, {_nearest_key(location)}"
     messages = [other["msg"].removeprefix("Value error, ") for other in problems if _location(other["loc"]) == location]
     message = " or ".join([messages[0], *(other.removeprefix("Input should be ") for other in messages[1:])])
     shown = "" if isinstance(problem["input"], dict | BaseModel) else f", got {problem['input']!r}"
-    return f"{dotted}: {message[0].lower()}{message[1:]}{shown}"
+    return f"{source}: {dotted}: {message[0].lower()}{message[1:]}{shown}"
 
 
 def _location(parts: Iterable[int | str]) -> list[str]:

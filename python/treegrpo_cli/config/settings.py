@@ -397,6 +397,8 @@ class AdvantageConfig(BaseModel):
             if self.estimator not in ("", type(self).model_fields["estimator"].default) or self.options:
                 raise ValueError("an estimator and its options beside terms: they stand in a term of their own")
             object.__setattr__(self, "estimator", "")
+        elif "mask" in self.options and ":" not in self.estimator:
+            raise ValueError("a mask stands in a term: write the estimator and its mask under [[advantage.terms]]")
         ours = [term for term in self.score_terms if ":" not in term["estimator"]]
         if ours:
             Forest().score(ours)

@@ -17,7 +17,7 @@ finite numbers, read at nodes that have a scored leaf below, roots aside, or whe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from math import isfinite
@@ -46,6 +46,14 @@ def is_own(name: object) -> bool:
     return callable(name) or (isinstance(name, str) and ":" in name)
 
 
+class AnswerError(UserError):
+    """A function of the user's raised, or what it returned is none; `node` is the first of the prompt's."""
+
+    def __init__(self, message: str, node: int, trace: Sequence[str] = ()) -> None:
+        self.node = node
+        super().__init__(message, trace)
+
+
 @dataclass(frozen=True, slots=True)
 class OwnEstimator:
     """A function of the user's with its options."""
@@ -60,12 +68,12 @@ class OwnEstimator:
     def score(self, forest: Forest, timeout_s: float = TIMEOUT_S) -> Scores:
         """Score a forest, prompt by prompt, but for those without a reward.
 
-        Raises UserError for a mistake of the function, CoreError where it is at a node.
+        Raises AnswerError for a mistake of the function, CoreError where it is at a node.
         """
         advantage = np.full(forest.num_nodes, np.nan)
         for nodes, columns in by_prompt(columns_of(forest)):
             if not np.isnan(columns["reward"]).all():
-                advantage[nodes] = self._asked(columns, timeout_s)
+                advantage[nodes] = self._asked(columns, int(nodes[0]), timeout_s)
         if self.level == "node":
             advantage[forest.columns()["parent"] == NO_PARENT] = 0.0
         try:
@@ -74,24 +82,24 @@ class OwnEstimator:
             error.reason = f"{self.name}: {error.reason}"
             raise
 
-    def _asked(self, columns: Mapping[str, NDArray[Any]], timeout_s: float) -> NDArray[np.float64]:
+    def _asked(self, columns: Mapping[str, NDArray[Any]], first: int, timeout_s: float) -> NDArray[np.float64]:
         try:
             answer = in_thread(lambda: self.function(columns, **self.options)).result(timeout_s)
             with looking_at_answers():
                 advantage = np.asarray(answer)
         except TimeoutError:
-            raise self._error(f"no answer within {timeout_s:g} s (advantage.timeout_s)") from None
+            raise self._error(f"no answer within {timeout_s:g} s (advantage.timeout_s)", first) from None
         except UserCodeError as error:
-            raise UserError(f"{self.key} {self.name}: raised {error.reason}", error.trace) from error
+            raise self._error(f"raised {error.reason}", first, error.trace) from error
         num_nodes = len(columns["parent"])
         if advantage.shape != (num_nodes,):
-            raise self._error(f"must return {num_nodes} advantages, one a node, got {_shape(advantage)}")
+            raise self._error(f"must return {num_nodes} advantages, one a node, got {_shape(advantage)}", first)
         if advantage.dtype.kind not in "biuf":
-            raise self._error(f"must return numbers, got {advantage.dtype}")
+            raise self._error(f"must return numbers, got {advantage.dtype}", first)
         return advantage.astype(np.float64)
 
-    def _error(self, reason: str) -> UserError:
-        return UserError(f"{self.key} {self.name}: {reason}")
+    def _error(self, reason: str, node: int, trace: Sequence[str] = ()) -> AnswerError:
+        return AnswerError(f"{self.key} {self.name}: {reason}", node, trace)
 
     def term(self, weight: float = 1.0) -> dict[str, Any]:
         """What the tree file says of it."""

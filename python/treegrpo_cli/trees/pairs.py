@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from treegrpo_cli._core import CoreError
+from treegrpo_cli._core import CoreError, Forest
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.trees.forest import to_forest
 from treegrpo_cli.trees.format import Fields
+from treegrpo_cli.trees.scoring import placed
 from treegrpo_cli.trees.tree_record import AnyTree, TreeRecord, as_records
 from treegrpo_cli.types import FLAT
 
@@ -70,14 +71,14 @@ def preference_pairs(trees: AnyTree | Iterable[AnyTree], tokenizer: Any = None, 
 
 def pairs_of_group(group: Sequence[TreeRecord], tokenizer: Any, options: Mapping[str, Any]) -> Iterator[Fields]:
     """Yield the rows of one prompt's trees, by state, then by the values and the places of their turns."""
-    min_gap, which, of_values = _split(options)
+    min_gap, which, of_values = check_options(options)
     for choice in _choices(group, _values(group, of_values), by_tokens=tokenizer is not None, options=of_values):
         for chosen, rejected in _pairs(choice.turns, min_gap, which):
             yield _row(group, choice, chosen, rejected, tokenizer)
 
 
-def _split(options: Mapping[str, Any]) -> tuple[float, str, dict[str, Any]]:
-    """Take `min_gap` and `which` out; the others are of values, which the core checks."""
+def check_options(options: Mapping[str, Any]) -> tuple[float, str, dict[str, Any]]:
+    """Return `min_gap`, `which` and the options of values. Raises UserError for one that is wrong or none."""
     of_values = dict(options)
     given, which = of_values.pop("min_gap", 0.0), of_values.pop("which", WHICH[0])
     try:
@@ -90,6 +91,10 @@ def _split(options: Mapping[str, Any]) -> tuple[float, str, dict[str, Any]]:
         raise UserError(f"pairs: option which: got {which!r:.60}, expected one of {', '.join(WHICH)}")
     if unknown := of_values.keys() - {"value", "kappa", "tau", "roots"}:
         raise UserError(f"pairs: no option {min(unknown)!r}; there are min_gap, which, value, kappa, tau, roots")
+    try:
+        Forest().score("parent", of_values)
+    except (CoreError, ValueError) as error:
+        raise UserError(f"pairs: {getattr(error, 'reason', error)}") from None
     return min_gap, which, of_values
 
 
@@ -97,8 +102,8 @@ def _values(group: Sequence[TreeRecord], options: dict[str, Any]) -> list[list[f
     """The value of each node of each tree, NaN where no scored leaf is below."""
     try:
         value = to_forest(group, tokens=False).score("parent", options).value
-    except (CoreError, ValueError) as error:
-        raise UserError(f"pairs: {getattr(error, 'reason', error)}") from None
+    except CoreError as error:
+        raise placed(error, group) from None
     ends = np.cumsum([len(record.nodes) for record in group])
     return [column.tolist() for column in np.split(value, ends[:-1])]
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from treegrpo_cli._core import CoreError, describe_estimators
+from treegrpo_cli._core import CoreError, Forest, describe_estimators
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.terms import read_term
 from treegrpo_cli.trees.column_checks import column_of
 from treegrpo_cli.trees.forest import to_forest
 from treegrpo_cli.trees.format import Fields
-from treegrpo_cli.trees.own_estimator import TIMEOUT_S, is_own
+from treegrpo_cli.trees.own_estimator import TIMEOUT_S, AnswerError, is_own
 from treegrpo_cli.trees.sums import check_weighing, resolved_terms, score_forest
 from treegrpo_cli.trees.terms import PARTS, parts_of, scoring_of
 from treegrpo_cli.trees.tree_record import AnyTree, TreeRecord, as_records
@@ -94,14 +95,14 @@ def score_group(
     """
     if isinstance(terms, str):
         terms = [{"estimator": terms, "options": dict(options or {})}]
-    check_weighing(terms)
+    _check_terms(terms)
     forest = to_forest(records, tokens=_need_tokens(records, terms))
     try:
         scores = score_forest(forest, terms, timeout_s=timeout_s)
     except CoreError as error:
-        raise _placed(error, records) from None
-    except ValueError as error:  # an option of a type that no option has
-        raise UserError(str(error)) from None
+        raise (placed(error, records) if error.node is not None else _unplaced(error, records, terms)) from None
+    except AnswerError as error:
+        raise _in_file(error, records) from error.__cause__
     if (np.abs(scores.value) > MAX_REWARD).any():  # a leaf's value is its reward
         raise _too_large(records)
     resolved = resolved_terms(terms)
@@ -151,6 +152,19 @@ def _added_to(record: TreeRecord, added: Iterator[Fields], scoring: Fields, in_p
             _drop_parts(node, fields)
         node.update(fields)
     return record.replaced(nodes=nodes, scoring=scoring)
+
+
+def _check_terms(terms: Sequence[ScoreTerm]) -> None:
+    """Raise UserError where terms are wrong whatever the trees are."""
+    check_weighing(terms)
+    ours = [term for term in terms if not is_own(term["estimator"])]
+    try:
+        if ours or not terms:
+            Forest().score(ours)
+    except CoreError as error:
+        raise UserError(error.reason) from None
+    except ValueError as error:  # an option of a type that no option has
+        raise UserError(str(error)) from None
 
 
 def _need_tokens(records: Sequence[TreeRecord], terms: Sequence[ScoreTerm]) -> bool:
@@ -203,10 +217,35 @@ def _or_none(column: NDArray[np.float64]) -> list[float | None]:
     return [None if value != value else value for value in values] if np.isnan(column).any() else values
 
 
-def _placed(error: CoreError, records: Sequence[TreeRecord]) -> UserError:
+def placed(error: CoreError, records: Sequence[TreeRecord]) -> UserError:
     """The core's error, its forest-wide ids turned into file, line and the tree's own."""
     if error.tree is None or error.node is None:
         return UserError(error.reason)
     record = records[error.tree]
     first = sum(len(record.nodes) for record in records[: error.tree])
     return record.error(f"tree {record.tree_id}, node {error.node - first}: {error.reason}")
+
+
+def _unplaced(error: CoreError, records: Sequence[TreeRecord], terms: Sequence[ScoreTerm]) -> UserError:
+    """The core's error that is at no node, with the place of the first tree that it is true of."""
+    ours = [term for term in terms if not is_own(term["estimator"])]
+    tokens = _need_tokens(records, terms)
+    lacking = (record for record in records if _fails(to_forest([record], tokens=tokens), ours))
+    return next(lacking, records[0]).error(error.reason)
+
+
+def _fails(forest: Forest, terms: Sequence[ScoreTerm]) -> bool:
+    try:
+        forest.score(terms)
+    except CoreError:
+        return True
+    return False
+
+
+def _in_file(error: AnswerError, records: Sequence[TreeRecord]) -> UserError:
+    """The mistake of a user's function, with the place of the prompt at which it was made."""
+    ends = accumulate(len(record.nodes) for record in records)
+    record = next(record for record, end in zip(records, ends, strict=True) if error.node < end)
+    located = record.error(str(error))
+    located.trace = error.trace
+    return located

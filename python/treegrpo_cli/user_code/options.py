@@ -45,7 +45,8 @@ def _options(function: Callable[..., Any], key: str, num_arguments: int) -> tupl
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if len(positional) < num_arguments or any(p.kind is p.POSITIONAL_ONLY for p in positional[num_arguments:]):
         shown = ", ".join(map(str, parameters))
-        raise UserError(f"{key}: {_name(function)} must take {num_arguments} arguments and then options, got ({shown})")
+        wanted = "1 argument" if num_arguments == 1 else f"{num_arguments} arguments"
+        raise UserError(f"{key}: {_name(function)} must take {wanted} and then options, got ({shown})")
     ours = {p.name for p in positional[:num_arguments]}
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
     named = (p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
