@@ -153,7 +153,7 @@ class Training:
 
     def _metrics(self, name: str) -> list[dict[str, Any]]:
         lines = (self.arena.folder / name / "metrics.jsonl").read_bytes().splitlines()
-        timed = ("time", "per_second", "memory", "busy")
+        timed = ("time", "second", "memory", "busy")
         return [
             {key: value for key, value in orjson.loads(line).items() if not any(word in key for word in timed)}
             for line in lines
