@@ -239,6 +239,9 @@ def test_reports_of_what_is_not_there_are_one_line(tmp_path: Path) -> None:
         write_plan(tmp_path, arms, [0], 50)
         assert message in refused(run("compare", "--report-only", "--output", tmp_path))
     write_plan(tmp_path, ["a"], [0], 50)
+    assert "--jobs: not with --report-only" in refused(
+        run("compare", "--report-only", "--output", tmp_path, "--jobs", "2")
+    )
     said = refused(run("compare", "--report-only", "--output", tmp_path, "--score", "g"))
     assert "a-seed0: has no score 'g', valid: f" in said
     (tmp_path / "comparison.json").write_text("{")

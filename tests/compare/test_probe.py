@@ -187,6 +187,10 @@ def test_vectors_that_are_no_vectors_are_one_line(folder: Path, probed: Path) ->
         (["--probe", "--seeds", "3"], "--seeds: not with --probe"),
         (["--probe", "--repeats", "1"], "--repeats 1: pairs of repeats need two of them"),
         (["--probe", "--prompts", "1"], "--prompts 1: intervals are over prompts"),
+        (
+            ["--probe", "--reference", "first", "--reference-chains", "8"],
+            "--reference-chains: not with --reference first",
+        ),
         (["--probe", "--reference-chains", "1"], "--reference-chains 1: a baseline of the others needs two"),
         (["--probe", "data.limit=2", "rollout.top_p=0.5"], "rollout.top_p: training needs the whole distribution"),
     ],

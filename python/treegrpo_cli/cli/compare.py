@@ -34,6 +34,8 @@ class Asked:
 def run_compare(asked: Asked, *, jobs: int | None, report_only: bool, quiet: bool) -> None:
     """Train and report, or report alone."""
     arms, reporter, folder = read_arms(asked), Reporter(quiet=quiet), Path(asked.output)
+    if report_only and jobs is not None:
+        raise UserError("--jobs: not with --report-only, which runs nothing")
     if len(asked.budgets) > 1 or not (asked.budgets or report_only):
         raise UserError(f"give one budget, of {BUDGET_OPTIONS}")
     targets = parse_targets(asked.targets)

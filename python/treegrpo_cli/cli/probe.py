@@ -49,6 +49,8 @@ def run_probe(
     reporter, folder = Reporter(quiet=quiet), Path(output) / FOLDER
     if not arms:
         raise UserError("name the arms: one file of settings for each")
+    if against == "first" and chains is not None:
+        raise UserError("--reference-chains: not with --reference first, which rolls no chains of its own")
     plain = ProbeOptions()
     options = ProbeOptions(
         num_prompts=prompts or plain.num_prompts,
