@@ -18,7 +18,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: demo test setup pin clean
+.PHONY: demo test docs setup pin clean
 
 demo: setup
 	rm -rf $(DEMO) $(DEMO)-tree
@@ -38,6 +38,10 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest treegrpo_cli._core
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# The documentation as a site of its own, which needs no server: open site/index.html.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 setup: $(VENV)/.packages $(VENV)/.extension
 
@@ -63,4 +67,4 @@ pin:
 	$(PIN) requirements/core.in -c requirements/cpu.txt -o requirements/core.txt
 
 clean:
-	rm -rf $(VENV) target runs
+	rm -rf $(VENV) target runs site

@@ -19,7 +19,7 @@ def test_examples_in_docstrings_give_what_they_say(path: Path) -> None:
 
 
 def test_examples_in_the_docs_give_what_they_say() -> None:
-    pages = [path for path in sorted((PACKAGE.parent.parent / "docs").glob("*.md")) if ">>>" in path.read_text()]
+    pages = [path for path in sorted((PACKAGE.parent.parent / "docs").rglob("*.md")) if ">>>" in path.read_text()]
     assert pages
     for page in pages:
         assert doctest.testfile(str(page), module_relative=False).failed == 0, page.name

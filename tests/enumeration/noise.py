@@ -1,4 +1,4 @@
-"""Flipped rewards, every way and with its chance -> the table of docs/credit.md: what estimators keep of an update."""
+"""Flipped rewards, every way and with its chance -> what estimators keep: a table of docs/concepts/credit.md."""
 
 from collections.abc import Iterator
 from functools import cache

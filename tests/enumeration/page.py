@@ -1,4 +1,4 @@
-"""Estimators under each selection rule -> the table of docs/credit.md: how far each one's expected update is right."""
+"""Estimators under each selection rule -> how right each one's expected update is: docs/concepts/credit.md."""
 
 import math
 from collections.abc import Iterator

@@ -131,7 +131,7 @@ def test_thoughts_that_are_left_out_also_behind_a_result_are_said_to_be() -> Non
 
 
 def test_the_documented_families_and_their_readers_are_those_of_the_tests() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "chat-templates.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "chat-templates.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
     told = {name: (reader, lost) for name, _, reader, lost in rows[2:]}
     assert {name: reader for name, (reader, _) in told.items()} == {n: family.reader for n, family in FAMILIES.items()}

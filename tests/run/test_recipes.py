@@ -45,7 +45,9 @@ def test_the_figures_in_the_docs_are_those_counted(name: str) -> None:
     trainer, phases = counted.trainer, counted.phases(total)
     parts = (trainer.weights, trainer.gradients, trainer.moments, trainer.reference, trainer.micro_batch)
     told = [f"{num_bytes / GIB:.1f}" for num_bytes in (total, *parts, *phases.values())]
-    [row] = [line for line in (ROOT / "docs" / "gpu.md").read_text().splitlines() if f"{name}.toml) |" in line]
+    [row] = [
+        line for line in (ROOT / "docs" / "how-to" / "gpu.md").read_text().splitlines() if f"{name}.toml) |" in line
+    ]
     assert [cell.strip() for cell in row.strip("|").split("|")[1:]] == told
     [row] = [line for line in (ROOT / "README.md").read_text().splitlines() if f"{name}.toml)" in line]
     assert row.endswith(f" | {phases['rollouts'] / GIB:.1f} | {phases['the update'] / GIB:.1f} |")
@@ -53,4 +55,6 @@ def test_the_figures_in_the_docs_are_those_counted(name: str) -> None:
 
 def test_the_refusal_in_the_docs_is_the_one_that_is_given() -> None:
     lines = problems(settings(model={"lora_rank": 16}), model_of("1.5B"), CUDA, "vllm", card(23.6))
-    assert [line for line in lines if f"    {line}\n" in (ROOT / "docs" / "gpu.md").read_text()] == lines != []
+    assert (
+        [line for line in lines if f"    {line}\n" in (ROOT / "docs" / "how-to" / "gpu.md").read_text()] == lines != []
+    )

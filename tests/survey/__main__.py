@@ -1,6 +1,6 @@
-"""Every causal LM class of the installed transformers, tiny -> docs/families.md: trees, chains, or refused, and why.
+"""Every causal LM class of the installed transformers, tiny -> docs/reference/families.md: how each trains, and why.
 
-    python -m tests.survey --found families.jsonl --ropes all --write docs/families.md
+    python -m tests.survey --found families.jsonl --ropes all --write docs/reference/families.md
 
 Each configuration is tried in a process of its own, so that a crash is a row. What was found stands in the file of
 `--found`, one line a configuration; those that stand there already are not tried again.

@@ -20,7 +20,7 @@ HEAD = """# Which model families are trained, and how
 Every causal LM class of transformers {transformers} was tried on a CPU (torch {torch}, Python {python}), with a few
 small layers and random weights, by this command:
 
-    python -m tests.survey --found families.jsonl --ropes {ropes} --write docs/families.md
+    python -m tests.survey --found families.jsonl --ropes {ropes} --write docs/reference/families.md
 
 A row stands for a family's plain configuration and for those of its variants with the same outcome. The variants are:
 biases and tied embeddings the other way round, a sliding window, `is_decoder`, and, for the model types behind

@@ -10,7 +10,7 @@ from tests.survey.compare import TREE_PATHS, Finding
 from tests.survey.configs import class_name, families
 from tests.survey.table import table, verdict
 
-PAGE = Path(__file__).parents[2] / "docs" / "families.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "families.md"
 
 
 @pytest.mark.parametrize(

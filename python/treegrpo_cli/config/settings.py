@@ -248,9 +248,9 @@ class SelectionConfig(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     rule: str = "uniform"
-    """One of docs/selection.md, or your own: `package.module:name` or `file.py:name`, a function of columns and
-    candidates that returns a score a candidate. Its keyword arguments are its options; beside them `temperature` (0 =
-    the best are drawn) and `replacement` (false)."""
+    """One of docs/concepts/selection.md, or your own: `package.module:name` or `file.py:name`, a function of columns
+    and candidates that returns a score a candidate. Its keyword arguments are its options; beside them `temperature`
+    (0 = the best are drawn) and `replacement` (false)."""
     timeout_s: Seconds = 60.0
     """How long a call of your own function may take."""
 
