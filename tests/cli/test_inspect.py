@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from rich.cells import cell_len
-from treegrpo_cli.cli.inspect import nested_json
+from treegrpo_cli.cli.show.as_json import nested_json
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.trees.draw import draw_tree
 from treegrpo_cli.trees.scoring import score

@@ -1,0 +1,1 @@
+"""Chosen trees -> what is shown of them, one way a file."""
