@@ -18,7 +18,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: demo test docs setup pin clean
+.PHONY: demo test docs setup chromium pin clean
 
 demo: setup
 	rm -rf $(DEMO) $(DEMO)-tree
@@ -28,7 +28,7 @@ demo: setup
 	$(BIN)/treegrpo eval $(DEMO)-tree environment.options.topk=0 --quiet
 	$(BIN)/python examples/telling_tree.py "$$(ls $(DEMO)-tree/trees/* | tail -n 1)"
 
-test: setup
+test: setup chromium
 	cargo fmt --check
 	cargo clippy --quiet --all-targets --no-default-features -- -D warnings
 	cargo clippy --quiet --all-targets -- -D warnings
@@ -58,6 +58,9 @@ $(VENV)/.extension: $(VENV)/.packages pyproject.toml Cargo.toml Cargo.lock $(wil
 	@echo "building the extension ..."
 	$(BIN)/maturin develop --quiet --release --uv
 	touch $@
+
+chromium:
+	@.ci/chromium
 
 # Renews the pinned requirements; they name no addresses.
 PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate
