@@ -28,7 +28,8 @@ BELOW: dict[str, set[str]] = {
     | {"signals", "types", "errors"},
     "doctor": {"run", "train", "samplers", "models", "config", "data", "types", "errors"},
     "compare": {"run", "train", "rollout", "samplers", "models", "config", "data", "signals", "errors"},
-    "cli": {"compare", "doctor", "run", "models", "trees", "config", "terms", "signals", "errors"},
+    "page": {"trees", "errors"},
+    "cli": {"page", "compare", "doctor", "run", "models", "trees", "config", "data", "terms", "signals", "errors"},
     "__main__": {"cli", "signals"},
 }
 """Room -> the rooms that it uses, itself aside, and no others. A top-level module is a room of its own."""

@@ -10,6 +10,7 @@ from treegrpo_cli.cli.chosen import Wanted, choose, first_trees, wanted_trees
 from treegrpo_cli.cli.show.as_json import write_json
 from treegrpo_cli.cli.show.drawing import draw
 from treegrpo_cli.cli.show.explanation import print_explanation
+from treegrpo_cli.cli.show.page import write_page
 from treegrpo_cli.cli.show.pairs import write_pairs
 from treegrpo_cli.cli.show.summary import write_summary
 from treegrpo_cli.errors import UserError
@@ -31,8 +32,12 @@ def inspect(
     summary: bool = False,
     full: bool = False,
     node: int | None = None,
+    html: Path | None = None,
+    tokenizer: Path | None = None,
 ) -> None:
     """Write the chosen trees of files to standard output, group by group; or `explain` one `node` of one tree.
+
+    Or write them to one `html` page, with the texts of tokens by a `tokenizer`.
 
     Without `estimator` the scoring of the file is kept, and `tree-grpo` computed where there is none. Several are the
     terms of a sum, `[weight*]name[,option=value ...]` each.
@@ -48,6 +53,9 @@ def inspect(
     chosen = choose(files, None if output_format == "pairs" else terms, Wanted(prompt_id, tree_id))
     if node is not None:
         print_explanation(chosen, node)
+        return
+    if html is not None:
+        write_page(chosen, html, paths, tokenizer=tokenizer, limit=limit)
         return
     groups = first_trees(wanted_trees(chosen), limit)
     if output_format == "pairs":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -61,9 +62,30 @@ def inspect_tree(
     prompt_id: Annotated[str | None, typer.Option(help="Show the trees of this prompt only.")] = None,
     tree_id: Annotated[int | None, typer.Option(help="Show only trees with this number.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Show this many trees, then stop.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page to look at the trees in a browser.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Show the page's tokens as this tokenizer.json writes them.  [default: the model's that grew them]",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Draw trees with rewards, values and advantages, or dump them, scored, as JSON."""
+    """Draw trees with rewards, values and advantages, dump them, scored, as JSON, or write a page for a browser."""
     from treegrpo_cli.cli.inspect import inspect
+    from treegrpo_cli.cli.show.page import check_page
+
+    others = {
+        "--format": output_format is not None,
+        "--nested": nested,
+        "--summary": summary,
+        "--full": full,
+        "--explain": explain is not None,
+    }
+    check_page(html, tokenizer, others)
 
     inspect(
         files,
@@ -78,6 +100,8 @@ def inspect_tree(
         summary=summary,
         full=full,
         node=explain,
+        html=html,
+        tokenizer=tokenizer,
     )
 
 

@@ -1,0 +1,1 @@
+"""Trees -> one self-contained HTML page: what `treegrpo inspect-tree --html` writes."""
