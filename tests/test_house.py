@@ -27,9 +27,11 @@ BELOW: dict[str, set[str]] = {
     "run": {"train", "rollout", "rewards", "envs", "samplers", "models", "trees", "config", "data"}
     | {"signals", "types", "errors"},
     "doctor": {"run", "train", "samplers", "models", "config", "data", "types", "errors"},
-    "compare": {"run", "train", "rollout", "samplers", "models", "config", "data", "signals", "errors"},
+    "plots": {"run", "trees", "config", "data", "errors"},
+    "compare": {"plots", "run", "train", "rollout", "samplers", "models", "config", "data", "signals", "errors"},
     "page": {"trees", "errors"},
-    "cli": {"page", "compare", "doctor", "run", "models", "trees", "config", "data", "terms", "signals", "errors"},
+    "cli": {"page", "compare", "plots", "doctor", "run", "models", "trees", "config", "data", "terms", "signals"}
+    | {"errors"},
     "__main__": {"cli", "signals"},
 }
 """Room -> the rooms that it uses, itself aside, and no others. A top-level module is a room of its own."""

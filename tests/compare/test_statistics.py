@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from treegrpo_cli.compare.curves import AXES, Curve, curve_of, scores_of
 from treegrpo_cli.compare.results import GRID_SIZE, Question, compare
-from treegrpo_cli.compare.statistics import draw_again, iqm, meaning
+from treegrpo_cli.plots.curves import AXES, Curve, curve_of, scores_of
+from treegrpo_cli.plots.statistics import draw_again, iqm, meaning
 
 from tests.compare import reference
 
@@ -15,7 +15,7 @@ from tests.compare import reference
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """The naive way is slow."""
-    monkeypatch.setattr("treegrpo_cli.compare.statistics.NUM_RESAMPLES", 300)
+    monkeypatch.setattr("treegrpo_cli.plots.statistics.NUM_RESAMPLES", 300)
 
 
 Runs = dict[str, dict[int, Curve]]

@@ -22,8 +22,10 @@ from treegrpo_cli.cli.commands.doctor import doctor
 from treegrpo_cli.cli.commands.estimators import list_estimators
 from treegrpo_cli.cli.commands.evaluate import evaluate
 from treegrpo_cli.cli.commands.inspect_tree import inspect_tree
+from treegrpo_cli.cli.commands.plot import plot
 from treegrpo_cli.cli.commands.rollout import rollout
 from treegrpo_cli.cli.commands.train import train
+from treegrpo_cli.cli.commands.watch import watch
 from treegrpo_cli.errors import FailedRunError, Problems, Stopped, UserError, bounded, debugging, last_lines
 
 EXIT_CODES = """\
@@ -164,5 +166,7 @@ app.command(short_help="Grow trees, score them and write them.")(rollout)
 app.command(short_help="Train a policy on the trees it grows.")(train)
 app.command(short_help="Train several arms at equal budgets, and compare them.")(compare)
 app.command("eval", short_help="Measure a model or a run on questions.")(evaluate)
+app.command(short_help="Follow a run in the terminal.")(watch)
+app.command(short_help="Draw runs, into files or in the terminal.")(plot)
 app.command("inspect-tree", short_help="Draw trees with their advantages, or dump them.")(inspect_tree)
 app.command("estimators", short_help="List the estimators: how rewards become advantages.")(list_estimators)

@@ -18,7 +18,6 @@ from typing import Any
 import orjson
 
 from treegrpo_cli.compare.arms import Arm
-from treegrpo_cli.compare.curves import AXES, choose_score, curve_of
 from treegrpo_cli.compare.launch import open_launcher
 from treegrpo_cli.compare.plots import draw_curves
 from treegrpo_cli.compare.report import Report
@@ -29,6 +28,7 @@ from treegrpo_cli.config.files import load_config
 from treegrpo_cli.data.lock import output_lock
 from treegrpo_cli.data.whole_file import write_whole
 from treegrpo_cli.errors import FailedRunError, FileError, UserError, nearest, said
+from treegrpo_cli.plots.curves import AXES, choose_score, curve_of
 from treegrpo_cli.run.evaluation import score_names
 from treegrpo_cli.run.progress import Reporter
 from treegrpo_cli.run.spending import Spent, read_metrics

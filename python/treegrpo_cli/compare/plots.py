@@ -1,12 +1,10 @@
 """Results -> learning curves with their bands, as PNG and SVG: a picture for each thing that is spent.
 
-Arms are told apart by colour and by line: the colours are Okabe and Ito's, which most colour-blind people can tell
-apart, and no two of forty arms share both.
+Arms are told apart by colour and by line; no two of forty arms share both.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,9 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from treegrpo_cli.compare.curves import AXES
-from treegrpo_cli.data.whole_file import write_whole
+from treegrpo_cli.plots.curves import AXES
+from treegrpo_cli.plots.style import COLOURS, LINES, STYLE, save_picture
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
-LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-"""So many that they have no common factor with the colours."""
 MAX_SEED_LINES = 5
 """Of so few seeds each one's evaluations are drawn too, faintly."""
 
@@ -29,23 +24,13 @@ def draw_curves(results: Mapping[str, Any], folder: Path) -> list[Path]:
     arms = results["arms"]
     files: list[Path] = []
     for axis in (axis for axis in AXES if all(axis in arm["curves"] for arm in arms)):
-        with rc_context(
-            {"svg.hashsalt": "treegrpo", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-        ):
+        with rc_context(STYLE):
             figure = _figure(results["score"], arms, axis)
             pair = [folder / f"score-{axis}.{ending}" for ending in ("png", "svg")]
             for file in pair:
                 save_picture(figure, file)
         files += pair
     return files
-
-
-def save_picture(figure: Figure, file: Path) -> None:
-    """Draw into a file, in the format that its ending names; a full disk leaves what was there."""
-    content = io.BytesIO()
-    kind = file.suffix.removeprefix(".")
-    figure.savefig(content, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
-    write_whole(file, content.getvalue())
 
 
 def _figure(score: str, arms: Sequence[Mapping[str, Any]], axis: str) -> Figure:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from treegrpo_cli.compare.plots import save_picture
 from treegrpo_cli.compare.probe_statistics import Interval
+from treegrpo_cli.plots.style import STYLE, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +30,7 @@ ROOM = 1.6
 
 def draw_probe(probe: Probe, folder: Path) -> list[Path]:
     """Draw a panel a figure, a bar an arm; return the files."""
-    with rc_context({"svg.hashsalt": "treegrpo", "font.size": 9}):
+    with rc_context(STYLE | {"font.size": 9}):
         figure = Figure(figsize=(11, 1.6 + 0.4 * len(probe.figures)), layout="constrained")
         panels = figure.subplots(1, len(PANELS), sharey=True)
         for panel, (key, label) in zip(panels, PANELS.items(), strict=True):

@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from treegrpo_cli.compare.curves import AXES
 from treegrpo_cli.compare.tables import Rows, drawn, in_markdown
+from treegrpo_cli.plots.curves import AXES
 
 NOT_REACHED = "not reached"
 

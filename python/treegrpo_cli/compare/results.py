@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from treegrpo_cli.compare.curves import AXES, Curve
-from treegrpo_cli.compare.statistics import (
+from treegrpo_cli.plots.curves import AXES, Curve
+from treegrpo_cli.plots.statistics import (
     Array,
     Estimate,
     Sheaf,

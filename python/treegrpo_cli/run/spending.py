@@ -6,7 +6,7 @@ Tokens and tool calls of prompts that were thrown away count.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -68,21 +68,28 @@ def read_spending(path: Path) -> Spending:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of `metrics.jsonl`, without a last one that a kill left unfinished; none where it is not there.
+    """Return the lines of `metrics.jsonl`, as `each_line` yields them."""
+    return list(each_line(path))
+
+
+def each_line(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of `metrics.jsonl`, without a last one that a kill left unfinished; none where it is not there.
 
     Raises FileError, naming the line, for one that is no line of metrics.
     """
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.endswith(b"\n"):
+                    yield parse_line(path, number, line)
     except FileNotFoundError:
-        return []
+        return
     except OSError as error:
         raise FileError(path, said(error)) from None
-    whole = lines[:-1] if lines and not lines[-1].endswith(b"\n") else lines
-    return [_record(path, number, line) for number, line in enumerate(whole, 1)]
 
 
-def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
+def parse_line(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """Return what a line of `metrics.jsonl` holds. Raises FileError where it is none."""
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError as error:

@@ -109,7 +109,7 @@ class Sheaf:
         self.mean = iqm(curves)
         # of 5 seeds, 126 multisets can be drawn
         self._multisets, self._which = np.unique(np.sort(draws, axis=1), axis=0, return_inverse=True)
-        self._means = np.array([iqm(curves[drawn]) for drawn in self._multisets])
+        self._means = iqm(curves[self._multisets].swapaxes(0, 1))
 
     def band(self) -> Band:
         """Return the mean curve with its interval."""

@@ -1,0 +1,20 @@
+"""`treegrpo watch`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def watch(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, which need not be there yet.")],
+    once: Annotated[
+        bool, typer.Option("--once", help="Print a summary and exit, as is done where the output is no terminal.")
+    ] = False,
+) -> None:
+    """Follow a run in the terminal until it ends; q leaves, and the run goes on."""
+    from treegrpo_cli.cli.watch import run_watch
+
+    run_watch(run, once=once)
