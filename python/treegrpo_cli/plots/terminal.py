@@ -99,22 +99,24 @@ def _set_ticks(figure: Any, lines: Sequence[Line], width: int, height: int) -> N
         values = values[~np.isnan(values)]
         if len(values):
             low, high = float(values.min()), float(values.max())
-            places = ticks(low, high, num_ticks)
+            places = ticks(low, high, num_ticks, are_whole=bool((values == values.round()).all()))
             figure.ruler(axis, 0).lim(low, high)
             figure.ruler(axis, 0).ticks(places, [short(place) for place in places])
 
 
-def ticks(low: float, high: float, num_ticks: int) -> list[float]:
+def ticks(low: float, high: float, num_ticks: int, *, are_whole: bool = False) -> list[float]:
     """Return round numbers between two, about so many.
 
-    >>> ticks(0.03, 0.58, 3), ticks(1, 5, 6), ticks(7, 7, 3)
-    ([0.2, 0.4], [1.0, 2.0, 3.0, 4.0, 5.0], [7])
+    >>> ticks(0.03, 0.38, 3), ticks(1, 3, 6, are_whole=True), ticks(7, 7, 3)
+    ([0.1, 0.2, 0.3], [1.0, 2.0, 3.0], [7])
     """
     if not high > low:
         return [low]
     least = min(num_ticks, 3) - 1
     power = math.floor(math.log10(high - low))
     sizes = [factor * 10.0**exponent for exponent in range(power, power - 3, -1) for factor in (5, 2, 1)]
+    if are_whole:
+        sizes, least = [size for size in sizes if size >= 1], 0
     fitting = [size for size in sizes if least <= _num_steps(low, high, size) < num_ticks]
     step = fitting[-1] if fitting else next(size for size in sizes if _num_steps(low, high, size) >= least)
     first = math.ceil(low / step - SLACK)
