@@ -2,14 +2,29 @@
 (() => {
   const { nodes, prompts, trees, state, statuses, el, number, signed, scored, written, visible, segments } = treegrpo;
   const SHOWN = 20000;
+  const PIECE = 4000;
   const KINDS = { thought: "thought", call: "tool call", answer: "answer", text: "text" };
+
+  /* Parts of a long text that end at a line or a word, so that the browser lays out those in view alone. */
+  const pieces = (text) => {
+    const found = [];
+    for (let start = 0; start < text.length; ) {
+      const near = text.slice(start, start + PIECE);
+      const line = near.lastIndexOf("\n") + 1 || near.lastIndexOf(" ") + 1;
+      const isHalf = near.length === PIECE && /[\ud800-\udbff]$/.test(near);
+      const end = start + (near.length === PIECE && line ? line : near.length - (isHalf ? 1 : 0));
+      found.push(text.slice(start, end));
+      start = end;
+    }
+    return found;
+  };
 
   const long = (text) => {
     const body = el("div", { class: "words", dir: "auto" }, written(text.slice(0, SHOWN)));
     if (text.length > SHOWN)
       body.append(el("button", {
         class: "more",
-        onclick: () => body.replaceChildren(written(text)),
+        onclick: () => body.replaceChildren(...pieces(text).map((piece) => el("div", { class: "piece" }, written(piece)))),
       }, `show all ${text.length.toLocaleString("en")} characters`));
     return body;
   };
