@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 import pytest
+from treegrpo_cli.config import BudgetConfig
 from treegrpo_cli.config.files import make_config
-from treegrpo_cli.config.settings import BudgetConfig
 from treegrpo_cli.errors import FileError
 from treegrpo_cli.run.loop import train
 from treegrpo_cli.run.progress import Reporter

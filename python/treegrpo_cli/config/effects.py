@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from treegrpo_cli.config.settings import LimitsConfig
+from treegrpo_cli.config.sections.limits import LimitsConfig
 
 CANNOT_CHANGE_THE_RESULT = frozenset(
     {

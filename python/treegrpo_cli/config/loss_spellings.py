@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from treegrpo_cli.config.settings import LossConfig
+from treegrpo_cli.config.sections.loss import LossConfig
 from treegrpo_cli.errors import UserError
 
 Pair = tuple[str, Any]

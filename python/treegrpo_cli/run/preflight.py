@@ -20,8 +20,7 @@ from treegrpo_cli.run.memory import check_memory
 from treegrpo_cli.samplers import check_distinct, check_sleep, choose_engine, resolve_device
 
 if TYPE_CHECKING:
-    from treegrpo_cli.config import Config
-    from treegrpo_cli.config.settings import RewardConfig
+    from treegrpo_cli.config import Config, RewardConfig
     from treegrpo_cli.types import Task
 
 Result = TypeVar("Result")

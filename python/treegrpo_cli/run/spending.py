@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import orjson
 
-from treegrpo_cli.config.settings import BudgetConfig
+from treegrpo_cli.config import BudgetConfig
 from treegrpo_cli.errors import FileError, said
 
 
