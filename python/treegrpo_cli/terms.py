@@ -27,9 +27,11 @@ def read_term(fields: Mapping[str, Any]) -> ScoreTerm:
         raise ValueError("a term has no estimator: expected its name")
     if not isinstance(weight, int | float) or isinstance(weight, bool):
         raise ValueError(
-            f"weight of {name}: got {weight!r}, expected a number, 0 or more; an option of this name stands in a table "
+            f"weight of {name}: got {weight!r}, expected a number above 0; an option of this name stands in a table "
             "'options'"
         )
+    if weight == 0:
+        raise ValueError(f"weight of {name} is 0, so it adds nothing; leave the term out")
     mask = fields.get("mask")
     if not isinstance(mask, str | None):
         raise ValueError(f"mask of {name}: got {mask!r}, expected the name of one")

@@ -18,6 +18,7 @@ import typer
 
 from treegrpo_cli import signals
 from treegrpo_cli.cli.commands.compare import compare
+from treegrpo_cli.cli.commands.config import config
 from treegrpo_cli.cli.commands.doctor import doctor
 from treegrpo_cli.cli.commands.estimators import list_estimators
 from treegrpo_cli.cli.commands.evaluate import evaluate
@@ -169,4 +170,5 @@ app.command("eval", short_help="Measure a model or a run on questions.")(evaluat
 app.command(short_help="Follow a run in the terminal.")(watch)
 app.command(short_help="Draw runs, into files or in the terminal.")(plot)
 app.command("inspect-tree", short_help="Draw trees with their advantages, or dump them.")(inspect_tree)
+app.command("config", short_help="List every setting, or explain one.")(config)
 app.command("estimators", short_help="List the estimators: how rewards become advantages.")(list_estimators)

@@ -25,3 +25,14 @@ def _keys(table: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from _keys(inner, f"{prefix}{name}.")
         else:
             yield prefix + name
+
+
+def complete_name(incomplete: str) -> list[str]:
+    """Return the keys and sections that begin so.
+
+    >>> complete_name("rollout.num_r"), complete_name("bud")[0]
+    (['rollout.num_rounds'], 'budget')
+    """
+    keys = list(_keys(Config))
+    sections = dict.fromkeys(key.partition(".")[0] for key in keys if "." in key)
+    return [name for name in [*sections, *keys] if name.startswith(incomplete)]

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from treegrpo_cli.config.sections.advantage import AdvantageConfig
-from treegrpo_cli.config.sections.base import NonNegativeInt, Section
+from treegrpo_cli.config.sections.base import NonNegativeInt, Section, one_or_many
 from treegrpo_cli.config.sections.budget import BudgetConfig
 from treegrpo_cli.config.sections.data import DataConfig
 from treegrpo_cli.config.sections.environment import EnvironmentConfig
@@ -34,6 +34,12 @@ LORA_LEARNING_RATE = 1e-5
 """The default for adapters: they start from zero, and move less at the same rate than whole weights do."""
 
 
+def _one_or_none(schema: dict[str, Any]) -> None:
+    """Let the JSON schema take a single name, or `none`, too."""
+    one_or_many(schema)
+    schema["anyOf"][0] = {**schema["anyOf"][0], "enum": [*schema["anyOf"][0]["enum"], "none"]}
+
+
 class Config(Section):
     """Everything that a run needs; saved with it as `config.toml`."""
 
@@ -43,7 +49,9 @@ class Config(Section):
     output_dir: Annotated[str, Field(min_length=1)] = "runs/treegrpo"
     """Folder for what the run leaves: settings, metrics, trees and checkpoints. A folder that holds a run already is
     refused, unless `--resume` continues it."""
-    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+        default_factory=list, json_schema_extra=_one_or_none
+    )
     """Where metrics go beside `metrics.jsonl`: `tensorboard`, `wandb` or `trackio`, one or several. Empty, or `none`,
     means nowhere else."""
     model: ModelConfig = ModelConfig()

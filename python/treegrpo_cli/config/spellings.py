@@ -256,7 +256,7 @@ def in_our_words(pairs: Iterable[Pair], known: Mapping[str, Any] | None = None) 
                 yield from TOGETHER[key](value, given) if key in TOGETHER else CONVERTED[key](value)
             except UserError as error:
                 raise UserError(str(error) if str(error).startswith(key) else f"{key}: {error}") from None
-        elif answer := _answer(key):
+        elif answer := answer_to(key):
             raise UserError(f"{key}: {answer}")
         else:
             yield key, value
@@ -264,11 +264,11 @@ def in_our_words(pairs: Iterable[Pair], known: Mapping[str, Any] | None = None) 
 
 def is_foreign(key: str) -> bool:
     """Whether `in_our_words` would do anything to a dotted key."""
-    return key in SAME or key in CONVERTED or key in TOGETHER or bool(_answer(key))
+    return key in SAME or key in CONVERTED or key in TOGETHER or bool(answer_to(key))
 
 
-def _answer(key: str) -> str | None:
-    """The answer to a name, or to the nearest section that it stands in."""
+def answer_to(key: str) -> str | None:
+    """What to do in place of a name that means nothing here, or of the nearest section that it stands in."""
     while key:
         if key in ANSWERED:
             return ANSWERED[key]

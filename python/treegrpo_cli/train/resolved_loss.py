@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from treegrpo_cli.config import LossConfig
+from treegrpo_cli.config import Config, LossConfig, ModelConfig
 
 IMPORTANCE_CLIP, DUAL_CLIP = 2.0, 3.0
 """Of `auto` where the dtype rounds; verl's `rollout_is_threshold` and `clip_ratio_c` have the same values."""
@@ -72,13 +72,20 @@ def _bound(given: float | str, automatic: float | None) -> float | None:
     return automatic if isinstance(given, str) else given or None
 
 
-def unread_settings(loss: LossConfig) -> list[str]:
+def unread_settings(config: Config) -> list[str]:
     """Return a line for each setting that is given beside others under which nothing reads it.
 
-    >>> unread_settings(LossConfig(denominator_constant=512.0))
+    >>> unread_settings(Config(loss=LossConfig(denominator_constant=512.0)))
     ['warning: loss.denominator_constant = 512 is not read: loss.denominator is "token-mean", not "constant"']
+    >>> unread_settings(Config(model=ModelConfig(lora_alpha=64.0)))
+    ['warning: model.lora_alpha is not read: model.lora_rank is 0, so that all weights are trained']
     """
-    lines = []
+    lines, loss = [], config.loss
+    lines += [
+        f"warning: model.{name} is not read: model.lora_rank is 0, so that all weights are trained"
+        for name in ("lora_alpha", "lora_dropout", "lora_target_modules")
+        if not config.model.lora_rank and getattr(config.model, name) != getattr(ModelConfig(), name)
+    ]
     if loss.denominator != "constant" and loss.denominator_constant != LossConfig().denominator_constant:
         lines.append(
             f"warning: loss.denominator_constant = {loss.denominator_constant:g} is not read: "

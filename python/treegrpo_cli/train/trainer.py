@@ -68,7 +68,7 @@ class Trainer:
         _check_whole_distribution(config)
         if warning := rate_warning(config):
             say(warning)
-        for warning in unread_settings(config.loss):
+        for warning in unread_settings(config):
             say(warning)
         torch.manual_seed(config.seed)  # adapters start from it
         self.config, self.tokenizer = config, tokenizer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,6 +18,12 @@ Seconds = Annotated[float, Field(gt=0, le=10**7, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+def one_or_many(schema: dict[str, Any]) -> None:
+    """Let the JSON schema of a list take a single entry too, where a validator makes a list of it."""
+    many = {key: schema.pop(key) for key in ("type", "items", "minItems", "maxItems") if key in schema}
+    schema["anyOf"] = [many["items"], many]
 
 
 class Section(BaseModel):

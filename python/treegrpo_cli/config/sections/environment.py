@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from treegrpo_cli.config.sections.base import Count, CountOrNone, Seconds, Section
+from treegrpo_cli.config.sections.base import Count, CountOrNone, Seconds, Section, one_or_many
 
 
 class EnvironmentConfig(Section):
@@ -17,7 +17,7 @@ class EnvironmentConfig(Section):
     `single-turn` (no tools: a reward judges the first turn), `gym:ID` of gymnasium. Your own: `package.module:Name` or
     `file.py:Name`, where the name is a class, one of gymnasium's too, or a function to offer as a tool."""
     dialect: Literal["inline", "chat"] = "inline"
-    """How the agent writes tool calls: `inline`, as tags in its text (`<search> ... </search>`), or `chat`, in the
+    """How the agent writes tool calls: `inline`, as tags in its text (`<search>query</search>`), or `chat`, in the
     format of the model's own chat template."""
     tool_parser: str = "auto"
     """What reads tool calls in the `chat` dialect. `auto` takes the first that reads what the chat template writes.
@@ -35,7 +35,9 @@ class EnvironmentConfig(Section):
     """Seconds that an environment's own `check()` may take before the first rollout."""
     max_concurrent_tools: Count = 64
     """Tool calls that run at the same time; others wait. Lower it for a service that cannot answer so many."""
-    stop: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(default_factory=list, max_length=16)
+    stop: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(
+        default_factory=list, max_length=16, json_schema_extra=one_or_many
+    )
     """Further strings that end a turn; they stay in its text. One string or a list; the environment's own tags need no
     entry."""
     options: dict[str, Any] = Field(default_factory=dict)

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
 from treegrpo_cli.config.sections.base import Fraction, NonNegative, Positive, Section
 
 MAX_RATIO = 1e9
 """Of a bound on a ratio of probabilities: more is none, and float32 should hold it."""
+
+
+Bound = Annotated[
+    float | Literal["auto"],
+    WithJsonSchema(
+        {"anyOf": [{"const": "auto"}, {"const": 0}, {"type": "number", "exclusiveMinimum": 1, "maximum": MAX_RATIO}]}
+    ),
+]
+"""`auto`, 0 for none, or a number above 1."""
 
 
 class LossConfig(Section):
@@ -22,14 +31,14 @@ class LossConfig(Section):
     """Who computes the old policy's log-probabilities: the `sampler` while it generates, or the trainer before a step's
     first update (`recomputed`). `auto`: recomputed where the dtype is not float32 or `importance_clip` is above 0, else
     the sampler's."""
-    importance_clip: float | Literal["auto"] = "auto"
+    importance_clip: Bound = "auto"
     """Upper bound of a token's importance weight, which is the old policy's probability over the sampler's. 0 uses no
     weights. `auto`: 2 for recomputed `old_logprobs` where the dtype is not float32, else 0."""
     clip_low: Fraction = 0.2
     """How far the ratio may fall below 1 before a token has no gradient any more."""
     clip_high: Annotated[float, Field(ge=0, le=MAX_RATIO, allow_inf_nan=False)] = 0.2
     """How far the ratio may rise above 1 before a token has no gradient any more. DAPO sets it above `clip_low`."""
-    dual_clip: float | Literal["auto"] = "auto"
+    dual_clip: Bound = "auto"
     """Upper bound of the ratio where the advantage is negative; 0 sets none. `auto`: 3 where the dtype is not float32,
     else 0."""
     kl_coef: NonNegative = 0.0

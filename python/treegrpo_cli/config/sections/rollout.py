@@ -48,7 +48,8 @@ class RolloutConfig(Section):
     """The least probability that must be left to draw at a node; where it is less, `distinct_siblings` draws none
     there."""
     max_turns: Count = 4
-    """Most turns that the agent takes, its answer included. A rollout that reaches it ends there and is scored as it is."""
+    """Most turns that the agent takes, its answer included. A rollout that reaches it ends there and is scored
+    as it is."""
     max_prompt_tokens: Tokens = 4096
     """Longest prompt, in tokens. A longer one is left out and counted as a failure."""
     max_turn_tokens: Tokens = 500

@@ -9,6 +9,12 @@ from pydantic import Field, field_validator, model_validator
 from treegrpo_cli.config.sections.base import Count, CountOrNone, Fraction, NonNegativeInt, PositiveInt, Section
 
 
+def _or_true(schema: dict[str, Any]) -> None:
+    """Let the JSON schema take `true` too, which stands for a few."""
+    number = {key: schema.pop(key) for key in ("type", "minimum", "maximum")}
+    schema["anyOf"] = [number, {"const": True}]
+
+
 class TrainConfig(Section):
     """The training loop."""
 
@@ -48,7 +54,7 @@ class TrainConfig(Section):
     """Write the trees of each step to the run's folder, where `treegrpo inspect-tree` reads them."""
     max_failed_fraction: Fraction = 0.5
     """End the run if a larger share of a step's leaves, or of a rollout's, failed by prompt, tool or reward."""
-    log_completions: CountOrNone = 0
+    log_completions: Annotated[CountOrNone, Field(json_schema_extra=_or_true)] = 0
     """Completions of each step that are printed with their rewards and sent to `report_to`; `true` means 4, 0 none."""
 
     @property

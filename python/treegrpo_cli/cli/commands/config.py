@@ -1,0 +1,68 @@
+"""`treegrpo config`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Format(StrEnum):
+    """How settings are printed."""
+
+    text = "text"
+    json = "json"
+
+
+def _complete(incomplete: str) -> list[str]:
+    from treegrpo_cli.cli.completion import complete_name
+
+    return complete_name(incomplete)
+
+
+def config(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SECTION or KEY]",
+            help="List this section alone, such as rollout, or explain this key, such as rollout.num_trees.",
+            show_default=False,
+            autocompletion=_complete,
+        ),
+    ] = None,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Explain one key in full; names of TRL and verl are understood.",
+            show_default=False,
+            autocompletion=_complete,
+        ),
+    ] = None,
+    output_format: Annotated[Format, typer.Option("--format", help="For a person, or for tools.")] = Format.text,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of settings files, for editors, and stop.")
+    ] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the reference page of settings, and stop.")
+    ] = False,
+) -> None:
+    """List every setting with its type, default and meaning, or explain one.
+
+    Into a pipe goes one line a key, which is also a valid settings file: treegrpo config | grep tokens
+    """
+    if schema:
+        import json
+
+        from treegrpo_cli.config.schema import json_schema
+
+        print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+    elif markdown:
+        from treegrpo_cli.config.reference import markdown as page
+
+        print(page(), end="")
+    else:
+        from treegrpo_cli.cli.config import show_settings
+
+        show_settings(name, explain, output_format)
