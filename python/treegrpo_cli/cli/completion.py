@@ -28,11 +28,12 @@ def _keys(table: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def complete_name(incomplete: str) -> list[str]:
-    """Return the keys and sections that begin so.
+    """Return the sections and keys that begin so; the keys of a section behind its dot.
 
-    >>> complete_name("rollout.num_r"), complete_name("bud")[0]
-    (['rollout.num_rounds'], 'budget')
+    >>> complete_name("rollout.num_r"), complete_name("se")
+    (['rollout.num_rounds'], ['selection', 'seed'])
     """
     keys = list(_keys(Config))
     sections = dict.fromkeys(key.partition(".")[0] for key in keys if "." in key)
-    return [name for name in [*sections, *keys] if name.startswith(incomplete)]
+    names = keys if "." in incomplete else [*sections, *(key for key in keys if "." not in key)]
+    return [name for name in names if name.startswith(incomplete)]
