@@ -2,6 +2,7 @@
 
 mod convert;
 mod forest;
+mod frames;
 mod layout;
 mod rules;
 mod scores;

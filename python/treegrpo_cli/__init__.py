@@ -12,6 +12,7 @@ training_rows(trees)           scored trees -> one row a leaf
 preference_pairs(trees)        trees -> pairs of siblings for TRL's DPO trainer
 collate(rows, pad_id)          rows -> padded tensors, where torch is installed
 TreeRecord, TrainingRow        a tree, a row
+Trees                          a list of trees; it and a tree have to_pandas() and to_arrow()
 UserError                      what all of them raise for a caller's or a file's mistake
 
 Names are loaded when they are first used, so that importing the package costs nothing.
@@ -21,6 +22,7 @@ TYPE_CHECKING = False  # as in `typing`, which takes longer to import than a com
 if TYPE_CHECKING:
     from treegrpo_cli.errors import UserError
     from treegrpo_cli.trees.chains import from_chains
+    from treegrpo_cli.trees.collection import Trees
     from treegrpo_cli.trees.estimators import estimators
     from treegrpo_cli.trees.pairs import preference_pairs
     from treegrpo_cli.trees.rows import TrainingRow, collate, training_rows
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TrainingRow",
     "TreeRecord",
+    "Trees",
     "UserError",
     "__version__",
     "collate",
@@ -47,6 +50,7 @@ __all__ = [
 _HOMES = {
     "TrainingRow": "trees.rows",
     "TreeRecord": "trees.tree_record",
+    "Trees": "trees.collection",
     "UserError": "errors",
     "collate": "trees.rows",
     "estimators": "trees.estimators",

@@ -4,7 +4,11 @@ from collections.abc import Sequence
 from typing import Required, TypedDict, final, type_check_only
 
 import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
+import pyarrow as pa  # type: ignore[import-untyped]
 from numpy.typing import NDArray
+
+from treegrpo_cli.trees.frames import Rows
 
 _OptionValue = str | float | int | bool
 
@@ -313,6 +317,16 @@ class Forest:
     def columns(self) -> dict[str, NDArray[np.generic]]:
         """Read-only views of all columns, without copies; no row can be added afterwards."""
 
+    def snapshot(self) -> Forest:
+        """The forest as it stands, without a copy; both may grow on, each for itself."""
+
+    def to_pandas(self, rows: Rows = "nodes") -> pd.DataFrame:
+        """A frame with a row a node, a leaf or a token, of the forest as it stands; see `trees.frames`."""
+
+    def to_arrow(self, rows: Rows = "nodes") -> pa.Table:
+        """The same as a table of pyarrow's, without a copy of the forest's own columns."""
+
+    def _repr_html_(self) -> str: ...
     def score(self, terms: str | Sequence[ScoreTerm], options: dict[str, _OptionValue] | None = None) -> Scores:
         """Values and advantages of the whole forest; a group is the trees of one prompt.
 
@@ -364,6 +378,17 @@ class Forest:
 class Scores:
     """Per node; NaN stands for null, where no scored leaf is below."""
 
+    @property
+    def forest(self) -> Forest:
+        """The forest that was scored, as a snapshot. Raises ValueError where it has changed since."""
+
+    def to_pandas(self, rows: Rows = "nodes") -> pd.DataFrame:
+        """That of the forest with values and advantages. Raises ValueError where the forest has changed since."""
+
+    def to_arrow(self, rows: Rows = "nodes") -> pa.Table:
+        """The same as a table of pyarrow's."""
+
+    def _repr_html_(self) -> str: ...
     @property
     def estimator(self) -> str:
         """The estimator's name; of a sum all names, with their weights where these are not 1."""

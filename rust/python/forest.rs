@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::convert::{Array, Flags, Input, Key, Whole, given_options, given_terms, slice, view};
+use super::frames::{self, count};
 use super::layout::{PyChainRows, PyLayout};
 use super::scores::PyScores;
 use crate::advantage::{given, score_terms};
@@ -35,7 +36,12 @@ struct State {
 
 impl PyForest {
     fn of(forest: Forest) -> Self {
-        Self { state: Mutex::new(State { forest: Arc::new(forest), lent: false }) }
+        Self::sharing(Arc::new(forest))
+    }
+
+    /// A forest of its own, whose rows are copied once one of those that share them changes.
+    pub fn sharing(forest: Arc<Forest>) -> Self {
+        Self { state: Mutex::new(State { forest, lent: false }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -328,6 +334,30 @@ impl PyForest {
         dict.set_item("logprobs", view(owner, &forest.logprobs)?)?;
         dict.set_item("entropies", view(owner, &forest.entropies)?)?;
         Ok(dict)
+    }
+
+    fn snapshot(&self) -> Self {
+        Self::sharing(self.now())
+    }
+
+    #[pyo3(signature = (rows="nodes"))]
+    fn to_pandas<'py>(slf: &Bound<'py, Self>, rows: &str) -> PyResult<Bound<'py, PyAny>> {
+        frames::to_pandas(slf.as_any(), rows)
+    }
+
+    #[pyo3(signature = (rows="nodes"))]
+    fn to_arrow<'py>(slf: &Bound<'py, Self>, rows: &str) -> PyResult<Bound<'py, PyAny>> {
+        frames::to_arrow(slf.as_any(), rows)
+    }
+
+    fn _repr_html_<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        frames::html(slf.as_any())
+    }
+
+    fn __repr__(&self) -> String {
+        let forest = self.now();
+        let (trees, nodes) = (count(forest.num_trees(), "tree"), count(forest.num_nodes(), "node"));
+        format!("Forest({trees}, {nodes}, {})", count(forest.num_tokens(), "token"))
     }
 
     #[pyo3(signature = (terms, options=None))]

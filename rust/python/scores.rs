@@ -6,6 +6,7 @@ use pyo3::types::PyDict;
 
 use super::convert::{Array, Whole, options_dict, term_dict, view};
 use super::forest::PyForest;
+use super::frames::{self, count};
 use crate::advantage::Scores;
 use crate::explain::{Explanation, Part, explain};
 use crate::terms::Mask;
@@ -18,6 +19,32 @@ pub struct PyScores {
 
 #[pymethods]
 impl PyScores {
+    /// The forest that they are of, as it was scored. Refuses one that has changed since.
+    #[getter]
+    fn forest(&self) -> PyResult<PyForest> {
+        let forest = self.forest.get().now();
+        self.scores.check_of(&forest)?;
+        Ok(PyForest::sharing(forest))
+    }
+
+    #[pyo3(signature = (rows="nodes"))]
+    fn to_pandas<'py>(slf: &Bound<'py, Self>, rows: &str) -> PyResult<Bound<'py, PyAny>> {
+        frames::to_pandas(slf.as_any(), rows)
+    }
+
+    #[pyo3(signature = (rows="nodes"))]
+    fn to_arrow<'py>(slf: &Bound<'py, Self>, rows: &str) -> PyResult<Bound<'py, PyAny>> {
+        frames::to_arrow(slf.as_any(), rows)
+    }
+
+    fn _repr_html_<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        frames::html(slf.as_any())
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Scores({}, {})", self.scores.label, count(self.scores.num_leaves.len(), "node"))
+    }
+
     #[getter]
     fn estimator(&self) -> &str {
         &self.scores.label

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from treegrpo_cli._core import NO_PARENT, Forest
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.trees.chain import Chain, read_chain
+from treegrpo_cli.trees.collection import Trees
 from treegrpo_cli.trees.format import STATUS_CODES, Fields, spans_of
 from treegrpo_cli.trees.tree_record import TreeRecord
 
 STATUS_NAMES = {code: name for name, code in STATUS_CODES.items()}
 
 
-def from_chains(rollouts: Iterable[Mapping[str, Any]]) -> list[TreeRecord]:
+def from_chains(rollouts: Iterable[Mapping[str, Any]]) -> Trees:
     """Merge rows of tokens, each one rollout from its prompt to its end, into unscored trees.
 
     A row is a dict of lists or arrays:
@@ -44,16 +45,16 @@ def from_chains(rollouts: Iterable[Mapping[str, Any]]) -> list[TreeRecord]:
     """
     chains = [read_chain(row, fields) for row, fields in enumerate(rollouts)]
     if not chains:
-        return []
+        return Trees()
     groups = _groups(chains)
     forest, leaf_of = _merged(chains, groups)
     trees = forest.columns()["tree"]
     starts = np.searchsorted(trees, np.arange(len(groups) + 1))
     leaves = {int(leaf): chain for leaf, chain in zip(leaf_of, chains, strict=True)}
-    return [
+    return Trees(
         _record(prompt_id, tree_id, forest, range(int(starts[tree]), int(starts[tree + 1])), leaves, rows)
         for tree, ((prompt_id, tree_id), rows) in enumerate(groups.items())
-    ]
+    )
 
 
 def _groups(chains: Sequence[Chain]) -> dict[tuple[str, int], list[Chain]]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from treegrpo_cli._core import CoreError, Forest, describe_estimators
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.terms import read_term
+from treegrpo_cli.trees.collection import Trees
 from treegrpo_cli.trees.column_checks import column_of
 from treegrpo_cli.trees.forest import to_forest
 from treegrpo_cli.trees.format import Fields
@@ -37,7 +38,7 @@ def score(
     *,
     terms: Sequence[Mapping[str, Any]] = (),
     **options: Any,
-) -> list[TreeRecord]:
+) -> Trees:
     """Return scored copies of the trees, in their order; a group is the trees of one prompt_id.
 
     `trees` are records, or dicts as `TreeRecord.from_dict` takes them, or one of either. `estimator` is a name, or
@@ -62,7 +63,7 @@ def score(
         if (tree := (record.prompt_id, record.tree_id)) in seen:
             raise record.error(f"a second tree {record.tree_id} of prompt_id {record.prompt_id!r}")
         seen.add(tree)
-    return score_group(records, _asked(estimator, terms, options))
+    return Trees(score_group(records, _asked(estimator, terms, options)))
 
 
 def _asked(

@@ -19,19 +19,24 @@ from treegrpo_cli.data.lines import read_lines
 from treegrpo_cli.data.lock import check_same_file
 from treegrpo_cli.data.syncer import Syncer
 from treegrpo_cli.errors import FileError, UserError, said
+from treegrpo_cli.trees.collection import TreeReader
 from treegrpo_cli.trees.tree_record import TreeRecord
 from treegrpo_cli.types import Limits
 
 __all__ = ["TreeRecord", "TreeWriter", "read_groups", "read_trees"]
 
 
-def read_trees(path: str | Path, limits: Limits | None = None) -> Iterator[TreeRecord]:
-    """Yield the trees of a tree file in its order, one in memory at a time.
+def read_trees(path: str | Path, limits: Limits | None = None) -> TreeReader:
+    """Yield the trees of a tree file in its order, one in memory at a time; `Trees(read_trees(path))` is a list of all.
 
     `path` ends in `.zst` where the file is compressed; `-` is standard input. Raises UserError, naming
     file and line, at the first line that is no valid tree, at a prompt_id that returns after another
     one, at a (prompt_id, tree_id) that occurs twice, and beyond a limit; the trees in front of it have been given.
     """
+    return TreeReader(_read(path, limits), path)
+
+
+def _read(path: str | Path, limits: Limits | None) -> Iterator[TreeRecord]:
     prompt_id, seen, tree_ids = None, set[str](), set[int]()
     for number, line in read_lines(path, limits):
         record = TreeRecord.parse(line, path, number, limits)

@@ -12,12 +12,13 @@ from treegrpo_cli.data.json_values import JsonError, parse_json
 from treegrpo_cli.errors import FileError, UserError
 from treegrpo_cli.trees.checks import check_tree
 from treegrpo_cli.trees.format import SCHEMA, Fields
+from treegrpo_cli.trees.framed import Framed
 from treegrpo_cli.types import Limits
 
 PLAIN = {int, float, str, bool, type(None)}
 
 
-class TreeRecord:
+class TreeRecord(Framed):
     """One tree: a line of a tree file, checked. Fields that this version does not know are kept in place.
 
     `fields` is the line as JSON types, `path` and `line` are where it was read from. A node is a dict of
