@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -89,6 +90,17 @@ def test_the_weights_move_and_every_node_carries_the_version_that_sampled_it(who
         assert all(tree.scoring and tree.scoring["estimator"] == "tree-grpo" for tree in trees)
 
 
+def calls_as_chains(nodes: Sequence[dict[str, Any]]) -> int:
+    """Tool calls on the way to each leaf, counted leaf by leaf."""
+    parents, calls = {node["parent"] for node in nodes}, 0
+    for leaf in set(range(len(nodes))) - parents:
+        place: int | None = leaf
+        while place is not None:
+            calls += nodes[place]["num_tool_calls"]
+            place = nodes[place]["parent"]
+    return calls
+
+
 def test_the_tree_files_hold_what_the_metrics_say_and_what_their_own_scoring_gives(whole: dict[str, Any]) -> None:
     steps = [line for line in metrics_of(whole) if "reward" in line]
     for line in steps:
@@ -96,6 +108,7 @@ def test_the_tree_files_hold_what_the_metrics_say_and_what_their_own_scoring_giv
         expected = reference_metrics(trees)
         assert {name: line[name] for name in expected} == pytest.approx(expected)
         assert line["tree/num_tool_calls"] == sum(node["num_tool_calls"] for tree in trees for node in tree.nodes)
+        assert line["tree/chain_tool_calls"] == sum(calls_as_chains(tree.nodes) for tree in trees)
         anew = score(trees, "tree-grpo")
         assert [node["advantage"] for tree in trees for node in tree.nodes] == pytest.approx(
             [node["advantage"] for tree in anew for node in tree.nodes]

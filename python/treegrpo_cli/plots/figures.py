@@ -65,6 +65,11 @@ def file_name(panel: str) -> str:
 
 def figure_of(drawing: Drawing, panels: Sequence[Panel]) -> Figure:
     """Return the figure of these panels, two in a row, with one legend for the groups below them."""
+    with rc_context(STYLE):
+        return _figure(drawing, panels)
+
+
+def _figure(drawing: Drawing, panels: Sequence[Panel]) -> Figure:
     num_columns = min(len(panels), 2)
     num_rows = -(-len(panels) // num_columns)
     entries = _entries(drawing, panels)
@@ -144,7 +149,7 @@ def _part_legend(axes: Axes, panel: Panel, *, several: bool) -> None:
         handles,
         [panel.parts[part] for part in shown],
         loc="lower left",
-        bbox_to_anchor=(-0.01, 0.985),
+        bbox_to_anchor=(-0.01, 1.0),
         ncols=num_columns,
         borderaxespad=0,
         borderpad=0.1,

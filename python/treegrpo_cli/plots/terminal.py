@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from treegrpo_cli.errors import UserError
@@ -23,6 +24,8 @@ LETTERS = "ox+*#@%&"
 HEIGHT, MIN_WIDTH, MAX_WIDTH = 14, 40, 100
 FRAME = str.maketrans("┌┐└┘├┤┬┴┼─│", "+++++++++-|")
 SLACK = 1e-9
+FLAT = 1e-6
+"""Values that differ by less of their size are one, and stand in the middle."""
 NUM_POINTS = 400
 """More a terminal has no place for."""
 
@@ -94,13 +97,15 @@ def _empty_figure(plotext: Any, width: int, height: int) -> Any:
 
 
 def _set_ticks(figure: Any, lines: Sequence[Line], width: int, height: int) -> None:
-    for axis, num_ticks in ((0, width // 12), (1, height // 4)):
+    for axis, num_ticks in ((0, width // 12), (1, max(height // 4, 3))):
         values = np.concatenate([line.y if axis else line.x[~np.isnan(line.y)] for line in lines] or [np.zeros(1)])
         values = values[~np.isnan(values)]
         if len(values):
             low, high = float(values.min()), float(values.max())
             places = ticks(low, high, num_ticks, are_whole=bool((values == values.round()).all()))
-            figure.ruler(axis, 0).lim(low, high)
+            room = FLAT * max(abs(low), abs(high)) if high - low <= FLAT * max(abs(low), abs(high)) else 0.0
+            room = room or float(high == low)
+            figure.ruler(axis, 0).lim(low - room, high + room)
             figure.ruler(axis, 0).ticks(places, [short(place) for place in places])
 
 
@@ -145,41 +150,40 @@ def _marker(plotext: Any, place: int, *, ascii_only: bool) -> Any:
 
 
 def _legend(panel: Panel, names: Sequence[str], width: int, *, ascii_only: bool) -> Iterator[Text]:
-    """What each mark is, as many in a row as fit; nothing where there is one line of one run."""
+    """What each mark is; a line of nobody's own part is the run's."""
     entries = []
     for place, line in enumerate(panel.lines):
         name = names[line.group] if len(names) > 1 and line.group >= 0 else ""
         label = ", ".join(part for part in (name, panel.parts[line.part] if panel.parts else "") if part)
         mark = LETTERS[place % len(LETTERS)] if ascii_only or place else "⠒"
-        entries.append(Text.assemble("  ", (mark, COLOURS[place % len(COLOURS)]), " ", label or names[0]))
+        entries.append(Text.assemble((mark, COLOURS[place % len(COLOURS)]), " ", label or names[0]))
+    yield from _rows(entries, width)
+
+
+def _rows(entries: Sequence[Text], width: int) -> Iterator[Text]:
+    """As many entries side by side as fit; one that is too long is cut."""
     row = Text()
     for entry in entries:
-        if row.cell_len and row.cell_len + entry.cell_len > width:
+        entry.truncate(width - 2)
+        if row.cell_len and row.cell_len + 2 + entry.cell_len > width:
             yield row
             row = Text()
-        entry.truncate(width, overflow="ellipsis" if not ascii_only else "crop")
-        row.append_text(entry)
+        row.append("  ").append_text(entry)
     yield row
 
 
 def _bars(panel: Panel, names: Sequence[str], width: int, *, has_letters: bool) -> Iterator[Text]:
-    """A bar a group, a letter or a colour a part."""
+    """A bar a group, a letter or a colour a part, and what the parts are; of one group with their values."""
     longest = max(sum(bar.values) for bar in panel.bars) or 1.0
-    label_width = min(max(len(names[bar.group]) for bar in panel.bars), width // 3)
-    room = width - label_width - 10
+    label_width = min(max(cell_len(names[bar.group]) for bar in panel.bars), width // 3)
+    marks = [LETTERS[part % len(LETTERS)] if has_letters else "█" for part in range(len(panel.parts))]
     for bar in panel.bars:
-        text = Text(f"{names[bar.group][:label_width]:<{label_width}} ")
-        ends = np.round(np.cumsum([0.0, *bar.values]) / longest * room).astype(int).tolist()
-        for part in range(len(bar.values)):
-            mark = LETTERS[part % len(LETTERS)] if has_letters else "█"
+        text = Text(set_cell_size(names[bar.group], label_width) + " ")
+        ends = np.round(np.cumsum([0.0, *bar.values]) / longest * (width - label_width - 10)).astype(int).tolist()
+        for part, mark in enumerate(marks):
             text.append(mark * (ends[part + 1] - ends[part]), COLOURS[part % len(COLOURS)])
         yield text.append(f" {sum(bar.values):.3g}")
-    for bar in panel.bars[:1] if len(panel.bars) == 1 else ():
-        values = [f"{part} {value:.3g}" for part, value in zip(panel.parts, bar.values, strict=True)]
-        yield Text("  " + ", ".join(values))
-    if len(panel.bars) > 1:
-        marks = [LETTERS[part % len(LETTERS)] if has_letters else "█" for part in range(len(panel.parts))]
-        yield Text("  ").join(
-            Text.assemble((mark, COLOURS[part % len(COLOURS)]), f" {panel.parts[part]}")
-            for part, mark in enumerate(marks)
-        )
+    values = [f" {value:.3g}" for value in panel.bars[0].values] if len(panel.bars) == 1 else [""] * len(marks)
+    labels = [f" {part}{value}" for part, value in zip(panel.parts, values, strict=True)]
+    entries = [Text.assemble((mark, COLOURS[part % len(COLOURS)]), labels[part]) for part, mark in enumerate(marks)]
+    yield from _rows(entries, width)

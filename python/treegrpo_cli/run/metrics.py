@@ -35,6 +35,7 @@ seconds, log-probabilities, KL and entropy in nats.
     tree/trained_tokens                             tokens that all epochs of the step forwarded
     tree/attention_path, tree/self_check            how (see planner), and how far from rows alone, where checked
     tree/num_tool_calls, tree/num_failed_tool_calls tools that ran, and those of them that raised
+    tree/chain_tool_calls                           those that the same leaves had taken as chains
     failures/prompt, /reset                         share of prompts that failed: too long and the like; no start
     failures/tool, /reward                          share of branches that a tool closed; whose reward failed
     time/rollout, /scoring, /packing, /update, /weights, /evaluation    seconds of each piece of the step

@@ -27,7 +27,7 @@ from treegrpo_cli.run.preflight import prepare, training_questions
 from treegrpo_cli.run.resuming import is_evaluated
 from treegrpo_cli.run.samples import draw_samples, draw_table
 from treegrpo_cli.run.spending import read_spending
-from treegrpo_cli.run.spent_metrics import discard_metrics, spent_metrics
+from treegrpo_cli.run.spent_metrics import chain_tool_calls, discard_metrics, spent_metrics
 from treegrpo_cli.run.stage import announce
 from treegrpo_cli.run.stopping import StopRequest
 from treegrpo_cli.run.tree_metrics import reward_metrics
@@ -214,6 +214,7 @@ class Session:
             | {
                 "num_tokens": self.keeper.state["num_tokens"],
                 "tree/num_tool_calls": float(sum(tree.num_tool_calls for tree in trees)),
+                "tree/chain_tool_calls": float(chain_tool_calls(trees)),
                 "tree/num_failed_tool_calls": float(sum(tree.num_failed_tool_calls for tree in trees)),
                 "tokens_per_second/trained": trained / max(times["time/update"], 1e-9),
             }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from treegrpo_cli.config import RolloutConfig
     from treegrpo_cli.rollout.collect import Grown
+    from treegrpo_cli.rollout.tree import Tree
 
 
 def spent_metrics(groups: Sequence[Grown], rollout: RolloutConfig, seconds: float) -> dict[str, float]:
@@ -31,6 +32,16 @@ def spent_metrics(groups: Sequence[Grown], rollout: RolloutConfig, seconds: floa
         "tree/num_rescued_prompts": float(sum(grown.is_alive for grown in rescues)),
         "tree/max_prompt_leaves": float(max(map(_num_leaves, with_trees), default=0)),
     }
+
+
+def chain_tool_calls(trees: Sequence[Tree]) -> int:
+    """Count the tool calls that the same leaves had taken as chains, each turn's once a leaf below it."""
+    return sum(
+        tree.turns[node].num_tool_calls
+        for tree in trees
+        for leaf in tree.forest.leaf_columns()["node"].tolist()
+        for node in tree.forest.path(leaf)
+    )
 
 
 def discard_metrics(discarded: Sequence[Grown], num_refills: int) -> dict[str, float]:
