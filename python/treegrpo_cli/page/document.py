@@ -17,7 +17,7 @@ from treegrpo_cli.page.vocabulary import Vocabularies
 
 SCRIPTS = (
     *("data.js", "state.js", "texts.js", "rows.js", "list.js", "tree.js", "tokens.js", "node.js"),
-    *("siblings.js", "estimators.js", "start.js"),
+    *("align.js", "siblings.js", "estimators.js", "start.js"),
 )
 """In the order in which they are joined: `data.js` makes what the others use, `start.js` starts them all."""
 STYLES = ("page.css", "panels.css")

@@ -1,7 +1,7 @@
 /* Prompts and their trees, on the left: how many nodes and leaves, the mean reward, and how far rewards lie apart. */
 (() => {
   const { nodes, prompts, trees, state, el, number, visible } = treegrpo;
-  const HEIGHT = 38;
+  const HEIGHT = 24;
   let items = [];
 
   const means = new Map();
@@ -26,26 +26,25 @@
     (state.step === null || prompt.step === state.step) && prompt.trees.some((t) => treegrpo.isShown(trees[t].start));
 
   const figures = (spread, name) =>
-    el("span", { class: "figures" },
+    el("span", { class: "figures", role: "gridcell" },
       el("span", { class: "figure", title: `mean reward of ${spread.leaves} scored leaves` }, number(spread.mean)),
       el("span", { class: "figure spread", title: `standard deviation of rewards in ${name}` }, `±${number(spread.std)}`));
 
+  const sizeOf = (prompt) => prompt.trees.reduce((sum, t) => sum + trees[t].end - trees[t].start, 0);
+  const count = (n, one) => `${n.toLocaleString("en")} ${one}${n === 1 ? "" : "s"}`;
+
   const drawPrompt = (prompt) => {
-    const spread = ofPrompt(prompt);
-    const size = prompt.trees.reduce((sum, t) => sum + trees[t].end - trees[t].start, 0);
     const step = prompt.step === null ? "" : `step ${prompt.step} · `;
-    return el("div", { class: "row prompt", role: "row", "aria-level": 1, "aria-expanded": "true" },
-      el("span", { class: "title", role: "gridcell", dir: "auto" }, visible((prompt.question || prompt.id).slice(0, 300)) || "(no name)"),
-      el("span", { class: "under", role: "gridcell" },
-        el("span", { class: "what" }, `${step}${visible(prompt.id.slice(0, 80))} · ${size.toLocaleString("en")} nodes`),
-        figures(spread, "the prompt")));
+    const about = `${step}${visible(prompt.id.slice(0, 80))} · ${count(prompt.trees.length, "tree")} · ${count(sizeOf(prompt), "node")}`;
+    return el("div", { class: "row prompt", role: "row", "aria-level": 1, "aria-expanded": "true", title: about },
+      el("span", { class: "what", role: "gridcell", dir: "auto" }, visible((prompt.question || prompt.id).slice(0, 300)) || "(no name)"),
+      figures(ofPrompt(prompt), "the prompt"));
   };
 
   const drawTree = (tree) =>
     el("div", { class: "row tree", role: "row", "aria-level": 2 },
-      el("span", { class: "under", role: "gridcell" },
-        el("span", { class: "what" }, `tree ${tree.tree_id} · ${(tree.end - tree.start).toLocaleString("en")} nodes · ${ofTree(tree).leaves} leaves`),
-        figures(ofTree(tree), "the tree")));
+      el("span", { class: "what", role: "gridcell" }, `tree ${tree.tree_id} · ${count(tree.end - tree.start, "node")}`),
+      figures(ofTree(tree), "the tree"));
 
   treegrpo.register({
     name: "list",

@@ -1,6 +1,6 @@
 /* The chosen node: its numbers, its turn taken apart, what the environment answered, and its tokens. */
 (() => {
-  const { nodes, prompts, trees, state, statuses, el, number, signed, scored, written, visible, segments } = treegrpo;
+  const { nodes, prompts, trees, state, statuses, el, number, scored, written, visible, segments } = treegrpo;
   const SHOWN = 20000;
   const PIECE = 4000;
   const KINDS = { thought: "thought", call: "tool call", answer: "answer", text: "text" };
@@ -68,11 +68,6 @@
       ...(texts.other[id] ?? []).map(([name, value]) => fact(visible(name), visible(value.slice(0, 2000)))));
   };
 
-  const colourings = () =>
-    el("div", { class: "switch", role: "group", "aria-label": "Colour of tokens" },
-      ...[["advantage", "advantage"], ["logprob", "log-probability"]].map(([name, label]) =>
-        el("button", { "aria-pressed": String(state.colouring === name), onclick: () => treegrpo.select({ colouring: name }) }, label)));
-
   const about = (prompt, tree) => [
     prompt.question ? block("question", "question", prompt.question) : null,
     prompt.task ? el("details", {}, el("summary", {}, "dataset row"), long(prompt.task)) : null,
@@ -97,7 +92,7 @@
         texts.observation[id] ? block("observation", "observation", texts.observation[id]) : null,
         nodes.num_tokens[i]
           ? el("div", { class: "block tokens" },
-              el("div", { class: "block-head" }, el("h4", {}, "tokens"), colourings()),
+              el("h4", {}, `tokens by ${state.colouring === "logprob" ? "log-probability" : "advantage"}; hatched ones are masked`),
               el("p", { class: "token-line" }, ...treegrpo.tokenSpans(i)))
           : null));
   };

@@ -120,6 +120,9 @@ What is chosen, and who is told.
       modules.push(module);
     },
     start(slots) {
+      Object.assign(state, settle({ prompt: 0 }));
+      const [first] = treegrpo.branchingPoints();
+      if (first) Object.assign(state, settle({ node: siblingsUnder(first.node)[0], branch: first.node }));
       for (const module of modules) {
         const element = document.createElement("div");
         element.className = `module ${module.name}`;

@@ -10,6 +10,7 @@ moves to the right only where a tree branches, so that a long chain stays readab
   const OPEN = statuses.indexOf("open");
   let items = [];
   let placeOf = new Map();
+  let compared = new Set();
 
   /* A guide is a letter: v a line that passes, t a branch that is not the last, e the last one, a blank nothing. */
   const walk = (root) => {
@@ -84,6 +85,18 @@ moves to the right only where a tree branches, so that a long chain stays readab
         }, item.closed ? "▸" : "▾")
       : el("span", { class: "fold" });
 
+  const fork = (item) =>
+    el("button", {
+      class: `fork${item.node === state.branch ? " compared" : ""}`,
+      tabindex: -1,
+      "aria-hidden": "true",
+      title: `Compare the ${item.branches} siblings that part here`,
+      onclick(event) {
+        event.preventDefault();
+        treegrpo.select({ node: treegrpo.children(item.node)[0], branch: item.node });
+      },
+    }, `${item.branches}`);
+
   const valueCell = (value) => {
     const { low, high } = treegrpo.scale("value");
     const bar = el("i", { class: "bar-fill" });
@@ -101,7 +114,7 @@ moves to the right only where a tree branches, so that a long chain stays readab
     const isRoot = nodes.parent[node] < 0;
     const advantage = treegrpo.column("advantage")[node];
     const row = el("div", {
-      class: `row node${node === state.node ? " chosen" : ""}${nodes.parent[node] === state.branch && state.branch >= 0 ? " sibling" : ""}` +
+      class: `row node${node === state.node ? " chosen" : ""}${compared.has(node) ? " sibling" : ""}` +
         `${isRoot ? " root" : ""}${treegrpo.isWanted(node) ? "" : " unwanted"} status-${status}`,
       role: "row",
       "aria-level": nodes.depth[node] + 1,
@@ -111,8 +124,8 @@ moves to the right only where a tree branches, so that a long chain stays readab
     },
       cell("turn", graph(item), toggle(item), el("span", { class: "label", dir: "auto" }, ...label(node)),
         item.closed ? el("span", { class: "folded" }, `+${below(node).toLocaleString("en")}`) : null,
-        item.branches > 1 ? el("span", { class: "fork", title: `${item.branches} siblings part here` }, `${item.branches}`) : null),
-      cell("status", status === "open" ? "" : status.replace("truncated_", "cut: ")),
+        item.branches > 1 ? fork(item) : null),
+      cell("status", el("span", { class: status === "open" ? "sr" : "", title: status.replace("_", " ") }, status.replace("truncated_", "cut: "))),
       cell("depth", String(Math.max(0, nodes.depth[node]))),
       cell("leaves", nodes.num_leaves[node] < 0 ? "·" : String(nodes.num_leaves[node])),
       cell("reward", Number.isNaN(nodes.reward[node]) ? "" : number(nodes.reward[node])),
@@ -158,6 +171,9 @@ moves to the right only where a tree branches, so that a long chain stays readab
           event.preventDefault();
         },
       });
+      const compare = () => {
+        compared = new Set(state.branch < 0 ? [] : treegrpo.siblingsUnder(state.branch));
+      };
       const show = () => {
         const prompt = prompts[state.prompt];
         items = prompt.trees.filter((t) => treegrpo.isShown(trees[t].start)).flatMap((t) => walk(trees[t].start));
@@ -167,8 +183,10 @@ moves to the right only where a tree branches, so that a long chain stays readab
           `${prompt.trees.length} tree${prompt.trees.length === 1 ? "" : "s"} · ${items.length.toLocaleString("en")} rows`;
         rows.show(items.length, placeOf.get(state.node) ?? 0);
       };
+      compare();
       show();
       treegrpo.on("changed", ({ changed }) => {
+        compare();
         const hidden = changed.has("node") && !placeOf.has(state.node);
         if (hidden || ["prompt", "collapsed", "filters"].some((name) => changed.has(name))) show();
         else if (changed.has("node")) rows.activate(placeOf.get(state.node) ?? 0);
