@@ -61,22 +61,32 @@ A turn and the observation behind it are compared as one sequence.
     return values.length > 1 ? Math.max(...values) - Math.min(...values) : 0;
   };
 
+  const inOrder = (a, b) => {
+    const k = shared(a, b);
+    return k === a.length || k === b.length ? a.length - b.length : a[k] < b[k] ? -1 : 1;
+  };
+
+  /* In the order of their tokens, the one that goes along longest stands beside; the first and the last share least. */
   treegrpo.aligned = (siblings) => {
     const byTokens = siblings.every((i) => nodes.num_tokens[i] > 0);
     const units = siblings.map((i) => (byTokens ? treegrpo.tokens(i).ids : wordsOf(i)));
-    const parts = units.map((own, k) => {
-      const same = units.findIndex((other) => other.length === own.length && shared(own, other) === own.length);
-      return { units: own, size: own.length, repeats: same < k ? same : -1, at: 0, nearest: -1 };
-    });
-    const distinct = parts.map((_, k) => k).filter((k) => parts[k].repeats < 0);
-    let common = distinct.length > 1 ? Infinity : parts[0]?.size ?? 0;
-    for (const k of distinct)
-      for (const other of distinct) {
-        if (other === k) continue;
-        const along = shared(units[k], units[other]);
-        common = Math.min(common, along);
-        if (parts[k].nearest < 0 || along > parts[k].at) Object.assign(parts[k], { at: along, nearest: other });
-      }
-    return { byTokens, common, parts };
+    const parts = units.map((own) => ({ units: own, size: own.length, repeats: -1, at: 0, nearest: -1 }));
+    const order = units.map((_, k) => k).sort((a, b) => inOrder(units[a], units[b]) || a - b);
+    const distinct = [];
+    for (const k of order) {
+      const before = distinct[distinct.length - 1];
+      if (before !== undefined && inOrder(units[before], units[k]) === 0) parts[k].repeats = before;
+      else distinct.push(k);
+    }
+    const goAlong = (k, other) => {
+      const along = shared(units[k], units[other]);
+      if (parts[k].nearest < 0 || along > parts[k].at) Object.assign(parts[k], { at: along, nearest: other });
+    };
+    for (let place = 1; place < distinct.length; place++) {
+      goAlong(distinct[place], distinct[place - 1]);
+      goAlong(distinct[place - 1], distinct[place]);
+    }
+    const [first, last] = [units[distinct[0]], units[distinct[distinct.length - 1]]];
+    return { byTokens, common: shared(first, last), parts };
   };
 })();
