@@ -18,6 +18,7 @@ BELOW: dict[str, set[str]] = {
     "data": {"types", "errors"},
     "config": {"data", "terms", "types", "errors"},
     "models": {"errors"},
+    "starters": {"envs", "config", "tags", "types", "errors"},  # what `treegrpo init` writes, an environment too
     "trees": {"data", "terms", "user_code", "types", "errors"},
     "samplers": {"models", "config", "free_time", "types", "errors"},
     "envs": {"config", "data", "user_code", "tags", "types", "errors"},
@@ -30,8 +31,8 @@ BELOW: dict[str, set[str]] = {
     "plots": {"run", "trees", "config", "data", "errors"},
     "compare": {"plots", "run", "train", "rollout", "samplers", "models", "config", "data", "signals", "errors"},
     "page": {"trees", "errors"},
-    "cli": {"page", "compare", "plots", "doctor", "run", "models", "trees", "config", "data", "terms", "signals"}
-    | {"errors"},
+    "cli": {"starters", "page", "compare", "plots", "doctor", "run", "models", "trees", "config", "data", "terms"}
+    | {"signals", "errors"},
     "__main__": {"cli", "signals"},
 }
 """Room -> the rooms that it uses, itself aside, and no others. A top-level module is a room of its own."""

@@ -22,6 +22,7 @@ from treegrpo_cli.cli.commands.config import config
 from treegrpo_cli.cli.commands.doctor import doctor
 from treegrpo_cli.cli.commands.estimators import list_estimators
 from treegrpo_cli.cli.commands.evaluate import evaluate
+from treegrpo_cli.cli.commands.init import init
 from treegrpo_cli.cli.commands.inspect_tree import inspect_tree
 from treegrpo_cli.cli.commands.plot import plot
 from treegrpo_cli.cli.commands.rollout import rollout
@@ -162,6 +163,7 @@ def _options(
         os.environ["TREEGRPO_DEBUG"] = "1"
 
 
+app.command(short_help="Write a settings file for a task, with all that it needs.")(init)
 app.command(short_help="Check this machine and the settings of a run; run this first.")(doctor)
 app.command(short_help="Grow trees, score them and write them.")(rollout)
 app.command(short_help="Train a policy on the trees it grows.")(train)
