@@ -93,6 +93,13 @@ def test_files_and_releases_that_the_wheel_advises_are_there(installed: Path, tm
     assert ROOT not in Path(file).parents
 
 
+def test_settings_are_explained_and_a_task_is_written_outside_the_repository(installed: Path, tmp_path: Path) -> None:
+    assert "Fixes the random choices of a run" in run(installed / "treegrpo", "config", "seed", cwd=tmp_path)
+    run(installed / "treegrpo", "init", "own-environment", "agent", cwd=tmp_path)
+    written = {"settings.toml", "questions.jsonl", "environment.py"}
+    assert {path.name for path in (tmp_path / "agent").iterdir()} == written
+
+
 def test_extras_that_are_advised_are_the_wheels_own(installed: Path, tmp_path: Path) -> None:
     sources = "".join(path.read_text() for path in (ROOT / "python").rglob("*.py"))
     advised = set(re.findall(r"pip install 'treegrpo\[(\w+)\]'", sources))

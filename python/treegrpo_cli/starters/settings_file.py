@@ -32,13 +32,14 @@ def settings_text(starter: Starter) -> str:
             key for key in settings() if settings()[key].section == section and (key in given or key in OFTEN_TUNED)
         ]
         if keys:
-            lines += ["", *([f"[{section}]  # {about(section)}"] if section else [])]
+            lines += ["", f"[{section}]  # {about(section)}"] if section else []
             lines += [line for key in keys for line in _entry(key, starter)]
     return "\n".join(lines) + "\n"
 
 
 def _entry(key: str, starter: Starter) -> Iterator[str]:
     setting, given = settings()[key], starter.all_settings
+    yield ""
     yield from textwrap.wrap(
         setting.summary, WIDTH, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False
     )
