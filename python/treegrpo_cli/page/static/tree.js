@@ -117,6 +117,7 @@ moves to the right only where a tree branches, so that a long chain stays readab
       class: `row node${node === state.node ? " chosen" : ""}${compared.has(node) ? " sibling" : ""}` +
         `${isRoot ? " root" : ""}${treegrpo.isWanted(node) ? "" : " unwanted"} status-${status}`,
       role: "row",
+      "aria-label": treegrpo.rowName(node),
       "aria-level": nodes.depth[node] + 1,
       "aria-selected": node === state.node,
       "aria-expanded": item.branches ? String(!item.closed) : null,
