@@ -55,7 +55,7 @@ def inspect(
         print_explanation(chosen, node)
         return
     if html is not None:
-        write_page(chosen, html, paths, tokenizer=tokenizer, limit=limit)
+        write_page(chosen, html, paths, tokenizer=tokenizer, limit=limit, together=len(files) > 1)
         return
     groups = first_trees(wanted_trees(chosen), limit)
     if output_format == "pairs":

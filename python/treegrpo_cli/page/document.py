@@ -34,17 +34,18 @@ def document(
     blocks = [json_block("treegrpo-index", contents)]
     blocks += [json_block(f"treegrpo-tree-{place}", tree_block(record)) for place, record in enumerate(records)]
     blocks += [json_block("treegrpo-vocabularies", vocabularies.blocks())]
-    return _framed(title, b"".join(blocks))
+    return framed("frame.html", title, b"".join(blocks), SCRIPTS, STYLES)
 
 
-def _framed(title: str, blocks: bytes) -> bytes:
-    script, style = joined(SCRIPTS), joined(STYLES)
+def framed(frame: str, title: str, blocks: bytes, scripts: Sequence[str], styles: Sequence[str]) -> bytes:
+    """A document of blocks of data, and of the scripts and styles that alone its policy allows."""
+    script, style = joined(scripts), joined(styles)
     policy = (
         f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
         "base-uri 'none'; form-action 'none'"
     )
     fields = {"policy": policy, "title": html.escape(_plain(title)), "style": style, "script": script}
-    head, tail = static("frame.html").split("{{data}}")
+    head, tail = static(frame).split("{{data}}")
     return b"".join((_filled(head, fields), blocks, _filled(tail, fields)))
 
 

@@ -6,7 +6,7 @@ The first scoring is the trees' own. An estimator that refuses a prompt is not o
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +61,7 @@ class Group:
         return None if path is None else step_of(Path(path))
 
 
-def prepared(group: Sequence[TreeRecord], chosen: set[int]) -> Group:
+def prepared(group: Sequence[TreeRecord], chosen: Set[int]) -> Group:
     """A scored prompt, of which the trees with the `chosen` ids are shown; all of them count in every scoring."""
     others, refused = {}, {}
     for name in estimators():
@@ -79,7 +79,7 @@ def _scored_by(name: str, group: Sequence[TreeRecord]) -> list[TreeRecord]:
         return score_group(group, name)
 
 
-def _columns_of(group: Sequence[TreeRecord], chosen: set[int]) -> Scored:
+def _columns_of(group: Sequence[TreeRecord], chosen: Set[int]) -> Scored:
     nodes = [node for record in group if record.tree_id in chosen for node in record.nodes]
     names = set().union(*nodes)
     scoring = group[0].scoring or {}

@@ -72,6 +72,11 @@ class Vocabularies:
         """Ids and texts of the tokens that occur, in their order."""
         return [_block(vocabulary, sorted(ids)) for vocabulary, ids in self._all]
 
+    def forget(self) -> None:
+        """Start anew with tokens that occur: the next page has trees of its own."""
+        for _, ids in self._all:
+            ids.clear()
+
     def _of_model(self, model: Any) -> int:
         if not isinstance(model, str) or "\0" in model:
             return -1

@@ -63,7 +63,12 @@ def inspect_tree(
     tree_id: Annotated[int | None, typer.Option(help="Show only trees with this number.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Show this many trees, then stop.")] = None,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a page to look at the trees in a browser.")
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Write a page to look at the trees in a browser, NAME.html; under any other name a folder of pages "
+            "with an index, for trees that are too many for one.",
+        ),
     ] = None,
     tokenizer: Annotated[
         Path | None,
