@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,8 +31,11 @@ def run_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def page(watch: Watch, run_page: Path) -> Iterator[Page]:
-    return watch.open(run_page)
+def page(watch: Watch, run_page: Path) -> Page:
+    """The run's page at the root of its first tree."""
+    page = watch.open(run_page)
+    page.evaluate("() => treegrpo.select({ node: 0 })")
+    return page
 
 
 def rows(page: Page) -> list[int]:
