@@ -136,13 +136,13 @@ def _part_legend(axes: Axes, panel: Panel, *, several: bool) -> None:
     """What is what within a panel, between its title and its lines, so that nothing is covered."""
     used = sorted({line.part for line in panel.lines}) if panel.lines else list(range(len(panel.parts)))
     shown = used if len(panel.parts) > 1 else []
-    num_columns = {0: 1, 1: 1, 2: 2}.get(len(shown), 4 if panel.is_ordered else 3)
+    num_columns = 4 if panel.is_ordered or panel.bars else max(min(len(shown), 3), 1)
     num_rows = -(-len(shown) // num_columns)
     axes.set_title(printable(panel.title), pad=4 + 10 * num_rows)
     if not shown:
         return
     if panel.bars:
-        handles: list[Any] = [Line2D([], [], color=COLOURS[part % len(COLOURS)], linewidth=5) for part in shown]
+        handles: list[Any] = [Line2D([], [], color=_shade(part, panel), linewidth=5) for part in shown]
     else:
         handles = [_part_handle(part, panel, several=several) for part in shown]
     axes.legend(
@@ -168,8 +168,7 @@ def _part_handle(part: int, panel: Panel, *, several: bool) -> Line2D:
 def _of_part(part: int, panel: Panel) -> dict[str, Any]:
     """Colour and mark of a part, where there is one group."""
     if panel.is_ordered:
-        shade = part / max(len(panel.parts) - 1, 1)
-        return {"color": colormaps["viridis"](0.88 * shade), "marker": _mark(part)}
+        return {"color": _shade(part, panel, "viridis"), "marker": _mark(part)}
     return {"color": _colour(part), "linestyle": LINES[part % len(LINES)], "marker": _mark(part)}
 
 
@@ -197,15 +196,18 @@ def _bars(axes: Axes, panel: Panel, drawing: Drawing) -> None:
     left = np.zeros(len(places))
     for part in range(len(panel.parts)):
         values = np.array([bar.values[part] for bar in panel.bars])
-        axes.barh(
-            places, values, left=left, height=0.66, color=COLOURS[part % len(COLOURS)], edgecolor="white", linewidth=0.4
-        )
+        axes.barh(places, values, left=left, height=0.66, color=_shade(part, panel), edgecolor="white", linewidth=0.4)
         left += values
     for place, total in enumerate(left):
         axes.text(total, place, f" {total:.3g}", va="center", fontsize=7)
     axes.set_yticks(places, names)
     axes.set_ylim(len(places) - 0.4 + 0.3 * (len(places) == 1), -0.6 - 0.3 * (len(places) == 1))
     axes.set_xlim(0, max(left.max(), 1e-9) * 1.13)
+
+
+def _shade(part: int, panel: Panel, name: str = "cividis") -> Any:
+    """From dark to light, so that what has an order is told from what has none."""
+    return colormaps[name](0.88 * part / max(len(panel.parts) - 1, 1))
 
 
 def _colour(place: int) -> str:
