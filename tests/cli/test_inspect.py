@@ -15,6 +15,7 @@ from treegrpo_cli.errors import UserError
 from treegrpo_cli.trees.draw import draw_tree
 from treegrpo_cli.trees.scoring import score
 from treegrpo_cli.trees.summary import Summary
+from treegrpo_cli.trees.summary_lines import lines_of_summary
 from treegrpo_cli.trees.texts import plain, shorten
 from treegrpo_cli.trees.tree_record import TreeRecord
 
@@ -97,7 +98,7 @@ def test_no_text_breaks_the_columns(text: str, width: int) -> None:
 def test_text_is_shown_without_control_characters_and_never_as_markup() -> None:
     hostile = "[bold]a[/bold]\x1b[2J\x1b]0;title\x07\r\n\x00\u202eb\x9b31m"
     shown = plain(hostile)
-    assert shown == "[bold]a[/bold] b31m"
+    assert shown == "[bold]a[/bold]␛[2J␛]0;title␇ ␀<U+202E>b<U+009B>31m"
     nodes = text_nodes([hostile] * 2, [None, 0], [None, 1.0])
     lines = drawn(scored(nodes, prompt_id=hostile))
     assert not [c for line in lines for c in line if unicodedata.category(c).startswith("C")]
@@ -190,7 +191,7 @@ def test_a_summary_counts_what_the_published_trees_hold() -> None:
     assert pairs == [(0, 0), (10, 9), (1, 1), (3, 2)]
     assert [d["reward"] for d in found["depths"]] == pytest.approx([None, 1 / 3, 0.5, 2 / 3])
     assert found["depths"][3]["abs_advantage"] == pytest.approx(0.5)
-    assert all(cell_len(line.plain) <= 80 for line in summary.lines())
+    assert all(cell_len(line.plain) <= 80 for line in lines_of_summary(summary))
     # |values| differ by 1/6, 1/2, 1/2, 1/2; 2/3, 2/3, 1/3; 0, 1; 1 at depth 1; by 1 below A; by 1, 1, 0 below B1.
     gaps = [(1 / 6 + 3 / 2 + 5 / 3 + 2) / 10, 1, 2 / 3]
     assert [d["gap"] for d in found["depths"]] == [None, *map(pytest.approx, gaps)]
@@ -258,6 +259,6 @@ def test_depths_beyond_200_are_one_line_of_a_summary() -> None:
     assert found["max_depth"] == 1000
     assert len(found["depths"]) == 200
     assert found["deeper"]["num_nodes"] == 801
-    lines = [line.plain for line in summary.lines()]
+    lines = [line.plain for line in lines_of_summary(summary)]
     assert lines[-1].startswith(" 200+       801")
     assert lines[-2].startswith("  199         1")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from treegrpo_cli.errors import FileError
+from treegrpo_cli.errors import FileError, UserError
 from treegrpo_cli.trees.scoring import keep_or_score, score_group
 from treegrpo_cli.trees.tree_file import read_groups
 from treegrpo_cli.trees.tree_record import TreeRecord
@@ -65,3 +65,12 @@ def first_trees(groups: Iterator[Sequence[TreeRecord]], limit: int | None) -> It
     while num_left > 0 and (group := next(groups, None)):
         yield group[:num_left]
         num_left -= len(group)
+
+
+def the_tree(chosen: Chosen, option: str) -> tuple[Sequence[TreeRecord], int]:
+    """The group and the place in it of the one tree that was chosen. Raises UserError, naming `option`, for several."""
+    group, ids = next(chosen)
+    if len(ids) > 1 or next(chosen, None) is not None:
+        raise UserError(f"{option} needs one tree: choose it by --prompt-id, --tree-id and --step")
+    [place] = [place for place, record in enumerate(group) if record.tree_id in ids]
+    return group, place

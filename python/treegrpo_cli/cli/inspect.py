@@ -13,6 +13,7 @@ from treegrpo_cli.cli.show.explanation import print_explanation
 from treegrpo_cli.cli.show.page import write_page
 from treegrpo_cli.cli.show.pairs import write_pairs
 from treegrpo_cli.cli.show.summary import write_summary
+from treegrpo_cli.cli.show.terminal import Screen
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.terms import parse_term
 from treegrpo_cli.trees.sources import tree_files
@@ -34,6 +35,7 @@ def inspect(
     node: int | None = None,
     html: Path | None = None,
     tokenizer: Path | None = None,
+    screen: Screen | None = None,
 ) -> None:
     """Write the chosen trees of files to standard output, group by group; or `explain` one `node` of one tree.
 
@@ -46,13 +48,14 @@ def inspect(
     """
     asked = [estimator] if isinstance(estimator, str) else list(estimator or ())
     _check_arguments(asked, options, output_format, nested=nested, summary=summary, full=full, node=node)
+    screen = screen or Screen()
     terms = [parse_term(text) for text in asked]
     if options and output_format != "pairs":
         terms[0]["options"].update(options)
     files = tree_files(paths, step)
     chosen = choose(files, None if output_format == "pairs" else terms, Wanted(prompt_id, tree_id))
     if node is not None:
-        print_explanation(chosen, node)
+        print_explanation(chosen, node, screen)
         return
     if html is not None:
         write_page(chosen, html, paths, tokenizer=tokenizer, limit=limit, together=len(files) > 1)
@@ -61,11 +64,11 @@ def inspect(
     if output_format == "pairs":
         write_pairs(groups, dict(options or {}))
     elif summary:
-        write_summary(groups, output_format)
+        write_summary(groups, output_format, screen)
     elif output_format == "json":
         write_json(groups, nested=nested)
     else:
-        draw(groups, full)
+        draw(groups, screen, full=full)
 
 
 def _check_arguments(

@@ -3,7 +3,8 @@
 A turn without siblings stands below its parent in the same column; the drawing moves to the right only
 where the tree branches, so that a long chain stays readable. ○ is an open turn, ● one that ends its branch.
 A turn is one line, or, drawn in full, one for its numbers and all of its text and observation below.
-All text comes from a model or a file: it is shown without control characters and never as markup.
+No line is wider than the screen. On a narrow one columns give way to text: first depth, then reward, then value.
+All text comes from a model or a file: its control characters are shown, never obeyed, and it is never markup.
 """
 
 from __future__ import annotations
@@ -17,12 +18,18 @@ from rich.text import Text
 from treegrpo_cli.trees.branches import Branches
 from treegrpo_cli.trees.format import Fields, sampled_mask, status_of
 from treegrpo_cli.trees.terms import label_of
-from treegrpo_cli.trees.texts import count, number, plain, shorten, wrapped
+from treegrpo_cli.trees.texts import count, folded, number, plain, shorten, signed, wrapped
 from treegrpo_cli.trees.tree_record import TreeRecord
 
 HEADERS = ("depth", "reward", "value", "advantage")
 GAP = "  "
 MIN_TEXT = 24
+"""Cells that text has before all columns are drawn; on a screen of less than twice that, half of it."""
+GAIN, LOSS = "color(33)", "color(208)"
+"""Blue and orange: told apart by the colour-blind, on light and dark; the sign says the same."""
+NAME_MARGIN = 24
+"""Cells beside the names of a prompt and its scoring on one line: the tree's number and a rule."""
+MIN_NAME = 8
 FOLD_ABOVE = 40
 """A longer chain of turns without siblings is shown by its first and last ones."""
 FOLD_KEEP = 8
@@ -37,27 +44,46 @@ class Place:
     rest: str
 
 
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Numbers below each other, `size` cells wide."""
+
+    header: str
+    size: int
+
+
 def draw_tree(record: TreeRecord, width: int, *, full: bool = False) -> Iterator[Text]:
     """Yield the lines of one tree, each at most `width` cells wide; in `full` no text is cut and no chain folded."""
     nodes, branches = record.nodes, Branches(record.nodes)
-    sizes = [len(header) for header in HEADERS]
-    for place in _walk(branches, width // 2, full):
-        if isinstance(place, Place):
-            sizes = list(map(max, sizes, map(len, _numbers(nodes[place.node], branches.is_inner(place.node)))))
-    room = max(width - sum(sizes) - len(GAP) * len(sizes), MIN_TEXT)
+    columns = _columns_of(record, branches, width, full)
+    room = width - sum(column.size + len(GAP) for column in columns)
     yield from _header(record, branches, width)
-    yield _line("", "", HEADERS, sizes, room, "dim")
+    yield _line("", "", [Text(column.header, style="dim") for column in columns], columns, room)
     for place in _walk(branches, room // 2, full):
         if not isinstance(place, Place):
-            yield Text(place, style="dim")
+            yield Text(shorten(place, width), style="dim")
             continue
         node, is_inner = nodes[place.node], branches.is_inner(place.node)
         mark = "○ " if status_of(node, is_inner) == "open" else "● "
-        space = room - cell_len(place.lead) - len(mark)
-        label = _label(node, is_inner, space, full)
-        yield _line(place.lead, mark + label, _numbers(node, is_inner), sizes, room, _style(node))
+        label = _label(node, is_inner, room - cell_len(place.lead) - len(mark), full)
+        cells = [_cell(node, is_inner, column.header) for column in columns]
+        yield _line(place.lead, mark + label, cells, columns, room)
         rest = place.rest + ("│ " if is_inner else "  ")
         yield from _whole_texts(node, rest, width) if full else _notes(node, rest, width)
+
+
+def _columns_of(record: TreeRecord, branches: Branches, width: int, full: bool) -> list[Column]:
+    """Those that leave text its room, the last in any case, and as wide as what stands in them."""
+    sizes = dict.fromkeys(HEADERS, 0)
+    for place in _walk(branches, width // 2, full):
+        if isinstance(place, Place):
+            for header in HEADERS:
+                cell = _cell(record.nodes[place.node], branches.is_inner(place.node), header)
+                sizes[header] = max(sizes[header], len(cell))
+    columns = [Column(header, max(len(header), sizes[header])) for header in HEADERS]
+    while columns[1:] and width - sum(column.size + len(GAP) for column in columns) < min(MIN_TEXT, width // 2):
+        del columns[0]
+    return columns
 
 
 def _walk(branches: Branches, max_lead: int, full: bool) -> Iterator[Place | str]:
@@ -73,7 +99,7 @@ def _walk(branches: Branches, max_lead: int, full: bool) -> Iterator[Place | str
             yield f"{place.rest}⋮ {len(chain) - 2 * FOLD_KEEP:,} more turns, each without a sibling"
         yield from (Place(node, place.rest, place.rest) for node in tail)
         below = branches.children(chain[-1])
-        rest = place.rest if len(place.rest) < max_lead else f"…{place.rest[-max_lead + 4 :]}"
+        rest = place.rest if len(place.rest) < max_lead else f"…{place.rest[len(place.rest) - max(max_lead - 4, 0) :]}"
         for under in reversed(below):
             last = under == below[-1]
             stack.append(Place(under, rest + ("└─" if last else "├─"), rest + ("  " if last else "│ ")))
@@ -81,16 +107,24 @@ def _walk(branches: Branches, max_lead: int, full: bool) -> Iterator[Place | str
 
 def _header(record: TreeRecord, branches: Branches, width: int) -> Iterator[Text]:
     estimator = plain(label_of(record.scoring)) if record.scoring else ""
-    name = shorten(plain(record.prompt_id), width - len(estimator) - 24, 0.5) + f" · tree {record.tree_id}"
-    rule = "─" * max(width - cell_len(name) - len(estimator) - 2, 1)
-    yield Text.assemble((name, "bold"), (f" {rule} ", "dim"), (estimator, "bold"))
+    tree = f" · tree {record.tree_id}"
+    space = width - cell_len(estimator) - NAME_MARGIN
+    if space >= MIN_NAME:
+        name = shorten(plain(record.prompt_id), space, 0.5) + tree
+        rule = "─" * (width - cell_len(name) - cell_len(estimator) - 2)
+        yield Text.assemble((name, "bold"), (f" {rule} ", "dim"), (estimator, "bold"))
+    else:
+        yield Text(shorten(plain(record.prompt_id), width - len(tree), 0.5) + tree, style="bold")
+        if estimator:
+            yield Text(shorten(estimator, width, 0.5), style="bold")
     if question := _question(record):
         yield Text(shorten(question, width), style="italic")
     rewards = [node["reward"] for node in record.nodes if node["reward"] is not None]
-    mean = f" · mean reward {number(sum(rewards) / len(rewards))}" if rewards else ""
+    mean = [f"mean reward {number(sum(rewards) / len(rewards))}"] if rewards else []
     num_leaves = int((branches.num_children == 0).sum())
-    counts = f"{count(len(record.nodes), 'node')} · {count(num_leaves, 'leaf', 'leaves')}, {len(rewards):,} scored"
-    yield Text(counts + mean, style="dim")
+    leaves = f"{count(num_leaves, 'leaf', 'leaves')}, {len(rewards):,} scored"
+    for line in folded([count(len(record.nodes), "node"), leaves, *mean], width):
+        yield Text(line, style="dim")
 
 
 def _question(record: TreeRecord) -> str:
@@ -109,7 +143,8 @@ def _label(node: Fields, is_inner: bool, space: int, full: bool) -> str:
         text = " · ".join(filter(None, ("prompt" * (node["id"] == 0), f"node {node['id']}", _token_counts(node))))
     elif node["id"] == 0:
         text = f"prompt {text or _token_counts(node)}".strip()
-    return tag + shorten(text or _token_counts(node) or f"node {node['id']}", max(space - len(tag), 1), tail=0.6)
+    text = text or _token_counts(node) or f"node {node['id']}"
+    return shorten(tag + shorten(text, max(space - len(tag), 1), tail=0.6), space)
 
 
 def _token_counts(node: Fields) -> str:
@@ -125,34 +160,37 @@ def _notes(node: Fields, rest: str, width: int) -> Iterator[Text]:
     for sign, name, style in (("→ ", "observation", "dim"), ("! ", "error", "yellow")):
         text = plain(node.get(name) or "")
         if text:
-            shown = shorten(text, max(width - cell_len(rest) - len(sign), 1))
+            shown = shorten(text, width - cell_len(rest) - len(sign))
             yield Text.assemble((rest, "dim"), (sign + shown, style))
 
 
 def _whole_texts(node: Fields, rest: str, width: int) -> Iterator[Text]:
     """Text, observation and error, whole: their own lines, and where one is too long several."""
-    space = max(width - cell_len(rest) - 2, MIN_TEXT // 2)
+    space = width - cell_len(rest) - 2
     for sign, name, style in (("  ", "text", ""), ("→ ", "observation", "dim"), ("! ", "error", "yellow")):
         for line in wrapped(node.get(name) or "", space):
             yield Text.assemble((rest, "dim"), (sign + line, style))
             sign = "  "
 
 
-def _line(lead: str, label: str, cells: Sequence[str], sizes: Sequence[int], room: int, style: str) -> Text:
-    left = set_cell_size(label, max(room - cell_len(lead), 0))
-    right = "".join(GAP + cell.rjust(size) for cell, size in zip(cells, sizes, strict=True))
-    return Text.assemble((lead, "dim"), left, (right, style))
+def _line(lead: str, label: str, cells: Sequence[Text], columns: Sequence[Column], room: int) -> Text:
+    line = Text.assemble((lead, "dim"), set_cell_size(label, max(room - cell_len(lead), 0)))
+    for cell, column in zip(cells, columns, strict=True):
+        line.append(GAP + " " * (column.size - len(cell))).append_text(cell)
+    return line
 
 
-def _numbers(node: Fields, is_inner: bool) -> tuple[str, str, str, str]:
-    advantage = node.get("advantage")
-    reward = "" if is_inner else number(node["reward"])
-    sign = "+" if advantage is not None and advantage > 0 else ""
-    return str(node.get("depth", "")), reward, number(node.get("value")), sign + number(advantage)
+def _cell(node: Fields, is_inner: bool, header: str) -> Text:
+    if header == "depth":
+        return Text(str(node.get("depth", "")), style="dim")
+    if header == "reward":
+        return Text("" if is_inner else number(node["reward"]))
+    value = node.get(header)
+    return Text(number(value) if header == "value" else signed(value), style=style_of(value))
 
 
-def _style(node: Fields) -> str:
-    advantage = node.get("advantage")
-    if advantage is None or advantage == 0:
-        return "dim" if advantage is None else ""
-    return "green" if advantage > 0 else "red"
+def style_of(value: float | None) -> str:
+    """The colour of a number, by its sign."""
+    if not value:
+        return "dim" if value is None else ""
+    return GAIN if value > 0 else LOSS

@@ -12,7 +12,7 @@ from treegrpo_cli.trees.forest import to_forest
 from treegrpo_cli.trees.format import Fields
 from treegrpo_cli.trees.own_estimator import is_own
 from treegrpo_cli.trees.terms import terms_of
-from treegrpo_cli.trees.texts import count, number
+from treegrpo_cli.trees.texts import count, number, signed
 from treegrpo_cli.trees.tree_record import TreeRecord
 
 if TYPE_CHECKING:
@@ -69,10 +69,8 @@ def _head(record: TreeRecord, node: int, scoring: Fields, found: Explanation) ->
     fields, known = record.nodes[node], estimators()
     below = count(fields["num_leaves"], "scored leaf", "scored leaves")
     yield f"node {node} of tree {record.tree_id}, prompt_id {record.prompt_id!r}: depth {fields['depth']}, {below}"
-    elsewhere = (
-        f", {_signed(fields['unmasked_advantage'])} outside tool calls" if "unmasked_advantage" in fields else ""
-    )
-    yield f"value {number(found['value'])} · advantage {_signed(found['advantage'])}{elsewhere}"
+    elsewhere = f", {signed(fields['unmasked_advantage'])} outside tool calls" if "unmasked_advantage" in fields else ""
+    yield f"value {number(found['value'])} · advantage {signed(found['advantage'])}{elsewhere}"
     for term in terms_of(scoring):
         weight = "" if term["weight"] == 1 else f"{number(term['weight'])}·"
         mask = f" on {term['mask']}" if "mask" in term else ""
@@ -80,7 +78,7 @@ def _head(record: TreeRecord, node: int, scoring: Fields, found: Explanation) ->
         yield ", ".join(f"{name}={value}" for name, value in term["options"].items())
     said, computed = fields["advantage"], found["advantage"]
     if (said is None) != (computed is None) or abs((said or 0) - (computed or 0)) > ENOUGH * max(1, abs(said or 0)):
-        yield f"the file says {_signed(said)}: it was scored beside other trees, or rewards have changed since"
+        yield f"the file says {signed(said)}: it was scored beside other trees, or rewards have changed since"
     yield ""
 
 
@@ -110,7 +108,7 @@ def _sums(rows: Sequence[Mapping[str, Any]], first: int) -> Iterator[str]:
     for node, of_node in islice(groupby(rows, key=lambda row: int(row["nodes"])), SHOWN_LEAVES):
         terms = list(of_node)
         summands = " ".join(_summand(term) for term in terms if term["weight"])
-        yield f"  node {node - first}: {summands} = {_signed(sum(term['contribution'] for term in terms))}"
+        yield f"  node {node - first}: {summands} = {signed(sum(term['contribution'] for term in terms))}"
         yield from (f"    {_term(term)}" for term in terms)
     if num_nodes > SHOWN_LEAVES:
         yield f"  … {num_nodes - SHOWN_LEAVES:,} more"
@@ -143,7 +141,7 @@ def _column(found: Explanation, name: str) -> list[Any]:
 def _summand(term: Mapping[str, Any]) -> str:
     weight = "" if term["weight"] == 1 else f"{number(term['weight'])}·"
     mask = f" on {term['mask']}" if term["mask"] else ""
-    return f"{_signed(term['contribution'])} {weight}{term['term']}{mask}"
+    return f"{signed(term['contribution'])} {weight}{term['term']}{mask}"
 
 
 def _term(term: Mapping[str, Any]) -> str:
@@ -154,7 +152,7 @@ def _term(term: Mapping[str, Any]) -> str:
     factor = f"{number(term['factor'])} · " if term["factor"] != 1 else ""
     scale = f" / {number(term['scale'])}" if term["scale"] != 1 else ""
     formula = f"{factor}({number(term['raw'])} - {number(term['baseline'])}){scale}"
-    return f"{term['term']}: {formula} = {_signed(term['measured'])} ({group}{spread})"
+    return f"{term['term']}: {formula} = {signed(term['measured'])} ({group}{spread})"
 
 
 def _reach(record: TreeRecord, forest: Forest, first: int, node: int) -> list[Reach]:
@@ -188,7 +186,3 @@ def _tokens(reached: Sequence[Reach], found: Explanation) -> Iterator[str]:
         )
     if len(reached) > SHOWN_LEAVES:
         yield f"  … {len(reached) - SHOWN_LEAVES:,} more"
-
-
-def _signed(value: float | None) -> str:
-    return ("+" if value is not None and value > 0 else "") + number(value)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.text import Text
 
 from treegrpo_cli.trees.branches import parents_of
 from treegrpo_cli.trees.column_checks import column_of
 from treegrpo_cli.trees.comparisons import bins_of, compare_siblings, first_of, positions
 from treegrpo_cli.trees.forest import numbers_of
-from treegrpo_cli.trees.texts import count, number
 from treegrpo_cli.trees.tree_record import TreeRecord
 from treegrpo_cli.types import FLAT
 
@@ -77,6 +75,9 @@ class Summary:
     """Counts over all groups that were added."""
 
     num_prompts: int = 0
+    num_discarded_prompts: int = 0
+    """Those that were not trained on, as `meta.discarded` of their trees says: nothing else counts them."""
+    num_discarded_trees: int = 0
     num_trees: int = 0
     num_nodes: int = 0
     num_branching: int = 0
@@ -92,7 +93,13 @@ class Summary:
 
     @np.errstate(over="ignore", invalid="ignore")
     def add_group(self, group: Sequence[TreeRecord]) -> None:
-        """Count one prompt's scored trees."""
+        """Count one prompt's scored trees; those that were discarded by themselves."""
+        num_trees = len(group)
+        group = [record for record in group if not (record.meta or {}).get("discarded")]
+        self.num_discarded_trees += num_trees - len(group)
+        self.num_discarded_prompts += not group
+        if not group:
+            return
         nodes = list(chain.from_iterable(record.nodes for record in group))
         sizes = [len(record.nodes) for record in group]
         starts = np.repeat(np.cumsum([0, *sizes[:-1]]), sizes)
@@ -160,6 +167,8 @@ class Summary:
             "num_prompts": self.num_prompts,
             "num_dead_prompts": self.num_dead_prompts,
             "num_trees": self.num_trees,
+            "num_discarded_prompts": self.num_discarded_prompts,
+            "num_discarded_trees": self.num_discarded_trees,
             "num_nodes": self.num_nodes,
             "num_leaves": self.leaf_depth.count,
             "num_scored_leaves": self.reward.count,
@@ -172,71 +181,18 @@ class Summary:
             "depths": [
                 {"depth": depth, **_level_json(level), "abs_advantage_share": share}
                 for (depth, level), share in zip(
-                    enumerate(self.levels[:MAX_LEVELS]), _shares(self.levels), strict=False
+                    enumerate(self.levels[:MAX_LEVELS]), shares_of(self.levels), strict=False
                 )
             ],
             **({"deeper": _level_json(self.levels[MAX_LEVELS])} if self.max_depth >= MAX_LEVELS else {}),
             "positions": [
                 {"from_tokens": first_of(bin_), **_turns_json(level), "abs_advantage_share": share}
-                for (bin_, level), share in zip(enumerate(self.positions), _shares(self.positions), strict=True)
+                for (bin_, level), share in zip(enumerate(self.positions), shares_of(self.positions), strict=True)
             ],
         }
 
-    def lines(self) -> Iterator[Text]:
-        """The same for a terminal, within 80 columns."""
-        leaves = ", ".join(f"{number_of:,} {status}" for status, number_of in sorted(self.status.items()))
-        yield Text.assemble(
-            (count(self.num_prompts, "prompt"), "bold"),
-            f" ({self.num_dead_prompts:,} with equal rewards) · {count(self.num_trees, 'tree')}",
-            f" · {count(self.num_nodes, 'node')}",
-        )
-        yield Text(f"{count(self.leaf_depth.count, 'leaf', 'leaves')}, {self.reward.count:,} scored: {leaves}")
-        depth = f"depth {self.max_depth}, of a leaf {number(self.leaf_depth.mean)} on average"
-        yield Text(f"mean reward {number(self.reward.mean)} · {depth}")
-        yield Text(
-            f"{number(self.children.mean)} children an inner node on average · {self.num_branching:,} of "
-            f"{count(self.children.count, 'inner node')} branch"
-        )
-        yield Text("")
-        yield from self._granularity()
-        yield Text("")
-        yield Text("depth     nodes    comparisons    differ   reward  advantage  |advantage|", style="dim")
-        for depth_of, level in enumerate(self.levels):
-            means = [number(average.mean) for average in (level.reward, level.advantage, level.abs_advantage)]
-            name = f"{MAX_LEVELS}+" if depth_of == MAX_LEVELS else depth_of
-            yield Text(
-                f"{name:>5}  {level.num_nodes:>8,}  {level.comparisons:>13,}  {level.decisive:>8,}  "
-                f"{means[0]:>7}  {means[1]:>9}  {means[2]:>11}"
-            )
 
-    def _granularity(self) -> Iterator[Text]:
-        """Where siblings are told apart: by depth, and by the tokens between the prompt and them."""
-        yield Text("siblings part at     comparisons    differ  mean gap  share of |advantage|", style="dim")
-        by_depth = [f"depth {depth}" for depth in range(len(self.levels))]
-        by_depth[MAX_LEVELS:] = [f"depth {MAX_LEVELS}+"] * (len(self.levels) > MAX_LEVELS)
-        by_position = [_span(bin_) for bin_ in range(len(self.positions))]
-        for names, levels in ((by_depth, self.levels), (by_position, self.positions)):
-            elsewhere = 0.0
-            for name, level, share in zip(names, levels, _shares(levels), strict=True):
-                if level.comparisons:
-                    yield _granularity_line(name, level, share)
-                else:
-                    elsewhere += share or 0.0
-            if elsewhere:
-                yield Text(f"{'elsewhere':<19}  {'':>31}  {elsewhere:>20.1%}")
-
-
-def _granularity_line(name: str, level: Level, share: float | None) -> Text:
-    shown = "-" if share is None else f"{share:.1%}"
-    return Text(f"{name:<19}  {level.comparisons:>11,}  {level.decisive:>8,}  {number(level.gap.mean):>8}  {shown:>20}")
-
-
-def _span(bin_: int) -> str:
-    first, last = first_of(bin_), first_of(bin_ + 1) - 1
-    return "the prompt's end" if not bin_ else f"{first:,} to {last:,} tokens"
-
-
-def _shares(levels: Sequence[Level]) -> list[float | None]:
+def shares_of(levels: Sequence[Level]) -> list[float | None]:
     """Of the sum of |advantage| of all turns, what each level has; None where that is 0."""
     total = sum(level.abs_advantage.total for level in levels)
     return [level.abs_advantage.total / total if total else None for level in levels]

@@ -19,6 +19,14 @@ class Format(StrEnum):
     PAIRS = "pairs"
 
 
+class Color(StrEnum):
+    """When lines are coloured."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 def inspect_tree(
     files: Annotated[
         list[str],
@@ -78,6 +86,27 @@ def inspect_tree(
             show_default=False,
         ),
     ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option(
+            min=20,
+            max=999,
+            help="Draw this many columns wide; narrow drawings leave out depth, then reward, then value.  "
+            "[default: COLUMNS, else the terminal's, else 80]",
+            show_default=False,
+        ),
+    ] = None,
+    color: Annotated[
+        Color,
+        typer.Option(help="auto colours a terminal, and heeds NO_COLOR, FORCE_COLOR and CLICOLOR_FORCE."),
+    ] = Color.AUTO,
+    no_color: Annotated[bool, typer.Option("--no-color", help="The same as --color never.")] = False,
+    no_pager: Annotated[
+        bool,
+        typer.Option(
+            "--no-pager", help="Print what is longer than the terminal; else PAGER shows it, less -FRX by default."
+        ),
+    ] = False,
 ) -> None:
     """Draw trees with rewards, values and advantages, dump them, scored, as JSON, or write a page for a browser."""
     from treegrpo_cli.cli.inspect import inspect
@@ -91,7 +120,10 @@ def inspect_tree(
         "--explain": explain is not None,
     }
     check_page(html, tokenizer, others)
+    from treegrpo_cli.cli.show.terminal import Screen
 
+    if no_color and color is Color.ALWAYS:
+        raise UserError("--no-color and --color always contradict each other")
     inspect(
         files,
         step=step,
@@ -107,6 +139,7 @@ def inspect_tree(
         node=explain,
         html=html,
         tokenizer=tokenizer,
+        screen=Screen(width, (Color.NEVER if no_color else color).value, not no_pager),
     )
 
 

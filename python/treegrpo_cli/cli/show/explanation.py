@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
-from treegrpo_cli.cli.chosen import Chosen
-from treegrpo_cli.cli.show.terminal import console_of, print_lines
-from treegrpo_cli.errors import UserError
+from treegrpo_cli.cli.chosen import Chosen, the_tree
+from treegrpo_cli.cli.show.terminal import Screen, show
 from treegrpo_cli.trees.explain import explain
+from treegrpo_cli.trees.texts import hanging, visible
+from treegrpo_cli.trees.tree_record import TreeRecord
 
 
-def print_explanation(chosen: Chosen, node: int) -> None:
+def print_explanation(chosen: Chosen, node: int, screen: Screen) -> None:
     """Print how `node` of the one tree that was chosen came by its advantage. Raises UserError where there are more."""
-    print_lines(console_of(), map(Text, _explained(chosen, node)))
+    group, place = the_tree(chosen, "--explain")
+    show(lambda width: explanation_lines(group, place, node, width), screen)
 
 
-def _explained(chosen: Chosen, node: int) -> Iterator[str]:
-    """Lines on a node of the one tree that was chosen."""
-    group, ids = next(chosen)
-    if len(ids) > 1 or next(chosen, None) is not None:
-        raise UserError("--explain needs one tree: choose it by --prompt-id, --tree-id and --step")
-    [place] = [place for place, record in enumerate(group) if record.tree_id in ids]
-    return explain(group, place, node)
+def explanation_lines(group: Sequence[TreeRecord], place: int, node: int, width: int) -> Iterator[Text]:
+    """Yield the explanation of a node of `group[place]`, its lines wrapped at `width` cells."""
+    for line in explain(group, place, node):
+        yield from map(Text, hanging(visible(line), width))
