@@ -212,7 +212,7 @@ def test_a_long_chain_is_not_folded_in_full(tmp_path: Path) -> None:
 
 def test_an_advantage_is_split_into_terms_that_add_up(vectors: Path) -> None:
     scoring = ["--estimator", "tree-grpo", "--option", "eps=0"]
-    shown = run("inspect-tree", vectors, *scoring, "--tree-id", "0", "--explain", "4").stdout
+    shown = run("inspect-tree", vectors, *scoring, "--tree-id", "0", "--width", "200", "--explain", "4").stdout
     # A1 has reward 1: (1 - 1/2) / 0.534522 among 8 leaves, (1 - 1/2) / 0.547723 among the tree's 6
     assert "A(l) = inter * N over the prompt's leaves of R(l) + intra" in shown
     assert "inter: (1.000 - 0.500) / 0.535 = +0.935 (prompt: 8 values, mean 0.500, std 0.535)" in shown
@@ -226,22 +226,30 @@ def test_an_explanation_says_which_tokens_take_the_advantage(tmp_path: Path) -> 
     nodes += [{"id": place, "parent": 1, "reward": place % 2} | tokens for place in (2, 3)]
     nodes += [{"id": 4, "parent": 0, "reward": None}]
     source = write_lines(tmp_path / "a.jsonl", [tree(nodes=nodes)])
-    shown = run("inspect-tree", source, "--estimator", "parent", "--explain", "1").stdout
+    shown = run("inspect-tree", source, "--estimator", "parent", "--width", "200", "--explain", "1").stdout
     assert "2 sampled tokens of the node, in 2 rows, take the node's advantage:" in shown
     assert "leaf 2, reward 0.000: 2 of the row's 4 sampled tokens" in shown
     assert "node 1: 0.000 parent = 0.000" in shown
-    root = run("inspect-tree", source, "--estimator", "parent", "--explain", "0").stdout
+    root = run("inspect-tree", source, "--estimator", "parent", "--width", "200", "--explain", "0").stdout
     assert "the root is the prompt" in root
-    assert "no scored leaf below" in run("inspect-tree", source, "--estimator", "parent", "--explain", "4").stdout
+    assert (
+        "no scored leaf below"
+        in run("inspect-tree", source, "--estimator", "parent", "--width", "200", "--explain", "4").stdout
+    )
 
 
 def test_an_explanation_tells_where_the_file_says_something_else(vectors: Path, tmp_path: Path) -> None:
     lines = run("inspect-tree", vectors, "--estimator", "grpo", "--format", "json").stdout.splitlines()
     (tmp_path / "alone.jsonl").write_text(lines[1] + "\n")
-    assert "the file says +0.935" in run("inspect-tree", tmp_path / "alone.jsonl", "--explain", "2").stdout
+    assert (
+        "the file says +0.935"
+        in run("inspect-tree", tmp_path / "alone.jsonl", "--width", "200", "--explain", "2").stdout
+    )
     assert (
         "the file says"
-        not in run("inspect-tree", vectors, "--estimator", "grpo", "--tree-id", "1", "--explain", "2").stdout
+        not in run(
+            "inspect-tree", vectors, "--estimator", "grpo", "--tree-id", "1", "--width", "200", "--explain", "2"
+        ).stdout
     )
 
 
@@ -265,8 +273,11 @@ def test_estimators_are_listed_with_formulas_options_and_what_they_may_be() -> N
     ("arguments", "complaint"),
     [
         (["--explain", "1"], "--explain needs one tree"),
-        (["--tree-id", "0", "--explain", "99"], "has no node 99: its nodes are 0 to 9"),
-        (["--tree-id", "0", "--explain", "1", "--format", "json"], "--explain cannot be combined with --format json"),
+        (["--tree-id", "0", "--width", "200", "--explain", "99"], "has no node 99: its nodes are 0 to 9"),
+        (
+            ["--tree-id", "0", "--width", "200", "--explain", "1", "--format", "json"],
+            "--explain cannot be combined with --format json",
+        ),
         (["--format", "nope"], "Invalid value for '--format': 'nope' is not "),
         (["--full", "--summary"], "--full cannot be combined with --format json"),
         (["--option", "ddof=0"], "--option needs --estimator"),

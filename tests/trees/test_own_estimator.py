@@ -146,7 +146,7 @@ def test_the_command_line_takes_a_path_and_options_and_scores_again_to_the_byte(
     with_weight = run("inspect-tree", "--format", "json", "--estimator", f"2*{EXAMPLE},discount=0.5", file)
     twice = [node["advantage"] for line in with_weight.stdout.splitlines() for node in json.loads(line)["nodes"]]
     assert twice == pytest.approx([2 * a for a in advantages(list(read_trees(scored))) if a is not None])
-    explained = refused(run("inspect-tree", scored, "--tree-id", "0", "--explain", "1"))
+    explained = refused(run("inspect-tree", scored, "--tree-id", "0", "--width", "200", "--explain", "1"))
     assert f"scoring: {EXAMPLE} is a function of somebody's own, which cannot be explained" in explained
 
 

@@ -111,6 +111,7 @@ def inspect_tree(
     """Draw trees with rewards, values and advantages, dump them, scored, as JSON, or write a page for a browser."""
     from treegrpo_cli.cli.inspect import inspect
     from treegrpo_cli.cli.show.page import check_page
+    from treegrpo_cli.cli.show.terminal import Screen
 
     others = {
         "--format": output_format is not None,
@@ -120,8 +121,6 @@ def inspect_tree(
         "--explain": explain is not None,
     }
     check_page(html, tokenizer, others)
-    from treegrpo_cli.cli.show.terminal import Screen
-
     if no_color and color is Color.ALWAYS:
         raise UserError("--no-color and --color always contradict each other")
     inspect(
