@@ -197,7 +197,7 @@ def test_a_drawing_in_full_holds_every_word_and_the_ids_of_nodes(tmp_path: Path)
     assert [word for word in words.split() if word not in shown] == []
     assert sum(line.count("x") for line in lines if "node 2" not in line and "word" not in line) == 300
     assert "│     town?" in lines
-    assert "→ seen" in shown
+    assert "→ ␛[31mseen" in shown
     assert "node 1" in shown
     assert "\x1b" not in shown
 
