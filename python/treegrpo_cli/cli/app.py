@@ -26,6 +26,7 @@ from treegrpo_cli.cli.commands.init import init
 from treegrpo_cli.cli.commands.inspect_tree import inspect_tree
 from treegrpo_cli.cli.commands.plot import plot
 from treegrpo_cli.cli.commands.rollout import rollout
+from treegrpo_cli.cli.commands.rules import list_rules
 from treegrpo_cli.cli.commands.train import train
 from treegrpo_cli.cli.commands.watch import watch
 from treegrpo_cli.errors import FailedRunError, Problems, Stopped, UserError, bounded, debugging, last_lines
@@ -174,3 +175,4 @@ app.command(short_help="Draw runs, into files or in the terminal.")(plot)
 app.command("inspect-tree", short_help="Draw trees with their advantages, or dump them.")(inspect_tree)
 app.command("config", short_help="List every setting, or explain one.")(config)
 app.command("estimators", short_help="List the estimators: how rewards become advantages.")(list_estimators)
+app.command("rules", short_help="List the selection rules: which turns are expanded.")(list_rules)

@@ -8,6 +8,7 @@ from typing import Any
 
 from treegrpo_cli.cli.chosen import Wanted, choose, first_trees, wanted_trees
 from treegrpo_cli.cli.show.as_json import write_json
+from treegrpo_cli.cli.show.difference import print_difference
 from treegrpo_cli.cli.show.drawing import draw
 from treegrpo_cli.cli.show.explanation import print_explanation
 from treegrpo_cli.cli.show.page import write_page
@@ -35,9 +36,12 @@ def inspect(
     node: int | None = None,
     html: Path | None = None,
     tokenizer: Path | None = None,
+    diff: tuple[int, int] | None = None,
     screen: Screen | None = None,
 ) -> None:
     """Write the chosen trees of files to standard output, group by group; or `explain` one `node` of one tree.
+
+    Or show how the paths to the two nodes of `diff`, of one tree, differ.
 
     Or write them to one `html` page, with the texts of tokens by a `tokenizer`.
 
@@ -48,6 +52,8 @@ def inspect(
     """
     asked = [estimator] if isinstance(estimator, str) else list(estimator or ())
     _check_arguments(asked, options, output_format, nested=nested, summary=summary, full=full, node=node)
+    if diff is not None and (nested or summary or full or node is not None or output_format != "tree"):
+        raise UserError("--diff goes with what chooses and scores one tree, and no other way of showing it")
     screen = screen or Screen()
     terms = [parse_term(text) for text in asked]
     if options and output_format != "pairs":
@@ -56,6 +62,9 @@ def inspect(
     chosen = choose(files, None if output_format == "pairs" else terms, Wanted(prompt_id, tree_id))
     if node is not None:
         print_explanation(chosen, node, screen)
+        return
+    if diff is not None:
+        print_difference(chosen, *diff, screen)
         return
     if html is not None:
         write_page(chosen, html, paths, tokenizer=tokenizer, limit=limit, together=len(files) > 1)

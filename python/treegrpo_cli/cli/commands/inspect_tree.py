@@ -55,6 +55,15 @@ def inspect_tree(
             metavar="NODE", help="Show how the advantage of this node came about, term by term; --full shows node ids."
         ),
     ] = None,
+    diff: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            metavar="NODE NODE",
+            help="Show two nodes of one tree, leaves or siblings, side by side from where they part; "
+            "--full shows node ids.",
+            show_default=False,
+        ),
+    ] = None,
     estimator: Annotated[
         list[str] | None,
         typer.Option(
@@ -119,6 +128,7 @@ def inspect_tree(
         "--summary": summary,
         "--full": full,
         "--explain": explain is not None,
+        "--diff": diff is not None,
     }
     check_page(html, tokenizer, others)
     if no_color and color is Color.ALWAYS:
@@ -136,6 +146,7 @@ def inspect_tree(
         summary=summary,
         full=full,
         node=explain,
+        diff=diff,
         html=html,
         tokenizer=tokenizer,
         screen=Screen(width, (Color.NEVER if no_color else color).value, not no_pager),
