@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from itertools import chain
 from typing import Any
 
+from rich.text import Text
+
 from treegrpo_cli.cli.config_lines import explain_option, explain_setting, plain, sections
-from treegrpo_cli.cli.show.terminal import console_of, print_lines
+from treegrpo_cli.cli.show.terminal import Screen, show
 from treegrpo_cli.config.catalogue import Setting, related, settings, tables
 from treegrpo_cli.config.foreign_names import own_keys
 from treegrpo_cli.config.options import Option, options_by_key
@@ -49,21 +53,19 @@ def named(asked: str) -> tuple[str, ...]:
 
 
 def _list(keys: Sequence[str]) -> None:
-    console = console_of()
-    if console.is_terminal:
-        print_lines(console, sections(keys, console.width))
+    if sys.stdout.isatty():
+        show(lambda width: sections(keys, width), Screen())
     else:
         print("\n".join(map(plain, keys)))
 
 
 def _explain(asked: str, keys: Sequence[str]) -> None:
-    console = console_of()
-    for key in keys:
-        known = settings().get(key)
-        width = console.width
-        print_lines(
-            console, explain_setting(known, asked, width) if known else explain_option(options_by_key()[key], width)
-        )
+    show(lambda width: chain.from_iterable(_explained(key, asked, width) for key in keys), Screen())
+
+
+def _explained(key: str, asked: str, width: int) -> Iterator[Text]:
+    known = settings().get(key)
+    return explain_setting(known, asked, width) if known else explain_option(options_by_key()[key], width)
 
 
 def _as_json(keys: Sequence[str]) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def compared(one: str, other: str) -> tuple[list[Piece], list[Piece]]:
     return sides
 
 
-def _opcodes(one: Sequence[str], other: Sequence[str]) -> list[tuple[str, int, int, int, int]]:
+def _opcodes(one: Sequence[str], other: Sequence[str]) -> Sequence[tuple[str, int, int, int, int]]:
     """As difflib has them; of long texts that differ only what begins them is told to be equal."""
     start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
     if max(len(one), len(other)) - start > MAX_WORDS:

@@ -7,11 +7,10 @@ and arrow say what its colour does.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from treegrpo_cli.trees.texts import ESCAPES, number, plain
+from treegrpo_cli.trees.texts import number, plain, visible
 
 MAX_TEXT = 600
 """Characters of a text that are shown, at most."""
@@ -35,8 +34,8 @@ def passage(foreign: str) -> str:
     """Foreign text with its lines."""
     half = MAX_TEXT // 2
     shown = foreign if len(foreign) <= MAX_TEXT else f"{foreign[:half]} … {foreign[-half:]}"
-    kept = (c for c in ESCAPES.sub("", shown) if c == "\n" or not unicodedata.category(c).startswith("C"))
-    return f'<div style="white-space:pre-wrap; overflow-wrap:anywhere">{escape("".join(kept))}</div>'
+    kept = "\n".join(map(visible, shown.split("\n")))
+    return f'<div style="white-space:pre-wrap; overflow-wrap:anywhere">{escape(kept)}</div>'
 
 
 def chip(value: float | None, largest: float) -> str:
