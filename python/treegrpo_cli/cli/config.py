@@ -53,8 +53,9 @@ def named(asked: str) -> tuple[str, ...]:
 
 
 def _list(keys: Sequence[str]) -> None:
-    if sys.stdout.isatty():
-        show(lambda width: sections(keys, width), Screen())
+    screen = Screen()
+    if sys.stdout.isatty() or screen.has_colors():
+        show(lambda width: sections(keys, width), screen)
     else:
         print("\n".join(map(plain, keys)))
 
