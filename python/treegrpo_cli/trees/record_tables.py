@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 
 from treegrpo_cli._core import NO_PARENT
 from treegrpo_cli.trees.column_checks import column_of
-from treegrpo_cli.trees.columns import Column, Columns, Names, Numbers, Texts, taken
+from treegrpo_cli.trees.columns import Column, Columns, Names, Numbers, Texts, or_missing, taken
 from treegrpo_cli.trees.forest import mask_of, numbers_of, to_forest
 from treegrpo_cli.trees.forest_tables import (
     Arrays,
     leaf_rows,
     path_totals,
-    sizes_of,
     status_names,
-    summed,
     token_columns,
 )
 from treegrpo_cli.trees.format import NODE_TYPES, Fields
@@ -40,11 +38,11 @@ NONE = type(None)
 def record_columns(records: Sequence[TreeRecord], rows: str) -> Columns:
     """The columns of some trees, in their order. `rows` are `nodes`, `leaves` or `tokens`."""
     nodes = list(chain.from_iterable(record.nodes for record in records))
-    arrays = to_forest(records).columns()
+    arrays = to_forest(records, tokens=rows == "tokens").columns()
     columns = _ids(records, arrays) | _outcomes(nodes, arrays)
     if rows == "tokens":
         return _tokens(nodes, arrays, columns)
-    columns |= _sizes(nodes, arrays)
+    columns |= _sizes(nodes)
     columns |= {name: Texts(column_of(nodes, name)) for name in WORDS} | _others(nodes)
     if rows == "nodes":
         return columns
@@ -88,21 +86,32 @@ def _filled(values: Sequence[Any], dtype: type[np.generic]) -> Numbers:
     return Numbers(np.array([value or 0 for value in values], dtype=dtype), missing)
 
 
-def _sizes(nodes: Sequence[Fields], arrays: Arrays) -> Columns:
-    has_tokens, sizes = _says(nodes, "token_ids"), sizes_of(arrays)
-    unknown = ~_says(nodes, "logprobs") | (sizes["num_sampled"] == 0)
+def _sizes(nodes: Sequence[Fields]) -> Columns:
+    """Tokens of each node, those that were sampled, and the log-probability of these together."""
+    lacking = ~_says(nodes, "token_ids")
+    sums = [sum(logprobs) if logprobs else np.nan for logprobs in column_of(nodes, "logprobs")]
+    tokens, sampled = _num_tokens(nodes)
     return {
-        **{name: Numbers(size, ~has_tokens) for name, size in sizes.items()},
-        "logprob": Numbers(summed(arrays), unknown),
+        "num_tokens": Numbers(tokens, lacking),
+        "num_sampled": Numbers(sampled, lacking),
+        "logprob": or_missing(np.array(sums, dtype=np.float64)),
     }
+
+
+def _num_tokens(nodes: Sequence[Fields]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    tokens = [len(given or ()) for given in column_of(nodes, "token_ids")]
+    sampled = [sum(end - start for start, end in spans or ()) for spans in column_of(nodes, "sampled")]
+    return np.array(tokens, dtype=np.int64), np.array(sampled, dtype=np.int64)
 
 
 def _paths(nodes: Sequence[Fields], arrays: Arrays) -> Columns:
     """Tokens from the root to each node; none where a node of the path does not say its own."""
-    parent = arrays["parent"]
+    parent, (tokens, sampled) = arrays["parent"], _num_tokens(nodes)
     lacking = path_totals(parent, (~_says(nodes, "token_ids")).astype(np.int64)) > 0
-    sizes = sizes_of(arrays).items()
-    return {name.replace("num", "path"): Numbers(path_totals(parent, size), lacking) for name, size in sizes}
+    return {
+        "path_tokens": Numbers(path_totals(parent, tokens), lacking),
+        "path_sampled": Numbers(path_totals(parent, sampled), lacking),
+    }
 
 
 def _says(nodes: Sequence[Fields], name: str) -> NDArray[np.bool_]:
