@@ -44,4 +44,4 @@ def _at(folder: Path) -> dict[str, dict[str, str]]:
 
 
 if __name__ == "__main__":
-    nbformat.write(executed(NOTEBOOK), NOTEBOOK)
+    nbformat.write(executed(NOTEBOOK), Path(sys.argv[1]) if sys.argv[1:] else NOTEBOOK)
