@@ -5,6 +5,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from treegrpo_cli.run.metric_names import all_metrics, metric_of
+
 from tests.zygote import zygote
 
 CAPITALS = {"Lisbon": "Portugal", "Paris": "France", "Rome": "Italy"}
@@ -50,3 +52,12 @@ def treegrpo(*arguments: str, cwd: Path | None = None, **env: str) -> subprocess
 def is_odd(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
     """A reward of 0 or 1 that a random model varies in."""
     return [float(len(completion) % 2) for completion in completions]
+
+
+def check_metric_names(lines: list[dict[str, Any]]) -> None:
+    """Every name in these lines of metrics.jsonl is a known one, and each step has all that every step has."""
+    assert sorted({name for line in lines for name in line if name != "step" and metric_of(name) is None}) == []
+    for line in lines:
+        if not any(name.startswith("eval/") for name in line):
+            known = {found.name for name in line if (found := metric_of(name)) is not None}
+            assert sorted({metric.name for metric in all_metrics() if not metric.when} - known) == []

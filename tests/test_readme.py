@@ -8,34 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from treegrpo_cli import estimators
-from treegrpo_cli.config import Config
 from treegrpo_cli.config.files import load_config
-from treegrpo_cli.config.foreign_names import own_keys
 
+from tests.docs.blocks import blocks_of, commands_of, named_settings, unknown_settings
 from tests.zygote import zygote
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"(?:<!-- file: (\S+) -->\n)?```(\w+)\n(.*?)```", README, flags=re.DOTALL)
-FILES = [(name, text) for name, _, text in BLOCKS if name]
-SNIPPETS = [text for _, language, text in BLOCKS if language == "python"]
-COMMANDS = [
-    line.partition("  #")[0].strip()
-    for _, language, text in BLOCKS
-    if language == "sh"
-    for line in text.splitlines()
-    if line.strip()
-]
-SECTIONS = {
-    name: section
-    if name != "advantage"
-    else section.keys() | {o for known in estimators().values() for o in known["options"]}
-    for name, section in Config().model_dump().items()
-    if isinstance(section, dict)
-}
-MAKE = [command for command in COMMANDS if command.startswith("make ")]
+BLOCKS = blocks_of(README)
+FILES = [(block.file, block.text) for block in BLOCKS if block.file]
+SNIPPETS = [block.text for block in BLOCKS if block.language == "python"]
+COMMANDS = commands_of(README)
+MAKE = [command for command in COMMANDS if command[0] == "make"]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +37,7 @@ def folder(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_the_readme_has_files_commands_and_examples() -> None:
     assert [name for name, _ in FILES] == ["settings.toml", "questions.jsonl", "corpus.jsonl"]
     assert len(SNIPPETS) == 2
-    assert MAKE == ["make demo", "make test"]
+    assert MAKE == [["make", "demo"], ["make", "test"]]
     assert len(COMMANDS) >= 12
 
 
@@ -60,7 +45,7 @@ def test_commands_and_examples_run_in_the_order_in_which_they_stand(folder: Path
     for command in COMMANDS:
         if command in MAKE:
             continue
-        program, *arguments = shlex.split(command)
+        program, *arguments = command
         assert program == "treegrpo"
         if arguments[0] in ("doctor", "rollout", "train", "eval") and "--dry-run" not in arguments:
             arguments.append("sampler.engine=transformers")  # the engines agree; this one starts at once
@@ -71,7 +56,7 @@ def test_commands_and_examples_run_in_the_order_in_which_they_stand(folder: Path
             for missing in ("train.parquet", "test.parquet", "model.path", "retriever"):
                 assert missing in done.stderr
             continue
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
     for snippet in SNIPPETS:
         subprocess.run([sys.executable, "-c", snippet], cwd=folder, check=True, timeout=60)
     assert (folder / "runs" / "mine" / "checkpoint-2" / "model.safetensors").exists()
@@ -95,7 +80,7 @@ def test_links_and_settings_of_the_docs_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     local = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
     assert [link for link in local if not (page.parent / link).exists()] == []
-    assert unknown_settings(text) == []
+    assert unknown_settings(named_settings(text)) == []
 
 
 def test_settings_that_the_docs_show_can_be_loaded(tmp_path: Path) -> None:
@@ -124,26 +109,17 @@ def test_the_readme_counts_families_as_their_page_does() -> None:
 
 def test_settings_that_the_readme_names_exist() -> None:
     assert len(named_settings(README)) > 20
-    assert unknown_settings(README) == []
-
-
-def named_settings(text: str) -> list[tuple[str, str]]:
-    """What stands in code as a setting: section and key."""
-    return re.findall(rf"`({'|'.join(SECTIONS)})\.(\w+)", text)
-
-
-def unknown_settings(text: str) -> list[str]:
-    unknown = [f"{section}.{key}" for section, key in named_settings(text) if key not in SECTIONS[section]]
-    return [key for key in unknown if not own_keys(key)]  # verl's names have sections that are called as ours
+    assert unknown_settings(named_settings(README)) == []
 
 
 def test_metrics_that_the_readme_names_exist() -> None:
-    from treegrpo_cli.run import metrics
+    from treegrpo_cli.run.metric_names import all_metrics
 
+    known = " ".join(metric.name for metric in all_metrics())
     [paragraph] = re.findall(r"\*\*Metrics\*\*(.*?)\n\n", README, flags=re.DOTALL)
     named = [name for name in re.findall(r"`([\w/]+(?:/…)?)`", paragraph) if name != "eval/…"]
     assert len(named) > 8
-    assert [name for name in named if name.removesuffix("…") not in str(metrics.__doc__)] == []
+    assert [name for name in named if name.removesuffix("…") not in known] == []
 
 
 def test_the_demo_draws_the_tree_whose_leaves_disagree_most() -> None:

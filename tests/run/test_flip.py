@@ -15,7 +15,8 @@ from treegrpo_cli.run.loop import train
 from treegrpo_cli.run.progress import Reporter
 from treegrpo_cli.trees.tree_record import TreeRecord
 
-from tests.runs import small_run
+from tests.docs.tree_fields import unnamed_fields
+from tests.runs import check_metric_names, small_run
 
 QUIET = Reporter(quiet=True)
 KEYS = [list(key) for key in product(range(3), range(40), range(2), range(2), range(2), range(3))]
@@ -82,6 +83,7 @@ def test_files_have_both_rewards_and_a_resumed_rollout_the_same(settings: dict[s
     assert [leaf["true_reward"] for leaf in given] == [leaf["reward"] for leaf in true]
     assert [leaf["token_ids"] for leaf in given] == [leaf["token_ids"] for leaf in true]
     assert not any("true_reward" in leaf for leaf in true)
+    assert unnamed_fields(record.fields for record in read_trees(output)) == set()
     flips = [leaf["reward"] == 1 - leaf["true_reward"] for leaf in given]
     assert all(flip or leaf["reward"] == leaf["true_reward"] for flip, leaf in zip(flips, given, strict=True))
     assert 0 < sum(flips) < len(flips)
@@ -100,6 +102,7 @@ def test_metrics_tell_the_true_reward_and_evaluations_are_not_flipped(settings: 
         lines[flip] = [
             orjson.loads(line) for line in (Path(config.output_dir) / "metrics.jsonl").read_bytes().splitlines()
         ]
+        check_metric_names(lines[flip])
     evaluated = [next(line["eval/is_odd"] for line in lines[flip] if "eval/is_odd" in line) for flip in lines]
     assert evaluated[0] == evaluated[1], "before the first step both have the same weights"
     steps = {flip: next(line for line in lines[flip] if "reward" in line) for flip in lines}

@@ -1,4 +1,4 @@
-"""A step's groups -> metrics of what was spent on them, and on whom, under the names of `metrics.py`."""
+"""A step's groups -> metrics of what was spent on them, and on whom, under the names of `metric_names.py`."""
 
 from __future__ import annotations
 

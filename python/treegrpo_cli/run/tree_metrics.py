@@ -1,4 +1,4 @@
-"""A step's forest + its scores -> metrics under the names of `metrics.py`, a column at a time."""
+"""A step's forest + its scores -> metrics under the names of `metric_names.py`, a column at a time."""
 
 from __future__ import annotations
 

@@ -76,6 +76,12 @@ def collate(rows: Sequence[TrainingRow], pad_id: int = 0) -> dict[str, torch.Ten
 
     `input_ids` int64, `pad_id` where there is no token · `attention_mask` int64, 1 on tokens · `loss_mask` bool ·
     `advantages` float32 · `logprobs` float32, missing where a row has none. Raises UserError without rows.
+
+    >>> from treegrpo_cli import from_chains, score
+    >>> chains = [{"prompt_ids": [5], "completion_ids": [n] * n, "reward": n} for n in (1, 2)]
+    >>> batch = collate(training_rows(score(from_chains(chains), "grpo")))
+    >>> batch["input_ids"].tolist(), batch["attention_mask"].tolist()
+    ([[5, 1, 0], [5, 2, 2]], [[1, 1, 0], [1, 1, 1]])
     """
     try:
         import torch

@@ -32,6 +32,15 @@ def read_trees(path: str | Path, limits: Limits | None = None) -> TreeReader:
     `path` ends in `.zst` where the file is compressed; `-` is standard input. Raises UserError, naming
     file and line, at the first line that is no valid tree, at a prompt_id that returns after another
     one, at a (prompt_id, tree_id) that occurs twice, and beyond a limit; the trees in front of it have been given.
+
+    >>> from tempfile import NamedTemporaryFile
+    >>> nodes = '{"id": 0, "parent": null, "reward": null}, {"id": 1, "parent": 0, "reward": 1}'
+    >>> with NamedTemporaryFile("w", suffix=".jsonl") as file:
+    ...     line = f'{{"schema": "treegrpo.tree/1", "prompt_id": "q", "tree_id": 0, "nodes": [{nodes}]}}'
+    ...     print(line, file=file, flush=True)
+    ...     [tree] = read_trees(file.name)
+    >>> tree.prompt_id, tree.nodes[1]["reward"]
+    ('q', 1)
     """
     return TreeReader(_read(path, limits), path)
 
