@@ -3,6 +3,7 @@
 import re
 import shlex
 from dataclasses import dataclass
+from itertools import takewhile
 
 from treegrpo_cli import estimators
 from treegrpo_cli._core import describe_selection_rules
@@ -41,7 +42,7 @@ def blocks_of(markdown: str) -> list[Block]:
 
 
 def commands_of(markdown: str) -> list[list[str]]:
-    """Return the commands of a page's `sh` blocks as lists of words, comments left out.
+    """Return the commands of a page's `sh` blocks as lists of words, without comments, pipes and redirections.
 
     >>> commands_of("```sh\\nmake demo   # four minutes\\ntreegrpo \\\\\\n  doctor\\n```\\n")
     [['make', 'demo'], ['treegrpo', 'doctor']]
@@ -52,7 +53,8 @@ def commands_of(markdown: str) -> list[list[str]]:
         if block.language == "sh"
         for line in block.text.replace("\\\n", " ").splitlines()
     ]
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+    commands = [shlex.split(line, comments=True) for line in lines]
+    return [list(takewhile(lambda word: word not in (">", "|"), words)) for words in commands if words]
 
 
 def named_settings(text: str) -> list[tuple[str, str]]:

@@ -20,6 +20,12 @@ Where a command takes settings, it takes a TOML or YAML file, and then `section.
 EXAMPLES = {
     "compare": """treegrpo compare chains.toml trees.toml --budget-tokens 200000 --seeds 3
 treegrpo compare chains.toml trees.toml --probe""",
+    "config": """treegrpo config rollout                                # a section
+treegrpo config rollout.num_trees                      # a key, explained
+treegrpo config --schema > settings.schema.json        # for an editor""",
+    "plot": """treegrpo plot runs/mine --show
+treegrpo plot runs/chains runs/trees --output plots""",
+    "watch": """treegrpo watch runs/mine""",
     "doctor": """treegrpo doctor                                        # this machine
 treegrpo doctor settings.toml --report doctor.json     # and these settings""",
     "estimators": """treegrpo estimators

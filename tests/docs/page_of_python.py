@@ -120,7 +120,8 @@ def _text(found: Any, imports: str) -> Iterator[str]:
     """A docstring as Markdown: its examples in fences, with the import that they need."""
     for paragraph in re.split(r"\n\s*\n", _plain(found)):
         if paragraph.lstrip().startswith(">>>"):
-            yield f"```pycon\n{_imports(paragraph, imports)}{paragraph}\n\n```\n"
+            formatted = paragraph.replace("'''", '"""')  # as ruff writes it in Markdown
+            yield f"```pycon\n{_imports(paragraph, imports)}{formatted}\n\n```\n"
         elif paragraph.startswith("Raises:") and "\n" in paragraph:
             yield f"Raises {_one_line(paragraph.removeprefix('Raises:'))}\n"
         else:
