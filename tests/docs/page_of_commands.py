@@ -23,6 +23,7 @@ treegrpo compare chains.toml trees.toml --probe""",
     "config": """treegrpo config rollout                                # a section
 treegrpo config rollout.num_trees                      # a key, explained
 treegrpo config --schema > settings.schema.json        # for an editor""",
+    "init": """treegrpo init search my-task""",
     "plot": """treegrpo plot runs/mine --show
 treegrpo plot runs/chains runs/trees --output plots""",
     "watch": """treegrpo watch runs/mine""",

@@ -16,7 +16,7 @@ used. In the signatures, `Fields` is a dictionary of JSON values by name, and `A
 dictionary with the fields of [a line of a tree file](tree-file.md). The tests run the examples.
 """
 SECTIONS = {
-    "Trees": ("TreeRecord", "read_trees", "from_chains"),
+    "Trees": ("TreeRecord", "read_trees", "from_chains", "Trees"),
     "Advantages": ("score", "estimators", "Estimator", "Option"),
     "Training rows": ("training_rows", "TrainingRow", "collate", "preference_pairs"),
     "Errors and version": ("UserError", "__version__"),
