@@ -38,6 +38,8 @@ treegrpo inspect-tree runs/mine --step 1 --summary
 treegrpo inspect-tree trees.jsonl --prompt-id 00000000 --tree-id 0 --explain 1
 treegrpo inspect-tree trees.jsonl --estimator parent --option scale=std --format json
 treegrpo inspect-tree trees.jsonl --estimator grpo --estimator "0.5*parent,roots=tree" """.rstrip(),
+    "rules": """treegrpo rules
+treegrpo rules contrast""",
     "rollout": """treegrpo rollout settings.toml --output trees.jsonl
 treegrpo rollout settings.toml --output trees.jsonl --resume
 treegrpo rollout settings.toml rollout.num_trees=4 --dry-run""",

@@ -9,7 +9,7 @@ from treegrpo_cli.trees.estimators import LETTERS, LEVELS, estimators
 HEAD = """# Estimators and selection rules
 
 An *estimator* turns the rewards of leaves into an advantage for each turn. A *selection rule* chooses which turns a
-tree continues again. Both lists are made from the program's own; `treegrpo estimators` prints the first.
+tree continues again. Both lists are the program's own, as `treegrpo estimators` and `treegrpo rules` print them.
 [Credit](../concepts/credit.md) and [Where to branch](../concepts/selection.md) explain what lies behind them, and how
 to write your own.
 
