@@ -7,7 +7,7 @@
     return [
       el("p", {}, el("b", {}, visible(scoring.label)), scoring.summary ? `: ${visible(scoring.summary)}` : ""),
       scoring.formula ? el("p", { class: "formula" }, visible(scoring.formula)) : null,
-      el("pre", {}, treegrpo.written(scoring.options)),
+      el("pre", { tabindex: 0, role: "group", "aria-label": "Options" }, treegrpo.written(scoring.options)),
       refused.length ? el("p", {}, "These cannot score this file:") : el("p", {}, "Every built-in estimator can score this file."),
       refused.length
         ? el("dl", { class: "refused" }, ...refused.flatMap(({ name, reason }) => [el("dt", {}, name), el("dd", {}, visible(reason))]))

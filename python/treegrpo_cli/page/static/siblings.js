@@ -1,7 +1,7 @@
 /*
 Siblings side by side, from the token where they part: what each was worth, and how many leaves say so.
 
-  treegrpo.branchingPoints()     those of the chosen prompt, the widest gap between different turns first
+  treegrpo.branchingPoints(p)    those of a prompt (the chosen one), the widest gap between different turns first
   treegrpo.stepBranch(by)        goes to the next (1) or the one before (-1) of them
 */
 (() => {
@@ -12,14 +12,14 @@ Siblings side by side, from the token where they part: what each was worth, and 
   let all = false;
 
   const found = new Map();
-  treegrpo.branchingPoints = () => {
-    const key = `${state.prompt} ${state.scoring}`;
-    if (!found.has(key)) found.set(key, foundPoints());
+  treegrpo.branchingPoints = (prompt = state.prompt) => {
+    const key = `${prompt} ${state.scoring}`;
+    if (!found.has(key)) found.set(key, foundPoints(prompt));
     return found.get(key);
   };
-  const foundPoints = () => {
+  const foundPoints = (prompt) => {
     const points = [];
-    prompts[state.prompt].trees.forEach((t, place) => {
+    prompts[prompt].trees.forEach((t, place) => {
       for (let i = trees[t].start; i < trees[t].end; i++) {
         const isFirst = nodes.parent[i] >= 0 || place === 0;
         if (isFirst && treegrpo.isBranching(i)) points.push({ node: i, gap: treegrpo.gapOf(i) });
@@ -166,8 +166,11 @@ Siblings side by side, from the token where they part: what each was worth, and 
     const worths = treegrpo.turnsOf(state.branch).map((turn) => ({ turn, ...treegrpo.worthOf(siblings, turn) }));
     const scoredOnes = worths.filter(({ leaves }) => leaves);
     if (!scoredOnes.length) return "none of them has a scored leaf";
-    if (worths.length === 1)
-      return `the same turn ${siblings.length} times, worth ${number(worths[0].value)} on ${ofLeaves(worths[0].leaves)}: what differs came later`;
+    if (worths.length === 1) {
+      const values = new Set(siblings.map((i) => treegrpo.column("value")[i]).filter((value) => !Number.isNaN(value)));
+      return `the same turn ${siblings.length} times, worth ${number(worths[0].value)} on ${ofLeaves(worths[0].leaves)}` +
+        (values.size > 1 ? ": what differs came later" : "");
+    }
     if (scoredOnes.length < 2) return "fewer than two different turns have a scored leaf: nothing can be compared";
     const best = scoredOnes.reduce((a, b) => (b.value > a.value ? b : a));
     const worst = scoredOnes.reduce((a, b) => (b.value < a.value ? b : a));
@@ -212,7 +215,7 @@ Siblings side by side, from the token where they part: what each was worth, and 
       prefix(siblings, aligned, differ),
       ...(differ ? shown.map((i, k) => column(i, k, aligned)) : []));
     grid.style.gridTemplateColumns = shown
-      .map((_, k) => (aligned.parts[k].repeats >= 0 && differ ? "minmax(205px, .5fr)" : "minmax(220px, 1fr)")).join(" ");
+      .map((_, k) => (aligned.parts[k].repeats >= 0 && differ ? "minmax(240px, .5fr)" : "minmax(220px, 1fr)")).join(" ");
     element.replaceChildren(
       el("div", { class: "pane-head" }, el("h2", {}, `${siblings.length} siblings ${where}`),
         el("span", { class: "lesson" }, ...[lesson(siblings, aligned)].flat()), navigation()),

@@ -6,7 +6,8 @@ What is chosen, and who is told.
                              stand side by side, -1 where there is none; scoring: a place in treegrpo.scorings;
                              colouring: "advantage" or "logprob"; collapsed: a Set of nodes whose children are not drawn
   treegrpo.select(changes)   takes some of these, settles what follows from them (a node brings its tree, its prompt and
-                             the branching point above it; a prompt its first tree; a tree its root), and tells it
+                             the branching point above it; a prompt its first tree and its branching point of the widest
+                             gap; a tree its root), and tells it
   treegrpo.on("changed", f)  f({changed: Set of names}): after every select, filter or collapse
   treegrpo.filter(name, f)   f(i) says whether a node is wanted; null takes the filter away. A row is drawn where it or a
                              row below it is wanted by all filters; "filters" is among the changed names
@@ -65,8 +66,10 @@ What is chosen, and who is told.
       const same = kept.find((prompt) => prompt.same === prompts[state.prompt].same) ?? kept[0];
       if (same !== undefined && prompts[state.prompt].step !== next.step) next.prompt = same.place;
     }
-    if (next.node === undefined && next.tree === undefined && next.prompt !== undefined)
+    if (next.node === undefined && next.tree === undefined && next.prompt !== undefined) {
       next.tree = prompts[next.prompt].trees[0];
+      next.branch ??= treegrpo.branchingPoints(next.prompt)[0]?.node;
+    }
     if (next.node === undefined && next.tree !== undefined) next.node = trees[next.tree].start;
     if (next.node !== undefined) {
       next.tree = nodes.tree[next.node];
