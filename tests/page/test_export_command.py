@@ -35,7 +35,17 @@ def refusal(*arguments: str | Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "other", ["--format json", "--format tree", "--format pairs", "--nested", "--summary", "--full", "--explain 1"]
+    "other",
+    [
+        "--format json",
+        "--format tree",
+        "--format pairs",
+        "--nested",
+        "--summary",
+        "--full",
+        "--explain 1",
+        "--width 80",
+    ],
 )
 def test_a_page_and_another_way_of_showing_trees_are_refused_together(vectors: Path, other: str) -> None:
     name = other.split()[0]

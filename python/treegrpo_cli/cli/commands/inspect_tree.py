@@ -129,6 +129,7 @@ def inspect_tree(
         "--full": full,
         "--explain": explain is not None,
         "--diff": diff is not None,
+        "--width": width is not None,
     }
     check_page(html, tokenizer, others)
     if no_color and color is Color.ALWAYS:
