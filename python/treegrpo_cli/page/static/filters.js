@@ -1,7 +1,7 @@
 /* What rows are drawn: those whose node is wanted by every filter, and what leads to them. */
 (() => {
   const { el, nodes, prompts, trees, state, statuses } = treegrpo;
-  const STATES = [["", "any"], ["decided", "siblings differ"], ["undecided", "siblings are equal"]];
+  const STATES = [["", "any"], ["decided", "decided: they differ"], ["undecided", "undecided: all equal"]];
 
   const field = (id, label, input) => [el("label", { for: id }, label), input];
   const numeric = (id, label, placeholder, step) =>
@@ -85,7 +85,7 @@
         el("span", { role: "group", class: "pair", "aria-label": "Reward" }, el("span", { class: "name" }, "reward"), low, "to", high),
         el("span", { role: "group", class: "pair", "aria-label": "Depth" }, el("span", { class: "name" }, "depth"), top, "to", deep),
         ...field("filter-status", "status", status),
-        ...field("filter-decision", "branching", decision),
+        ...field("filter-decision", "siblings", decision),
         clear, note);
     },
   });

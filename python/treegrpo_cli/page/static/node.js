@@ -30,7 +30,7 @@
   };
 
   const block = (kind, name, text) =>
-    el("div", { class: `block ${kind}` }, el("h4", {}, name), long(text));
+    el("div", { class: `block ${kind}` }, el("h3", {}, name), long(text));
 
   const turn = (text) =>
     segments(text).map((part) =>
@@ -92,7 +92,7 @@
         texts.observation[id] ? block("observation", "observation", texts.observation[id]) : null,
         nodes.num_tokens[i]
           ? el("div", { class: "block tokens" },
-              el("h4", {}, `tokens by ${state.colouring === "logprob" ? "log-probability" : "advantage"}; hatched ones are masked`),
+              el("h3", {}, `tokens by ${state.colouring === "logprob" ? "log-probability" : "advantage"}; hatched ones are masked`),
               el("p", { class: "token-line" }, ...treegrpo.tokenSpans(i)))
           : null));
   };
