@@ -25,7 +25,7 @@ def config(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SECTION or KEY]",
+            metavar="SECTION|KEY",
             help="List this section alone, such as rollout, or explain this key, such as rollout.num_trees.",
             show_default=False,
             autocompletion=_complete,
