@@ -8,6 +8,7 @@ is there too, so no link leaves the site but those to other hosts.
 import posixpath
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parent.parent
 HOME = "repository"
 LINK = re.compile(r"(\]\()([^)\s#]+)([^)\s]*\))")
+PICTURE = re.compile(r'(\b(?:src|srcset)=")([^"\s]+)(")')
 FENCE = re.compile(r"^( *)(`{3,}|~{3,}).*?^\1\2[ \t]*$", flags=re.DOTALL | re.MULTILINE)
 LANGUAGES = {".rs": "rust", ".py": "python", ".toml": "toml", ".yaml": "yaml", ".sh": "sh", ".json": "json"}
 
@@ -52,7 +54,8 @@ def on_page_markdown(markdown: str, page: Any, **_: object) -> str:
 
 def linked(uri: str, markdown: str) -> Iterator[str]:
     """Yield the files of the repository that a page links to."""
-    for link in LINK.finditer(FENCE.sub("", markdown)):
+    text = FENCE.sub("", markdown)
+    for link in chain(LINK.finditer(text), PICTURE.finditer(text)):
         if (path := target(uri, link[2])) is not None:
             yield path
 
@@ -88,9 +91,13 @@ def content(path: str) -> str | bytes:
 
 
 def outside_of_code(markdown: str, moved: Any) -> str:
-    """Apply `moved` to each link that does not stand in a fenced block."""
+    """Apply `moved` to each link and picture that does not stand in a fenced block."""
+
+    def all_moved(text: str) -> str:
+        return PICTURE.sub(moved, LINK.sub(moved, text))
+
     written, end = [], 0
     for block in FENCE.finditer(markdown):
-        written += [LINK.sub(moved, markdown[end : block.start()]), block[0]]
+        written += [all_moved(markdown[end : block.start()]), block[0]]
         end = block.end()
-    return "".join(written) + LINK.sub(moved, markdown[end:])
+    return "".join(written) + all_moved(markdown[end:])

@@ -34,9 +34,9 @@ def test_the_help_fits_eighty_columns_and_names_every_exit_code() -> None:
     assert codes == ["0", "1", "2", "130", "143"]
 
 
-def test_the_readme_names_the_same_exit_codes() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    [sentence] = re.findall(r"Exit codes: [^\n]*\n?[^\n]*", readme)
+def test_the_page_on_runs_names_the_same_exit_codes() -> None:
+    page = (ROOT / "docs" / "how-to" / "run.md").read_text(encoding="utf-8")
+    [sentence] = re.findall(r"Exit codes: [^\n]*\n?[^\n]*", page)
     assert re.findall(r"`(\d+)`", sentence) == ["0", "1", "2", "130", "143"]
 
 

@@ -49,8 +49,6 @@ def test_the_figures_in_the_docs_are_those_counted(name: str) -> None:
         line for line in (ROOT / "docs" / "how-to" / "gpu.md").read_text().splitlines() if f"{name}.toml) |" in line
     ]
     assert [cell.strip() for cell in row.strip("|").split("|")[1:]] == told
-    [row] = [line for line in (ROOT / "README.md").read_text().splitlines() if f"{name}.toml)" in line]
-    assert row.endswith(f" | {phases['rollouts'] / GIB:.1f} | {phases['the update'] / GIB:.1f} |")
 
 
 def test_the_refusal_in_the_docs_is_the_one_that_is_given() -> None:
