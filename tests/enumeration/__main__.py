@@ -1,4 +1,4 @@
-"""Writes the tables of docs/concepts/credit.md anew: `python -m tests.enumeration docs/concepts/credit.md`."""
+"""Writes the tables of a page anew: `python -m tests.enumeration docs/concepts/adaptive-credit.md`."""
 
 import sys
 from pathlib import Path

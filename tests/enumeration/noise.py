@@ -1,4 +1,4 @@
-"""Flipped rewards, every way and with its chance -> what estimators keep: a table of docs/concepts/credit.md."""
+"""Flipped rewards, every way, with its chance -> what estimators keep: a table of docs/concepts/adaptive-credit.md."""
 
 from collections.abc import Iterator
 from functools import cache

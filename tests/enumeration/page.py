@@ -1,4 +1,4 @@
-"""Estimators under each selection rule -> how right each one's expected update is: docs/concepts/credit.md."""
+"""Estimators under each selection rule -> how right each one's expected update is: docs/concepts/adaptive-credit.md."""
 
 import math
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What estimators keep where rewards are flipped: the figures of docs/concepts/credit.md are those of the code."""
+"""What estimators keep where rewards are flipped: the figures of adaptive-credit.md are those of the code."""
 
 import itertools
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.enumeration.agents import AGENTS
 from tests.enumeration.growing import RULES, outcomes
 from tests.enumeration.noise import BEGIN, CHAINS, END, LEVELS, PLAIN, ROWS, cells, kept, table
 
-PAGE = (Path(__file__).parents[2] / "docs" / "concepts" / "credit.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "concepts" / "adaptive-credit.md").read_text(encoding="utf-8")
 
 
 def test_the_page_has_the_figures_of_the_code_for_every_estimator() -> None:

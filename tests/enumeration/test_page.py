@@ -1,4 +1,4 @@
-"""The figures of docs/concepts/credit.md are those of the code, and say what the page says of them."""
+"""The figures of docs/concepts/adaptive-credit.md are those of the code, and say what the page says of them."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.enumeration.expected import expected, forest_of
 from tests.enumeration.growing import RULES, outcomes
 from tests.enumeration.page import BEGIN, COLUMNS, END, ROWS, cells, table
 
-PAGE = (Path(__file__).parents[2] / "docs" / "concepts" / "credit.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "concepts" / "adaptive-credit.md").read_text(encoding="utf-8")
 
 
 def test_the_page_has_the_figures_of_the_code() -> None:
