@@ -22,37 +22,41 @@ def compare(
         list[str] | None,
         typer.Argument(
             metavar="ARM KEY=VALUE",
-            help="Files of settings, each an arm, the first one what the others are compared with; then single "
-            "settings for all of them.",
+            help="A file of settings for each arm; the others are compared with the first. Then single settings for "
+            "all of them.",
             show_default=False,
         ),
     ] = None,
     common: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Settings of all arms, under their own files.", show_default=False),
+        typer.Option(
+            metavar="FILE", help="Settings for all arms; an arm's own file overrides them.", show_default=False
+        ),
     ] = None,
-    output: Annotated[str, typer.Option(metavar="DIR", help="Where runs and report go.")] = "runs/compare",
+    output: Annotated[str, typer.Option(metavar="DIR", help="Folder for the runs and the report.")] = "runs/compare",
     seeds: Annotated[
-        str, typer.Option(help="How many, as 5, or which, as 3,7,11.  [default: 5]", show_default=False)
+        str, typer.Option(help="How many seeds, such as 5, or which, such as 3,7,11.  [default: 5]", show_default=False)
     ] = "",
     budget_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Generated tokens of each run.", show_default=False)
+        int | None, typer.Option(min=1, help="End each run at this many generated tokens.", show_default=False)
     ] = None,
     budget_tool_calls: Annotated[
-        int | None, typer.Option(min=1, help="Tool calls of each run.", show_default=False)
+        int | None, typer.Option(min=1, help="End each run at this many tool calls.", show_default=False)
     ] = None,
     budget_seconds: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Seconds of each run's steps; runs then go one by one.", show_default=False),
+        typer.Option(
+            min=0.001, help="End each run after steps of this many seconds; one runs at a time.", show_default=False
+        ),
     ] = None,
     score: Annotated[
-        str, typer.Option(help="Which of the evaluations' scores.  [default: reward, else the only one]")
+        str, typer.Option(help="Compare this score of the evaluations.  [default: reward, else the only one]")
     ] = "",
     targets: Annotated[
         str,
         typer.Option(
-            help="Scores to wait for, as 0.5,0.7.  [default: a half, three quarters and 0.9 of the best arm's gain, "
-            "and the first arm's last score]"
+            help="Tell what reaching these scores takes, such as 0.5,0.7.  [default: a half, three quarters and 0.9 of "
+            "the best arm's gain, and the first arm's last score]"
         ),
     ] = "",
     jobs: Annotated[
@@ -68,14 +72,15 @@ def compare(
         bool,
         typer.Option(
             "--probe",
-            help="Train nothing: play the same prompts several times under each arm, at the policy of model.path, and "
-            "say how much signal the gradient has over its variance for what it takes.",
+            help="Train nothing: play the same prompts several times under each arm, with the policy of model.path, "
+            "and say how much signal its gradient holds for what it takes.",
         ),
     ] = False,
     prompts: Annotated[
         int | None,
         typer.Option(
-            min=1, help="--probe: prompts, the first of the data.  [default: train.prompts_per_step of the first arm]"
+            min=1,
+            help="--probe: play this many prompts, the first.  [default: train.prompts_per_step of the first arm]",
         ),
     ] = None,
     repeats: Annotated[

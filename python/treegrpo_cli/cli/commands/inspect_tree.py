@@ -91,7 +91,7 @@ def inspect_tree(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Show the page's tokens as this tokenizer.json writes them.  [default: the model's that grew them]",
+            help="--html: write tokens as this folder's tokenizer.json does.  [default: the model's that grew them]",
             show_default=False,
         ),
     ] = None,
@@ -113,7 +113,7 @@ def inspect_tree(
     no_pager: Annotated[
         bool,
         typer.Option(
-            "--no-pager", help="Print what is longer than the terminal; else PAGER shows it, less -FRX by default."
+            "--no-pager", help="Print all at once; else PAGER (less -FRX) shows what is longer than the terminal."
         ),
     ] = False,
 ) -> None:
