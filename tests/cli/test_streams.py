@@ -72,3 +72,11 @@ def test_an_error_is_lines_that_can_be_read(tmp_path: Path, arguments: str) -> N
     lines = done.stderr.splitlines()
     assert lines
     assert all(line.startswith("treegrpo: ") and len(line) <= 520 for line in lines)
+
+
+@pytest.mark.parametrize("arguments", ["config --markdown", "config --format json", "init chat café"])
+def test_what_an_encoding_lacks_is_written_as_an_escape(tmp_path: Path, arguments: str) -> None:
+    done = treegrpo(arguments, tmp_path, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.isascii()
+    assert "\\" in done.stdout

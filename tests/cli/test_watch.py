@@ -176,3 +176,20 @@ def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:
     )
     write_run(tmp_path / "broken", tree_steps(1), rest="x\n")
     assert "metrics.jsonl:2: not JSON" in refused(run("watch", tmp_path / "broken"))
+
+
+@pytest.mark.parametrize(
+    "name", ["reward", "eval/f_low", "time/rollout", "tree/abs_advantage_depth_1", "failures/tool", "entropy"]
+)
+@pytest.mark.parametrize("value", ["text", [1]])
+def test_a_number_that_becomes_something_else_is_left_out(tmp_path: Path, name: str, value: object) -> None:
+    lines = scored(tree_steps(2))
+    write_run(tmp_path, [*lines[:-2], *({**line, name: value} for line in lines[-2:])])
+    done = run("watch", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert str(value) not in done.stdout
+
+
+def test_a_terminal_that_is_no_column_wide_is_taken_for_one_that_does_not_say(tmp_path: Path) -> None:
+    write_run(tmp_path, tree_steps(2))
+    assert run("watch", tmp_path, COLUMNS="0").stdout == run("watch", tmp_path).stdout != ""

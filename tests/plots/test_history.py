@@ -52,7 +52,28 @@ def test_what_a_resumed_run_put_aside_is_no_part_of_it(tmp_path: Path) -> None:
     assert History.read(write_run(tmp_path, tree_steps(2))).num_steps == 2
 
 
-@pytest.mark.parametrize("line", ["not json", json.dumps([1]), '{"no": "step"}'])
+def test_the_last_line_has_its_numbers_alone(tmp_path: Path) -> None:
+    lines = [
+        *scored(tree_steps(2)),
+        step(3, time__rollout="slow", entropy=[1]),
+        evaluation(3, 0.5, **{"eval/f_low": "?"}),
+    ]
+    history = History.read(write_run(tmp_path, lines))
+    assert history.last == {"step": 3, "step_time": 2.0, "reward": 0.3}
+    assert "eval/f_low" not in history.last_evaluation
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "not json",
+        json.dumps([1]),
+        '{"no": "step"}',
+        '{"step": 2, "step_time": "2 s"}',
+        '{"step": 2, "tree/generated_tokens": [1]}',
+        '{"step": 2, "tree/num_tool_calls": 1e308}',
+    ],
+)
 def test_a_line_that_is_none_is_named(tmp_path: Path, line: str) -> None:
     write_run(tmp_path, tree_steps(1), rest=line + "\n")
     with pytest.raises(FileError, match=r"metrics\.jsonl:2: "):

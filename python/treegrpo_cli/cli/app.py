@@ -111,12 +111,20 @@ def _leave(message: str, signal_number: int) -> NoReturn:
 
 
 def _mend_terminal() -> None:
-    """Give a program that was started with closed streams some, and one that says it is a kilometre wide less."""
+    """Give a program streams for those that were closed, and a width that can be drawn on.
+
+    What the encoding of standard output lacks is written as an escape, as on standard error.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open as long as the program
-    if len(os.environ.get("COLUMNS", "")) > 3:
+    if sys.stdout.errors == "strict" and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    columns = os.environ.get("COLUMNS", "")
+    if len(columns) > 3:
         os.environ["COLUMNS"] = str(MAX_COLUMNS)
+    elif columns.isdecimal() and int(columns) == 0:
+        del os.environ["COLUMNS"]
 
 
 def _drop_output() -> None:

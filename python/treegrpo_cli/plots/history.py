@@ -6,6 +6,7 @@ null, which a run writes for one that is not finite, is NaN here, and a gap in a
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -33,7 +34,7 @@ class Series(NamedTuple):
 
 
 class History:
-    """The numbers of a run, row by row; `last` is the whole last line of a step, `{}` before the first."""
+    """The numbers of a run, row by row; `last` has those of the last step, `{}` before the first."""
 
     def __init__(self, lines: Iterable[Mapping[str, Any]] = ()) -> None:
         self.last: Mapping[str, Any] = {}
@@ -50,7 +51,9 @@ class History:
     def read(cls, folder: Path) -> History:
         """Read a run's folder; empty where it has no metrics yet. Raises FileError for a file that is no run's."""
         if not folder.is_dir():
-            raise FileError(folder, "is no run: there is no such folder")
+            raise FileError(
+                folder, f"is no run: {'it is a file' if os.path.exists(folder) else 'there is no such folder'}"
+            )
         return cls(each_line(folder / "metrics.jsonl"))
 
     def add(self, line: Mapping[str, Any]) -> None:
@@ -59,17 +62,18 @@ class History:
         self.spent += Spent.on(line)
         for axis, value in zip(self._axes.values(), (line["step"], *self.spent.all), strict=True):
             axis.append(value)
-        for name, value in line.items():
-            if isinstance(value, str):
-                self.texts.add(name)
-            elif name != "step" and (value is None or isinstance(value, int | float)):
-                rows, values = self._columns.setdefault(name, (array("q"), array("d")))
-                rows.append(row)
-                values.append(float("nan") if value is None else value)
+        self.texts.update(name for name, value in line.items() if isinstance(value, str))
+        numbers = {name: value for name, value in line.items() if value is None or isinstance(value, int | float)}
+        for name, value in numbers.items():
+            if name == "step":
+                continue
+            rows, values = self._columns.setdefault(name, (array("q"), array("d")))
+            rows.append(row)
+            values.append(float("nan") if value is None else value)
         if "step_time" in line:
-            self.last = line
+            self.last = numbers
         elif any(name.startswith("eval/") for name in line):
-            self.last_evaluation = line
+            self.last_evaluation = numbers
 
     def __len__(self) -> int:
         return len(self._axes["step"])
@@ -121,5 +125,5 @@ class History:
             raise UserError(f"--metric {name}: is text, and cannot be drawn")
         if name not in self:
             close = nearest(name, self.names)
-            hint = close if close.startswith("did") else f"it has {len(self.names)}, {self.names[0]} for one"
+            hint = close if close.startswith("did") else f"but {len(self.names)} others, such as {self.names[0]}"
             raise UserError(f"--metric {name!r:.100}: the runs have no such metric, {hint}")

@@ -16,6 +16,10 @@ import orjson
 from treegrpo_cli.config import BudgetConfig
 from treegrpo_cli.errors import FileError, said
 
+COUNTED = ("tree/generated_tokens", "tree/num_tool_calls", "step_time")
+"""Metrics that are added up."""
+MAX_COUNTED = 1e18
+
 
 @dataclass(frozen=True, slots=True)
 class Spent:
@@ -96,4 +100,8 @@ def parse_line(path: Path, number: int, line: bytes) -> dict[str, Any]:
         raise FileError(path, f"not JSON: {said(error)}", number) from None
     if not isinstance(record, dict) or type(record.get("step")) is not int:
         raise FileError(path, "no line of metrics: it has no step", number)
+    for name in COUNTED:
+        value = record.get(name)
+        if value is not None and not (isinstance(value, int | float) and abs(value) <= MAX_COUNTED):
+            raise FileError(path, f"{name}: {value!r:.40} is no number that can be added up", number)
     return record
