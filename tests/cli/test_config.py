@@ -94,11 +94,13 @@ def test_a_wrong_key_is_one_line_with_the_nearest(name: str, line: str) -> None:
 
 
 def test_a_section_cannot_be_explained() -> None:
-    assert "no setting is called 'rollout'" in refused(run("config", "--explain", "rollout"))
+    line = "treegrpo: --explain rollout: is a section; `treegrpo config rollout` lists its keys"
+    assert refused(run("config", "--explain", "rollout")) == line
 
 
 def test_two_names_are_refused() -> None:
-    assert "--explain seed: leave out rollout" in refused(run("config", "rollout", "--explain", "seed"))
+    assert "--explain seed cannot be combined with rollout" in refused(run("config", "rollout", "--explain", "seed"))
+    assert "rollout and --schema cannot be combined" in refused(run("config", "rollout", "--schema"))
 
 
 def test_tools_get_json() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from treegrpo_cli.errors import bounded
 
 from tests.command_line import refused, run
 from tests.compare.fake_runs import write_plan
@@ -81,13 +82,26 @@ def test_a_comparison_is_a_line_an_arm_over_its_seeds(tmp_path: Path) -> None:
         (["{run}", "--metric", "path"], "--metric path: is text, and cannot be drawn"),
         (["{run}", "--output", "x.pdf"], "--output 'x.pdf': expected a folder, or a file that ends in .png or .svg"),
         (["{run}", "--output", "no/such/x.png"], "no/such: no such folder"),
+        (["{run}/metrics.jsonl/x"], "{run}/metrics.jsonl/x: is no run: there is no such folder"),
+        (["pyproject.toml"], "pyproject.toml: is no run: it is a file"),
+        (["a={run},{run}"], "{run}: is named twice in the line 'a'"),
+        (["{run}", "--output", "x" * 300], bounded("x" * 300, 250) + ": File name too long"),
+        (["{run}", "--output", "x" * 230 + ".PNG"], "x" * 230 + ".PNG: the file name is longer than 200 bytes"),
+        (
+            ["{run}", "--output", "/dev/full"],
+            "--output '/dev/full': expected a folder, or a file that ends in .png or .svg",
+        ),
+        (
+            ["{run}", "--smooth", "9" * 20],
+            "Invalid value for '--smooth': Input should be less than or equal to 1000000",
+        ),
         (["{run}", "{run}"], "2 lines would be called 'trees'; name them, as NAME=RUN"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], line: str) -> None:
     a_run = write_run(tmp_path / "trees", [*tree_steps(1), step(2, path="dense")])
     done = run("plot", *(argument.format(run=a_run) for argument in arguments))
-    assert refused(done) == f"treegrpo: {line}"
+    assert refused(done) == f"treegrpo: {bounded(line.format(run=a_run))}"
 
 
 def test_what_draws_is_named_with_its_extra_where_it_lacks(a_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

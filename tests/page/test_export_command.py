@@ -120,3 +120,12 @@ def test_pieces_of_a_character_are_shown_by_their_bytes(tmp_path: Path) -> None:
     assert vocabulary["ids"] == [0, 1, 2, 3, 4, 9]
     assert vocabulary["texts"] == [" the", "\\xe6", "\\xbc", "\\xa2", "<|end|>", None]
     assert not vocabulary["spaced"]
+
+
+def test_a_page_does_not_take_the_place_of_the_trees_that_it_shows(vectors: Path) -> None:
+    source = vectors.rename(vectors.with_name("trees.html"))
+    before = source.read_bytes()
+    assert refusal(source, "--html", source).endswith(
+        "trees.html: is the file that is read; give the page another name"
+    )
+    assert source.read_bytes() == before

@@ -23,13 +23,15 @@ from treegrpo_cli.errors import CLOSE, UserError
 def show_settings(name: str | None, explained: str | None, output_format: str) -> None:
     """Print all settings, those of a section, or one in full. Raises UserError for a name that is none."""
     if name and explained:
-        raise UserError(f"--explain {explained}: leave out {name}, which it explains too")
+        raise UserError(f"--explain {explained} cannot be combined with {name}; ask for one of them")
+    if explained in tables():
+        raise UserError(f"--explain {explained}: is a section; `treegrpo config {explained}` lists its keys")
     asked = explained or name or ""
     lists = not explained and asked in tables()
     keys = [key for key in [*settings(), *options_by_key()] if not asked or key.startswith(f"{asked}.")]
     found = keys if lists else named(asked)
     if output_format == "json":
-        print(json.dumps(_as_json(found), indent=2, ensure_ascii=False))
+        print(json.dumps(_as_json(found), indent=2))
     elif lists:
         _list(found)
     else:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from treegrpo_cli.data.outputs import check_output as check_file
 from treegrpo_cli.errors import FileError, UserError, nearest, said
 from treegrpo_cli.run.progress import Reporter
 
@@ -72,12 +73,14 @@ def check_packages(*, draws: bool, shows: bool) -> None:
 def check_output(text: str) -> Path:
     """Return where pictures go: a folder, or a file that ends in .png or .svg. Raises UserError for any other."""
     path = Path(text)
-    if path.suffix in (".png", ".svg"):
-        if not path.parent.is_dir():
-            raise FileError(path.parent, "no such folder")
-        if path.is_dir():
-            raise FileError(path, "is a folder; give the name of a file")
-    elif path.is_file() or path.suffix in (".pdf", ".jpg", ".jpeg", ".eps", ".gif", ".html"):
+    if path.suffix.lower() in (".png", ".svg"):
+        check_file(path)
+        return path
+    try:
+        is_file = path.exists() and not path.is_dir()
+    except OSError as error:
+        raise FileError(path, said(error)) from None
+    if is_file or path.suffix.lower() in (".pdf", ".jpg", ".jpeg", ".eps", ".gif", ".html"):
         raise UserError(f"--output {text!r:.200}: expected a folder, or a file that ends in .png or .svg")
     return path
 

@@ -36,7 +36,7 @@ def write_pictures(drawing: Drawing, output: Path) -> list[Path]:
     Raises OSError, which names the file.
     """
     with rc_context(STYLE):
-        if output.suffix.removeprefix(".") in ENDINGS:
+        if output.suffix.lower().removeprefix(".") in ENDINGS:
             save_picture(figure_of(drawing, drawing.panels), output)
             return [output]
         output.mkdir(parents=True, exist_ok=True)

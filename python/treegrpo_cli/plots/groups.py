@@ -42,6 +42,8 @@ def folders_of(given: Sequence[str], expand: Callable[[Path, str], list[Found] |
         paths = [_folder(part) for part in ([text] if not equals else rest.split(",")) if part]
         if not paths:
             raise UserError(f"{text!r:.100}: expected RUN, NAME=RUN or NAME=RUN,RUN")
+        if twice := [path for path, count in Counter(paths).items() if count > 1]:
+            raise FileError(twice[0], f"is named twice in the line {name!r:.60}")
         expanded = expand(paths[0], name) if len(paths) == 1 else None
         if expanded is None and not name:
             unnamed.append(len(groups))

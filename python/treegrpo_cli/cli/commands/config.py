@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from treegrpo_cli.errors import UserError
+
 
 class Format(StrEnum):
     """How settings are printed."""
@@ -52,12 +54,17 @@ def config(
 
     Into a pipe goes one line a key, which is also a valid settings file: treegrpo config | grep tokens
     """
+    chosen = [name] if name else []
+    chosen += [f"--explain {explain}"] if explain else []
+    chosen += ["--schema"] * schema + ["--markdown"] * markdown + ["--format json"] * (output_format is Format.json)
+    if (schema or markdown) and len(chosen) > 1:
+        raise UserError(f"{' and '.join(chosen)} cannot be combined: --schema and --markdown print all settings")
     if schema:
         import json
 
         from treegrpo_cli.config.schema import json_schema
 
-        print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+        print(json.dumps(json_schema(), indent=2))
     elif markdown:
         from treegrpo_cli.config.reference import markdown as page
 

@@ -131,7 +131,7 @@ def inspect_tree(
         "--diff": diff is not None,
         "--width": width is not None,
     }
-    check_page(html, tokenizer, others)
+    check_page(html, tokenizer, others, files)
     if no_color and color is Color.ALWAYS:
         raise UserError("--no-color and --color always contradict each other")
     inspect(

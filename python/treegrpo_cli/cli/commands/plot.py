@@ -52,7 +52,8 @@ def plot(
         ),
     ] = None,
     smooth: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Draw means over the last N steps; not of evaluations.")
+        int,
+        typer.Option(min=1, max=1_000_000, metavar="N", help="Draw means over the last N steps; not of evaluations."),
     ] = 1,
     quiet: Quiet = False,
 ) -> None:

@@ -18,7 +18,9 @@ from treegrpo_cli.page.paging import Part, check_size, pages, parts_of, rows_of
 from treegrpo_cli.page.vocabulary import Vocabularies
 
 
-def check_page(path: Path | None, tokenizer: Path | None, others: Mapping[str, bool]) -> None:
+def check_page(
+    path: Path | None, tokenizer: Path | None, others: Mapping[str, bool], sources: Sequence[str | Path] = ()
+) -> None:
     """Raise UserError where no page can be written under this name, or another of `others` is asked for as well."""
     if path is None:
         if tokenizer is not None:
@@ -34,6 +36,8 @@ def check_page(path: Path | None, tokenizer: Path | None, others: Mapping[str, b
         check_output(path / "index.html" if path.is_dir() else path)
     else:
         check_output(path)
+    if path.is_file() and any(Path(source).exists() and path.samefile(source) for source in sources):
+        raise FileError(path, "is the file that is read; give the page another name")
 
 
 def write_page(
