@@ -3,7 +3,7 @@
 import io
 import math
 import sys
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from treegrpo_cli import TreeRecord, Trees, UserError, from_chains, read_trees, score
 from treegrpo_cli._core import Forest
 from treegrpo_cli.trees.forest import to_forest
-from treegrpo_cli.trees.frames import to_arrow, to_pandas
+from treegrpo_cli.trees.frames import Rows, to_arrow, to_pandas
 from treegrpo_cli.types import NodeStatus
 
 from tests.forests import forest_of, trees
@@ -244,3 +244,10 @@ def test_what_is_missing_or_misspelt_is_said_in_one_line(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UserError, match=r"to_pandas needs pandas and pyarrow: pip install 'treegrpo\[frames\]'"):
         forest.to_pandas()
+
+
+def test_the_largest_tree_id_of_a_file_is_the_same_in_every_table() -> None:
+    root = {"id": 0, "parent": None, "reward": None, "token_ids": [7], "sampled": []}
+    tree = TreeRecord(prompt_id="q", tree_id=2**32 - 1, nodes=[root])
+    for rows in get_args(Rows):
+        assert tree.to_pandas(rows)["tree_id"].tolist() == [2**32 - 1]

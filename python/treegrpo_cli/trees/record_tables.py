@@ -53,7 +53,7 @@ def _ids(records: Sequence[TreeRecord], arrays: Arrays) -> Columns:
     """Of the prompt, the tree, the node and its parent, as in the file."""
     codes = {name: code for code, name in enumerate(dict.fromkeys(record.prompt_id for record in records))}
     prompts = np.array([codes[record.prompt_id] for record in records], dtype=np.int32)
-    tree_ids = np.array([record.tree_id for record in records], dtype=np.int64)
+    tree_ids = np.array([record.tree_id for record in records], dtype=np.uint32)
     tree, parent = arrays["tree"], arrays["parent"].astype(np.int64)
     root, is_root = arrays["root"].astype(np.int64)[tree], parent == NO_PARENT
     return {
