@@ -15,7 +15,9 @@ from fcntl import ioctl
 from pathlib import Path
 
 import pytest
+from treegrpo_cli.cli.watch import may_go_on
 from treegrpo_cli.data.lock import output_lock
+from treegrpo_cli.plots.follow import State
 
 from tests.command_line import refused, run
 from tests.plots.test_follow import append, settle
@@ -113,6 +115,32 @@ def test_a_run_is_followed_from_before_it_begins_until_it_ends(tmp_path: Path, t
     assert "\x1b[?25h" in terminal.shown
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", terminal.shown)
     assert terminal.is_as_before
+
+
+def test_a_run_that_stopped_is_waited_for_in_case_it_is_resumed(tmp_path: Path, terminals: list[Terminal]) -> None:
+    settle(write_run(tmp_path, tree_steps(2)), 3)
+    terminal = open_terminal(terminals, str(tmp_path), NO_COLOR="1")
+    terminal.wait_for("waiting for a --resume")
+    with output_lock(tmp_path):
+        terminal.wait_for("running")
+        append(tmp_path, '{"step": 3, "step_time": 2.0, "reward": 0.75}\n')
+        terminal.wait_for("step 3 of 3")
+    assert terminal.end() == 0
+    assert re.sub(r"\x1b\[[0-9;]*m", "", terminal.shown.partition("\x1b[?1049l")[2]).count("finished  step 3 of 3") == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "seconds", "waits"),
+    [
+        (State.RUNNING, -1.0, True),
+        (State.STOPPED, 60.0, True),
+        (State.STOPPED, -1.0, False),
+        (State.KILLED, 60.0, True),
+        (State.FINISHED, 60.0, False),
+    ],
+)
+def test_a_run_that_stopped_is_not_waited_for_longer(state: State, seconds: float, waits: bool) -> None:
+    assert may_go_on(state, time.monotonic() + seconds) is waits
 
 
 @pytest.mark.parametrize("key", [b"q", b"\x03"])

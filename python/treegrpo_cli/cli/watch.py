@@ -24,6 +24,8 @@ from treegrpo_cli.signals import react
 POLL_S, KEY_S = 1.0, 0.1
 PLAIN_WIDTH = 100
 QUIT = b"qQ\x03\x1b"
+RESUME_S = 10.0
+"""A run that stopped may be starting again: so long after it is first looked at it may still take its lock."""
 
 
 def run_watch(folder: Path, *, once: bool) -> None:
@@ -40,7 +42,7 @@ def run_watch(folder: Path, *, once: bool) -> None:
             raise FileError(folder, "holds no run yet")
         summarise(follower, console)
         return
-    if not follower.state.is_over:
+    if follower.state is not State.FINISHED:
         follow(follower, console)
     summarise(follower, console)
 
@@ -59,8 +61,8 @@ def follow(follower: Follower, console: Console) -> None:
     dashboard = Dashboard(follower, ascii_only=not writes_blocks(console))
     came: list[int] = []
     with react(came.append), keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
-        looked, size = 0.0, (0, 0)
-        while not came and not follower.state.is_over:
+        looked, size, until = 0.0, (0, 0), time.monotonic() + RESUME_S
+        while not came and may_go_on(follower.state, until):
             is_due = time.monotonic() - looked >= POLL_S
             if is_due:
                 follower.look()
@@ -75,9 +77,16 @@ def follow(follower: Follower, console: Console) -> None:
 def screen_of(dashboard: Dashboard, width: int, height: int) -> Group:
     """The rows of a screen, and its last one, which says how to leave."""
     rows = dashboard.rows(width, max(height - 1, 1))
-    foot = "waiting for the run; q leaves" if dashboard.follower.state is State.WAITING else "q leaves; the run goes on"
+    state = dashboard.follower.state
+    foot = "waiting for a --resume; q leaves" if state.is_over else "q leaves; the run goes on"
+    foot = "waiting for the run; q leaves" if state is State.WAITING else foot
     blank = [Text("")] * (height - 1 - len(rows))
     return Group(*rows, *blank, Text(foot[:width], style="dim", end=""))
+
+
+def may_go_on(state: State, until: float) -> bool:
+    """Whether more may come; of a run that stopped before its end `until` then, in case it is resumed just now."""
+    return not state.is_over or (state is not State.FINISHED and time.monotonic() < until)
 
 
 @contextmanager
