@@ -149,6 +149,26 @@ def test_runs_of_a_group_are_their_mean_with_a_bootstrap_interval(monkeypatch: p
     ]
 
 
+def test_the_legend_says_of_each_kind_of_band_what_it_is() -> None:
+    runs = [History(scored(tree_steps(2), first)) for first in (0.1, 0.2)]
+    seeds, alone = Group("seeds", runs), Group("alone", runs[:1])
+    over_questions, over_seeds = "95% interval over questions", "lines: {}; bands: 95% bootstrap interval"
+    for groups, note in (
+        ([alone], f"bands: {over_questions}"),
+        ([seeds], over_seeds.format("mean of 2 seeds")),
+        (
+            [seeds, alone],
+            f"{over_seeds.format('interquartile mean over seeds')}\nbands of single runs: {over_questions}",
+        ),
+    ):
+        assert make_panels(groups, View(), ["score"]).note == note
+
+
+def test_a_depth_that_no_step_has_a_number_of_leaves_the_others() -> None:
+    lacking = [{**line, "tree/abs_advantage_depth_3": None} for line in tree_steps(2)]
+    assert points(panel_of("signal", lacking, tree_steps(2)), 0) == [(1, 0.5), (2, 0.375)]
+
+
 def test_a_group_ends_with_its_shortest_run_and_interpolates_between_places() -> None:
     one = Series(np.array([0.0, 10.0, 20.0]), np.array([0.0, 1.0, 2.0]))
     other = Series(np.array([5.0, 15.0]), np.array([1.0, 3.0]))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treegrpo_cli.errors import UserError, nearest
+from treegrpo_cli.plots.history import scores_among
 from treegrpo_cli.run.evaluation import REWARD
 from treegrpo_cli.run.spending import Spent
 
@@ -72,9 +73,7 @@ def curve_of(metrics: Iterable[Mapping[str, Any]], name: str) -> Curve:
 
 def scores_of(metrics: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the names of the scores that evaluations have, without `eval/`."""
-    names = dict.fromkeys(name for line in metrics for name in line if name.startswith("eval/"))
-    bounds = {f"{name}_{end}" for name in names for end in ("low", "high")}
-    return [name.removeprefix("eval/") for name in names if name not in bounds and name != "eval/num_questions"]
+    return scores_among(dict.fromkeys(name for line in metrics for name in line))
 
 
 def choose_score(all_metrics: Sequence[tuple[Path, Sequence[Mapping[str, Any]]]], wanted: str | None) -> str:

@@ -75,7 +75,7 @@ def _figure(drawing: Drawing, panels: Sequence[Panel]) -> Figure:
     entries = _entries(drawing, panels)
     note = drawing.note if any(line.low is not None for panel in panels for line in panel.lines) else ""
     legend_columns = _legend_columns([label for _, label in entries], num_columns)
-    legend_height = 0.17 * (-(-len(entries) // legend_columns) + bool(note)) + 0.1 if entries or note else 0
+    legend_height = 0.17 * (-(-len(entries) // legend_columns) + len(note.splitlines())) + 0.1 if entries or note else 0
     size = (COLUMN if num_columns == 1 else PAGE, HEIGHT * num_rows + legend_height)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(num_rows, num_columns, squeeze=False).ravel()

@@ -94,9 +94,7 @@ class History:
     @property
     def scores(self) -> list[str]:
         """Names of the evaluations' scores, without `eval/`."""
-        names = [name for name in self.names if name.startswith("eval/") and name != "eval/num_questions"]
-        bounds = {f"{name}_{end}" for name in names for end in ("low", "high")}
-        return [name.removeprefix("eval/") for name in names if name not in bounds]
+        return scores_among(self.names)
 
     def x(self, axis: str) -> Array:
         """What stands on an axis of `AXES` at each row."""
@@ -127,3 +125,14 @@ class History:
             close = nearest(name, self.names)
             hint = close if close.startswith("did") else f"but {len(self.names)} others, such as {self.names[0]}"
             raise UserError(f"--metric {name!r:.100}: the runs have no such metric, {hint}")
+
+
+def scores_among(names: Iterable[str]) -> list[str]:
+    """Return which metrics are an evaluation's scores, without `eval/`.
+
+    >>> scores_among(["reward", "eval/num_questions", "eval/f1", "eval/f1_low", "eval/f1_high"])
+    ['f1']
+    """
+    found = [name for name in names if name.startswith("eval/") and name != "eval/num_questions"]
+    bounds = {f"{name}_{end}" for name in found for end in ("low", "high")}
+    return [name.removeprefix("eval/") for name in found if name not in bounds]

@@ -1,7 +1,8 @@
 """The same metric of a few runs -> one line with its interval, on places that all of them have.
 
 Several runs of a group are one line: the interquartile mean over them with its 95% bootstrap interval, as `compare` has
-it. It stands where each run has been: it ends with the shortest. One run alone is drawn as it is.
+it. It stands where each run has been: it ends with the shortest, and is one point where
+they have no place in common. One run alone is drawn as it is.
 """
 
 from __future__ import annotations

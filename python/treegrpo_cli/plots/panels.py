@@ -55,7 +55,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How things are drawn: against what, and over how many steps a mean is taken; "" chooses the score."""
+    """How things are drawn: against what, and over how many steps a mean is taken."""
 
     axis: str = "step"
     smooth: int = 1
@@ -71,18 +71,20 @@ class Drawing:
 
     @property
     def note(self) -> str:
-        """What lines and bands are, for the legend."""
+        """What lines and bands are, for the legend; a line for each kind of band."""
         numbers = {len(group.runs) for group in self.groups}
+        of_one = "95% interval over questions" if self._has_bands_of_one_run else ""
         if max(numbers) == 1:
-            return "bands: 95% interval over questions" if self._has_bands else ""
+            return f"bands: {of_one}" if of_one else ""
         from treegrpo_cli.plots.statistics import meaning
 
         how = meaning(max(numbers)) if len(numbers) == 1 else "interquartile mean over seeds"
-        return f"lines: {how}; bands: 95% bootstrap interval"
+        return f"lines: {how}; bands: 95% bootstrap interval" + (f"\nbands of single runs: {of_one}" if of_one else "")
 
     @property
-    def _has_bands(self) -> bool:
-        return any(line.low is not None for panel in self.panels for line in panel.lines)
+    def _has_bands_of_one_run(self) -> bool:
+        lines = [line for panel in self.panels for line in panel.lines if line.low is not None]
+        return any(len(self.groups[line.group].runs) == 1 for line in lines)
 
 
 def make_panels(groups: Sequence[Group], view: View, only: Sequence[str] = (), metrics: Sequence[str] = ()) -> Drawing:
@@ -301,10 +303,9 @@ def _found(group: Group, extract: Callable[[History], Series | None]) -> list[Se
 
 
 def _by_depth(run: History) -> Series | None:
-    depths = depths_of(run)
-    means = [float(np.nanmean(column)) for depth in depths
-             if not np.isnan(column := run.column(f"tree/abs_advantage_depth_{depth}")).all()]  # fmt: skip
-    return Series(np.array(depths, np.float64), np.array(means)) if depths and len(means) == len(depths) else None
+    columns = {depth: run.column(f"tree/abs_advantage_depth_{depth}") for depth in depths_of(run)}
+    means = {depth: float(np.nanmean(column)) for depth, column in columns.items() if not np.isnan(column).all()}
+    return Series(np.array(list(means), np.float64), np.array(list(means.values()))) if means else None
 
 
 def _chosen(depths: Sequence[int]) -> list[int]:
