@@ -28,7 +28,7 @@ def config(
         str | None,
         typer.Argument(
             metavar="SECTION|KEY",
-            help="List this section alone, such as rollout, or explain this key, such as rollout.num_trees.",
+            help="List only this section, such as rollout, or explain this key, such as rollout.num_trees.",
             show_default=False,
             autocompletion=_complete,
         ),
@@ -44,15 +44,15 @@ def config(
     ] = None,
     output_format: Annotated[Format, typer.Option("--format", help="For a person, or for tools.")] = Format.text,
     schema: Annotated[
-        bool, typer.Option("--schema", help="Print the JSON schema of settings files, for editors, and stop.")
+        bool, typer.Option("--schema", help="Print the JSON schema of settings files, for editors, and exit.")
     ] = False,
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the reference page of settings, and stop.")
+        bool, typer.Option("--markdown", help="Print the reference page of settings, and exit.")
     ] = False,
 ) -> None:
     """List every setting with its type, default and meaning, or explain one.
 
-    Into a pipe goes one line a key, which is also a valid settings file: treegrpo config | grep tokens
+    In a pipe each key has one line, and all lines are a valid settings file: treegrpo config | grep tokens
     """
     chosen = [name] if name else []
     chosen += [f"--explain {explain}"] if explain else []

@@ -8,7 +8,9 @@ import typer
 
 
 def list_estimators(
-    name: Annotated[str | None, typer.Argument(help="Show this one with its options.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Show only this one, with its options.", show_default=False)
+    ] = None,
 ) -> None:
     """List the estimators, their formulas and options: what --estimator and [advantage] take."""
     from treegrpo_cli.trees.estimators import lines_of

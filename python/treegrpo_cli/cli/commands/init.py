@@ -18,16 +18,25 @@ def init(
     task: Annotated[
         str | None,
         typer.Argument(
-            help="What to start from; without it, the tasks are listed.",
+            metavar="TASK",
+            help="The task to start from; without one, all tasks are listed.",
             show_default=False,
             autocompletion=_complete_task,
         ),
     ] = None,
     folder: Annotated[
-        Path, typer.Argument(help="Where to write it; made if it is not there.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="Where to write it; made if needed.  [default: here]", show_default=False
+        ),
     ] = Path(),
     model: Annotated[
-        str | None, typer.Option(help="Write this as model.path, in place of a small one.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="The model to train, a folder or a name on the Hub, written as model.path.  [default: a small one]",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Write a commented settings file for a task, with the questions and code that it needs to run at once.

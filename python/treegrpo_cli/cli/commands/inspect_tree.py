@@ -34,7 +34,7 @@ def inspect_tree(
             metavar="FILE", help="Tree files, .jsonl or .jsonl.zst, or a run's directory; - is standard input."
         ),
     ],
-    step: Annotated[int | None, typer.Option(help="Show the trees of this step of a run only.")] = None,
+    step: Annotated[int | None, typer.Option(help="Show only the trees of this step of a run.")] = None,
     output_format: Annotated[
         Format | None,
         typer.Option(
@@ -44,7 +44,7 @@ def inspect_tree(
             show_default=False,
         ),
     ] = None,
-    nested: Annotated[bool, typer.Option("--nested", help="JSON with children inside their parents.")] = False,
+    nested: Annotated[bool, typer.Option("--nested", help="Write JSON with children inside their parents.")] = False,
     summary: Annotated[
         bool, typer.Option("--summary", help="Print counts, and how rewards differ at each depth.")
     ] = False,
@@ -76,8 +76,8 @@ def inspect_tree(
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the estimator, or of pairs, name=value; may be repeated.")
     ] = None,
-    prompt_id: Annotated[str | None, typer.Option(help="Show the trees of this prompt only.")] = None,
-    tree_id: Annotated[int | None, typer.Option(help="Show only trees with this number.")] = None,
+    prompt_id: Annotated[str | None, typer.Option(help="Show only the trees of this prompt.")] = None,
+    tree_id: Annotated[int | None, typer.Option(help="Show only trees with this tree_id.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Show this many trees, then stop.")] = None,
     html: Annotated[
         Path | None,
@@ -117,7 +117,7 @@ def inspect_tree(
         ),
     ] = False,
 ) -> None:
-    """Draw trees with rewards, values and advantages, dump them, scored, as JSON, or write a page for a browser."""
+    """Draw trees with rewards, values and advantages, write them scored as JSON, or make a page for a browser."""
     from treegrpo_cli.cli.inspect import inspect
     from treegrpo_cli.cli.show.page import check_page
     from treegrpo_cli.cli.show.terminal import Screen

@@ -24,20 +24,22 @@ def plot(
         list[str],
         typer.Argument(
             metavar="RUN",
-            help="A run's directory, or NAME=RUN; NAME=RUN,RUN is one line with its interval over these runs, and the "
-            "directory of a comparison a line an arm.",
+            help="A run's directory, or NAME=RUN to name its line. NAME=RUN,RUN draws one line with its interval over "
+            "these runs; the directory of a comparison draws a line for each arm.",
         ),
     ],
     output: Annotated[
         str,
         typer.Option(
             metavar="DIR|FILE",
-            help="A directory, or a file that ends in .png or .svg.  [default: plots; with --show none]",
+            help="Write to this directory, or a file that ends in .png or .svg.  [default: plots; with --show, none]",
             show_default=False,
         ),
     ] = "",
     show: Annotated[bool, typer.Option("--show", help="Draw in the terminal.")] = False,
-    x: Annotated[Axis, typer.Option("--x", help="Draw against steps, or against what was spent.")] = Axis.STEP,
+    x: Annotated[
+        Axis, typer.Option("--x", help="The horizontal axis: steps, or what was spent until then.")
+    ] = Axis.STEP,
     metric: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Draw this metric of metrics.jsonl; may be repeated.", show_default=False),
@@ -53,7 +55,12 @@ def plot(
     ] = None,
     smooth: Annotated[
         int,
-        typer.Option(min=1, max=1_000_000, metavar="N", help="Draw means over the last N steps; not of evaluations."),
+        typer.Option(
+            min=1,
+            max=1_000_000,
+            metavar="N",
+            help="Draw the mean of the last N steps at each step; evaluations are not smoothed.",
+        ),
     ] = 1,
     quiet: Quiet = False,
 ) -> None:

@@ -9,9 +9,9 @@ import typer
 
 
 def watch(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, which need not be there yet.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory; it need not exist yet.")],
     once: Annotated[
-        bool, typer.Option("--once", help="Print a summary and exit, as is done where the output is no terminal.")
+        bool, typer.Option("--once", help="Print a summary and exit; without a terminal this is always done.")
     ] = False,
 ) -> None:
     """Follow a run in the terminal until it ends; q leaves, and the run goes on."""
