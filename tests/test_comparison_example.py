@@ -1,29 +1,45 @@
 """The shipped comparison: its arms load over each setting, and its questions are apart and have one answer."""
 
 import json
+import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 from treegrpo_cli.compare.arms import load_arms
+from treegrpo_cli.config import SelectionConfig
 from treegrpo_cli.envs.bm25 import BM25Retriever
+from treegrpo_cli.rollout.own_rule import load_own_rule
 
 ROOT = Path(__file__).parents[1] / "examples"
 EXAMPLE = ROOT / "comparison"
 SETTINGS = ("slow", "sparse", "long")
+NAMES = sorted(
+    ["chains-6", "chains-12", "dynamic-chains", "adaptive-chains", "trees", "adaptive-state-loo", "adaptive-causal"]
+)
 LENGTHS = {"slow": {1, 2, 3}, "sparse": {3, 4}, "long": {4, 5, 6}}
+
+
+@contextmanager
+def on_path(*folders: Path) -> Iterator[None]:
+    """Import from these folders."""
+    sys.path[:0] = map(str, folders)
+    try:
+        yield
+    finally:
+        del sys.path[: len(folders)]
 
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real questions, and policies after one step of their warm-up."""
-    sys.path[:0] = [str(EXAMPLE), str(ROOT / "geography")]
-    try:
+    with on_path(EXAMPLE, ROOT / "geography"):
         from worlds import main
-    finally:
-        del sys.path[:2]
     directory = tmp_path_factory.mktemp("comparison")
     assert main([str(directory), "--steps", "1"]) == 0
     return directory
@@ -37,11 +53,40 @@ def rows(path: Path) -> list[dict[str, Any]]:
 def test_every_arm_loads_over_every_setting_and_spends_six_leaves_a_prompt_but_for_those_that_say_otherwise(
     setting: str,
 ) -> None:
-    arms = load_arms(sorted((EXAMPLE / "arms").glob("*.toml")), EXAMPLE / f"{setting}.toml")
-    assert len(arms) == 7
+    arms = load_arms(sorted((EXAMPLE / "arms" / setting).glob("*.toml")), EXAMPLE / f"{setting}.toml")
+    assert [arm.name for arm in arms] == NAMES
     leaves = {arm.name: arm.config().rollout.num_trees * arm.config().rollout.num_leaves for arm in arms}
     assert {name for name, number in leaves.items() if number != 6} == {"chains-12"}
     assert all(f"runs/comparison/{setting}/" in arm.config().data.train for arm in arms)
+
+
+def test_each_idea_loads_and_changes_one_table_of_the_two_trees_that_it_is_compared_with(tmp_path: Path) -> None:
+    with on_path(EXAMPLE):
+        from ideas import CHANGES, main
+    assert main([str(tmp_path)]) == 0
+    arms = load_arms(sorted(tmp_path.glob("*.toml")), EXAMPLE / "long.toml")
+    configs = {arm.name: arm.config().model_dump() for arm in arms}
+    assert next(iter(configs)) == "chains-6"
+    base = configs["two-trees"]
+    for name, changes in CHANGES.items():
+        differing = {table for table, values in configs[name].items() if values != base[table]}
+        assert differing == set(changes), name
+
+
+def test_the_rule_that_asks_what_is_alive_draws_nothing_below_which_all_failed_but_the_root() -> None:
+    alive = load_own_rule(SelectionConfig(rule=f"{EXAMPLE / 'alive.py'}:alive"))
+    assert alive.reads_prompt
+    assert alive.needs_rewards
+    columns = {
+        "value": np.array([0.25, 0.5, 0.0, np.nan]),
+        "num_leaves": np.array([4, 2, 2, 0]),
+        "depth": np.array([0, 1, 1, 1]),
+    }
+    scores = alive.function(columns, np.array([0, 1, 2, 3]))
+    assert scores[:2] == pytest.approx([math.log(0.3 * 0.7), math.log(0.5 * 0.5)])
+    assert scores[2:].tolist() == [-math.inf, -math.inf]
+    failed = {name: column[:1] * (name != "value") for name, column in columns.items()}
+    assert np.isfinite(alive.function(failed, np.array([0])))
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
