@@ -34,13 +34,13 @@ def violations(page: Page) -> list[Any]:
     return [(rule["id"], node["html"][:150], node["failureSummary"][:300]) for rule in found for node in rule["nodes"]]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["example", "run", "index"])
+@pytest.mark.parametrize(("name", "scheme"), [("example", "light"), ("run", "dark"), ("index", "light")])
 def test_axe_finds_nothing_to_complain_of(watch: Watch, pages: dict[str, Path], name: str, scheme: str) -> None:
     page = watch.open(pages[name], color_scheme=scheme)
-    if name == "run":
-        page.keyboard.press("?")
     assert violations(page) == []
+    if name == "example":
+        page.keyboard.press("?")
+        assert violations(page) == []
 
 
 def tabbed(page: Page, limit: int = 80) -> list[str]:
@@ -62,8 +62,8 @@ def tabbed(page: Page, limit: int = 80) -> list[str]:
 
 def test_tab_comes_by_everything_and_returns(watch: Watch, pages: dict[str, Path]) -> None:
     found = tabbed(watch.open(pages["run"]))
-    wanted = ["Skip to the tree", "scoring", "theme", "keys", "steps-follow", "steps-slider", "steps-depth"]
-    wanted += ["filter-prompt", "filter-reward-low", "filter-status", "filter-decision", "search", "prompt-rows"]
+    wanted = ["Skip to the tree", "scoring", "theme", "keys", "steps-follow", "steps-slider", "steps-depth", "search"]
+    wanted += ["filter-prompt", "filter-reward-low", "filter-status", "filter-decision", "prompt-rows"]
     assert [name for name in found if name in wanted] == wanted
     assert "tree-rows" in found
 
@@ -80,12 +80,17 @@ def test_the_skip_link_leads_to_the_tree_and_its_arrows_work(watch: Watch, pages
     assert page.locator(f"[id='{active}']").get_attribute("aria-label").startswith("depth ")
 
 
-@pytest.mark.parametrize("name", ["example", "run", "index"])
-@pytest.mark.parametrize("width", [640, 320])
+@pytest.mark.parametrize("name", ["run", "index"])
 def test_at_twice_and_four_times_the_size_nothing_is_lost_or_scrolls_sideways(
-    watch: Watch, pages: dict[str, Path], name: str, width: int
+    watch: Watch, pages: dict[str, Path], name: str
 ) -> None:
-    page = watch.open(pages[name], viewport={"width": width, "height": width * 5 // 8})
+    page = watch.open(pages[name])
+    for width in (640, 320):
+        page.set_viewport_size({"width": width, "height": width * 5 // 8})
+        check_nothing_is_lost(page, width)
+
+
+def check_nothing_is_lost(page: Page, width: int) -> None:
     assert page.evaluate("() => document.documentElement.scrollWidth") <= width
     lost = page.evaluate(
         """() => [...document.querySelectorAll("main, #prompts, #tree, #node, select, input, button:not([hidden]), h1")]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from treegrpo_cli.errors import FileError
 
 from tests.command_line import run
-from tests.page.hostile import write
+from tests.page.hostile import page_of, write
 from tests.page.reading import block
 from tests.sample_trees import nodes_of, tree, vector_trees
 
@@ -67,6 +69,25 @@ def test_a_page_is_written_whole_or_not_at_all(vectors: Path) -> None:
     assert run("inspect-tree", vectors, "--html", folder / "page.html").returncode == 0
     assert (folder / "page.html").read_text().startswith("<!doctype html>")
     assert sorted(path.name for path in folder.iterdir()) == ["broken.jsonl", "page.html", "trees.jsonl"]
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_page_that_is_stopped_in_the_middle_leaves_the_old_one_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failure: BaseException
+) -> None:
+    path = page_of(tmp_path, [tree("old")])
+    old = path.read_bytes()
+
+    def stop(_: int) -> None:
+        raise failure
+
+    monkeypatch.setattr(os, "fsync", stop)
+    with pytest.raises((KeyboardInterrupt, FileError)) as raised:
+        page_of(tmp_path, [tree("new")])
+    if isinstance(failure, OSError):
+        assert str(raised.value) == f"{path}: cannot be written: No space left on device"
+    assert path.read_bytes() == old
+    assert {entry.name for entry in tmp_path.iterdir()} == {"trees.jsonl", "page.html"}
 
 
 def test_trees_come_from_standard_input_too(tmp_path: Path, vectors: Path) -> None:

@@ -172,6 +172,8 @@ PEAK = """
 import sys
 from pathlib import Path
 from treegrpo_cli.cli.inspect import inspect
+from treegrpo_cli.page import paging
+paging.BATCH_BYTES = 2**21
 inspect([sys.argv[1]], html=Path(sys.argv[2]), estimator="grpo")
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
@@ -192,13 +194,13 @@ def test_memory_is_that_of_a_page_whatever_the_file_holds(tmp_path: Path, num_fi
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout.split()[-1]) * 1024)
         sizes.append(sum(path.stat().st_size for path in trees.iterdir()))
-    assert sizes[0] > 2 * paging.BATCH_BYTES
+    assert sizes[0] > 2 * 2**21
     assert peaks[1] - peaks[0] < (sizes[1] - sizes[0]) / 3
 
 
 def wordy_tree(prompt_id: str, row: int) -> Fields:
-    """About 5 MB, in few nodes."""
-    nodes = nodes_of([None] + [0] * 299, [None] + [k % 2 * 1.0 for k in range(299)])
+    """About 2.5 MB, in few nodes: a page of its own where pages hold 2 MiB."""
+    nodes = nodes_of([None] + [0] * 149, [None] + [k % 2 * 1.0 for k in range(149)])
     for node in nodes[1:]:
         node |= {"text": f"turn {node['id']} " * 900, "observation": "nothing " * 1000}
     return tree(prompt_id, 0, nodes, task={"question": f"question {row}"})

@@ -18,7 +18,7 @@ from treegrpo_cli.page.vocabulary import Vocabularies
 SCRIPTS = (
     *("data.js", "state.js", "texts.js", "rows.js", "names.js", "list.js", "tree.js", "tokens.js", "node.js"),
     *("align.js", "siblings.js", "estimators.js"),
-    *("theme.js", "gaps.js", "chart.js", "steps.js", "filters.js", "search.js", "keys.js", "address.js", "start.js"),
+    *("theme.js", "gaps.js", "chart.js", "steps.js", "search.js", "filters.js", "keys.js", "address.js", "start.js"),
 )
 """In the order in which they are joined: `data.js` makes what the others use, `start.js` starts them all."""
 STYLES = ("page.css", "panels.css", "controls.css")

@@ -3,7 +3,7 @@
   const { el, nodes, prompts, trees, state, statuses } = treegrpo;
   const STATES = [["", "any"], ["decided", "decided: they differ"], ["undecided", "undecided: all equal"]];
 
-  const field = (id, label, input) => [el("label", { for: id }, label), input];
+  const field = (id, label, input) => el("span", { class: "pair" }, el("label", { for: id }, label), input);
   const numeric = (id, label, placeholder, step) =>
     el("input", { id, type: "number", step, "aria-label": label, placeholder, class: "short" });
 
@@ -81,11 +81,11 @@
         if (changed.has("scoring") && decision.value) apply();
       });
       element.append(
-        ...field("filter-prompt", "prompt", text),
+        field("filter-prompt", "prompt", text),
         el("span", { role: "group", class: "pair", "aria-label": "Reward" }, el("span", { class: "name" }, "reward"), low, "to", high),
         el("span", { role: "group", class: "pair", "aria-label": "Depth" }, el("span", { class: "name" }, "depth"), top, "to", deep),
-        ...field("filter-status", "status", status),
-        ...field("filter-decision", "siblings", decision),
+        field("filter-status", "status", status),
+        field("filter-decision", "siblings", decision),
         clear, note);
     },
   });

@@ -36,7 +36,7 @@
       const map = el("dialog", { "aria-labelledby": "keys-title", class: "map" },
         el("h2", { id: "keys-title" }, "Keys"),
         el("dl", {}, ...MAP.flatMap(([keys, what]) => [el("dt", {}, keys), el("dd", {}, what)])),
-        el("p", {}, single, " ", el("label", { for: "single-keys" }, "single letters and signs are keys")),
+        el("p", {}, single, " ", el("label", { for: "single-keys" }, "use single letters and signs as keys")),
         close);
       document.body.append(map);
       const open = el("button", { type: "button", "aria-haspopup": "dialog", onclick: () => map.showModal() }, "keys");

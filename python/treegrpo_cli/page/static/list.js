@@ -35,7 +35,8 @@
 
   const drawPrompt = (prompt) => {
     const step = prompt.step === null ? "" : `step ${prompt.step} · `;
-    const about = `${step}${visible(prompt.id.slice(0, 80))} · ${count(prompt.trees.length, "tree")} · ${count(sizeOf(prompt), "node")}`;
+    const question = prompt.question ? `${visible(prompt.question.slice(0, 1000))}\n` : "";
+    const about = `${question}${step}${visible(prompt.id.slice(0, 80))} · ${count(prompt.trees.length, "tree")} · ${count(sizeOf(prompt), "node")}`;
     return el("div", { class: "row prompt", role: "row", "aria-level": 1, "aria-expanded": "true", title: about },
       el("span", { class: "what", role: "gridcell", dir: "auto" }, visible((prompt.question || prompt.id).slice(0, 300)) || "(no name)"),
       figures(ofPrompt(prompt), "the prompt"));

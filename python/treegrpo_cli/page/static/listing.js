@@ -22,14 +22,14 @@
     return el("div", { class: `row entry${hasSteps ? "" : " no-steps"}`, role: "row", title: visible(prompt.id.slice(0, 300)) },
       cell("name", el("a", { href: prompt.href, dir: "auto", tabindex: -1 }, name)),
       hasSteps ? cell("figure", prompt.step === null ? "·" : String(prompt.step)) : null,
-      cell("figure", prompt.trees.toLocaleString("en")),
-      cell("figure", prompt.nodes.toLocaleString("en")),
+      cell("figure size", prompt.trees.toLocaleString("en")),
+      cell("figure size", prompt.nodes.toLocaleString("en")),
       cell("figure", number(prompt.mean)),
       cell("figure", number(prompt.std)));
   };
   const header = el("div", { class: `row head${hasSteps ? "" : " no-steps"}`, role: "row" },
     ...COLUMNS.filter((name) => hasSteps || name !== "step").map((name, k) =>
-      el("span", { class: `cell ${k ? "figure" : "name"}`, role: "columnheader" }, name)));
+      el("span", { class: `cell ${k ? "figure" : "name"}${["trees", "nodes"].includes(name) ? " size" : ""}`, role: "columnheader" }, name)));
 
   const rows = new treegrpo.Rows(byId("prompt-list"), {
     height: HEIGHT,
@@ -61,9 +61,9 @@
     const depths = Math.max(...steps.map(({ gap }) => gap.length));
     const depth = el("select", { id: "steps-depth", onchange: () => draw() },
       ...Array.from({ length: depths }, (_, k) => el("option", { value: k }, k + 1)));
-    const slider = el("input", { type: "range", id: "steps-slider", min: 0, max: steps.length - 1, step: 1, value: 0, oninput: () => choose(Number(slider.value)) });
+    const slider = el("input", { type: "range", id: "steps-slider", min: -1, max: steps.length - 1, step: 1, value: -1, oninput: () => choose(Number(slider.value)) });
     const name = el("output", { class: "step-name", for: "steps-slider" });
-    const every = el("button", { type: "button", id: "steps-every", onclick: () => choose(null) }, "all steps");
+    const every = el("button", { type: "button", id: "steps-every", onclick: () => choose(-1) }, "all steps");
     const picture = el("span", { class: "picture" });
     const told = el("span", { class: "pane-note", id: "steps-note" });
     const draw = () => {
@@ -73,14 +73,15 @@
       picture.replaceChildren(treegrpo.chart(steps.map((found) => found.step),
         [{ name: "gap between siblings", values: gap }, { name: "share of |advantage|", values: share }], current));
       told.replaceChildren(
-        el("span", { class: "key key-0" }, `gap ${number(gap[current])}`), " ",
-        el("span", { class: "key key-1" }, `share of |advantage| ${share[current] === null ? "·" : `${(100 * share[current]).toFixed(0)}%`}`));
-      slider.setAttribute("aria-valuetext", `step ${steps[current].step}, ${current + 1} of ${steps.length}`);
-      name.textContent = `step ${steps[current].step}`;
+        el("span", { class: "key key-0" }, step === null ? "gap" : `gap ${number(gap[current])}`), " ",
+        el("span", { class: "key key-1" }, step === null ? "share of |advantage|" : `share of |advantage| ${share[current] === null ? "·" : `${(100 * share[current]).toFixed(0)}%`}`));
+      slider.setAttribute("aria-valuetext", step === null ? "all steps" : `step ${step}, ${current + 1} of ${steps.length}`);
+      name.textContent = step === null ? "all" : `step ${step}`;
       every.hidden = step === null;
     };
     const choose = (k) => {
-      step = k === null ? null : steps[k].step;
+      slider.value = k;
+      step = k < 0 ? null : steps[k].step;
       draw();
       show();
     };

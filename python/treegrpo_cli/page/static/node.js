@@ -55,7 +55,7 @@
       fact("environment's reward", known(nodes.env_reward[i])),
       ...(texts.rewards[id] ?? []).map(([name, value]) => fact(`reward: ${visible(name)}`, visible(value))),
       fact("weight", weight ? known(weight[i]) : ""),
-      fact("status", statuses[nodes.status[i]].replace("_", " ")),
+      fact("status", nodes.parent[i] < 0 ? "" : nodes.num_leaves[i] > 0 && statuses[nodes.status[i]] === "open" ? "open: it went on" : statuses[nodes.status[i]].replace("_", " ")),
       fact("kept", kept === false ? "no: it enters nothing" : ""),
       fact("depth", count(nodes.depth[i])),
       fact("round, draw", nodes.round[i] < 0 ? "" : `${nodes.round[i]}, ${Math.max(0, nodes.draw[i])}`),
@@ -92,7 +92,7 @@
         texts.observation[id] ? block("observation", "observation", texts.observation[id]) : null,
         nodes.num_tokens[i]
           ? el("div", { class: "block tokens" },
-              el("h3", {}, `tokens by ${state.colouring === "logprob" ? "log-probability" : "advantage"}; hatched ones are masked`),
+              el("h3", {}, `tokens by ${state.colouring === "logprob" ? "log-probability" : "advantage"}; hatched ones are masked${tree.vocabulary < 0 ? "; no tokenizer gave texts for the ids" : ""}`),
               el("p", { class: "token-line" }, ...treegrpo.tokenSpans(i)))
           : null));
   };

@@ -50,7 +50,7 @@
     name: "search",
     slot: "filterbar",
     start(element) {
-      const input = el("input", { id: "search", type: "search", placeholder: "turns, observations", title: "in questions, turns and observations", autocomplete: "off", spellcheck: "false" });
+      const input = el("input", { id: "search", type: "search", placeholder: "words in turns", title: "in questions, turns and observations", autocomplete: "off", spellcheck: "false" });
       const back = el("button", { type: "button", "aria-label": "previous hit", disabled: true, onclick: () => treegrpo.nextHit(-1) }, "‹");
       const on = el("button", { type: "button", "aria-label": "next hit", disabled: true, onclick: () => treegrpo.nextHit(1) }, "›");
       const note = el("output", { id: "search-note", class: "pane-note", for: "search", "aria-live": "polite" });
@@ -92,6 +92,7 @@
         if (event.key === "Escape" && input.value) {
           event.preventDefault();
           input.value = "";
+          input.dispatchEvent(new Event("change"));
           look();
         } else if (event.key === "Enter") {
           clearTimeout(waiting);

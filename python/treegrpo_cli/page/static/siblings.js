@@ -87,7 +87,7 @@ Siblings side by side, from the token where they part: what each was worth, and 
     if (text === null) return el("span", { class: "parting" }, `ends where sibling ${part.nearest + 1} goes on`);
     const tokens = aligned.byTokens ? treegrpo.tokens(i) : null;
     const sampled = tokens?.sampled(part.at) ?? true;
-    const chance = tokens && sampled && !Number.isNaN(tokens.logprobs[part.at]) ? ` p ${treegrpo.percent(tokens.logprobs[part.at])}` : "";
+    const chance = tokens && sampled && !Number.isNaN(tokens.logprobs[part.at]) ? `, probability ${treegrpo.percent(tokens.logprobs[part.at])}` : "";
     return el("span", { class: "parting" }, sampled ? "parts with " : "same turn, other observation: ",
       el("q", { dir: "auto" }, visible(text.trim() || text) || "∅"), el("span", { class: "chance" }, chance));
   };
@@ -215,7 +215,7 @@ Siblings side by side, from the token where they part: what each was worth, and 
       prefix(siblings, aligned, differ),
       ...(differ ? shown.map((i, k) => column(i, k, aligned)) : []));
     grid.style.gridTemplateColumns = shown
-      .map((_, k) => (aligned.parts[k].repeats >= 0 && differ ? "minmax(240px, .5fr)" : "minmax(220px, 1fr)")).join(" ");
+      .map((_, k) => (aligned.parts[k].repeats >= 0 && differ ? "minmax(270px, .5fr)" : "minmax(270px, 1fr)")).join(" ");
     element.replaceChildren(
       el("div", { class: "pane-head" }, el("h2", {}, `${siblings.length} siblings ${where}`),
         el("span", { class: "lesson" }, ...[lesson(siblings, aligned)].flat()), navigation()),

@@ -66,7 +66,12 @@ prompts after another. Its chart is of one depth: how far siblings' values lie a
         slider.setAttribute("aria-valuetext", `step ${found[current]?.step ?? "none"}, ${current + 1} of ${found.length}`);
         name.textContent = found.length ? `step ${found[current].step}` : "";
         every.hidden = state.step === null;
-        if (!found.length) return;
+        depth.disabled = found.length < 2;
+        picture.hidden = found.length < 2;
+        if (found.length < 2) {
+          told.textContent = "in no other step; “all prompts of a step” goes through the run";
+          return;
+        }
         const lines = [
           { name: "gap between siblings", values: all.map(({ gap }) => gap) },
           { name: "share of |advantage|", values: all.map(({ share }) => share) },
