@@ -17,7 +17,9 @@ from treegrpo_cli.cli.compare import check_packages
 from treegrpo_cli.compare import comparison
 from treegrpo_cli.compare.launch import Spawner, Zygote
 from treegrpo_cli.compare.room import Room
-from treegrpo_cli.errors import UserError
+from treegrpo_cli.data import whole_file
+from treegrpo_cli.errors import FileError, UserError
+from treegrpo_cli.run.progress import Reporter
 
 from tests.command_line import refused, run
 from tests.compare.fake_runs import write_plan, write_run
@@ -248,17 +250,21 @@ def test_reports_of_what_is_not_there_are_one_line(tmp_path: Path) -> None:
     assert "is not what a comparison wrote" in refused(run("compare", "--report-only", "--output", tmp_path))
 
 
-def test_a_full_disk_leaves_the_report_that_was_there(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_report_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_run(tmp_path, "a", 0, 0.0, [(50, 2, 1.0, 0.2)])
     write_plan(tmp_path, ["a"], [0], 50)
-    assert run("compare", "--report-only", "--output", tmp_path).returncode == 0
+    plan, reporter = comparison.Plan.read(tmp_path), Reporter(quiet=True)
+    comparison.report(tmp_path, plan, reporter)
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     for name in ("results.json", "score-tokens.png", "report.md"):
-        partial = tmp_path / f".{name}.partial"
-        partial.symlink_to("/dev/full")
-        said = refused(run("compare", "--report-only", "--output", tmp_path))
-        assert said == f"treegrpo: {tmp_path / name}: No space left on device"
-        assert not partial.is_symlink()
+
+        def opened(path: Path, mode: str, full: str = name) -> Any:
+            return open("/dev/full", "wb") if path.name.startswith(f".{full}.") else open(path, mode)
+
+        monkeypatch.setattr(whole_file, "open", opened, raising=False)
+        with pytest.raises(FileError) as raised:
+            comparison.report(tmp_path, plan, reporter)
+        assert str(raised.value) == f"{tmp_path / name}: No space left on device"
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
