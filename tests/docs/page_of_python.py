@@ -16,7 +16,7 @@ used. In the signatures, `Fields` is a dictionary of JSON values by name, and `A
 dictionary with the fields of [a line of a tree file](tree-file.md). The tests run the examples.
 """
 SECTIONS = {
-    "Trees": ("TreeRecord", "read_trees", "from_chains", "Trees"),
+    "Reading and making trees": ("TreeRecord", "read_trees", "from_chains", "Trees"),
     "Advantages": ("score", "estimators", "Estimator", "Option"),
     "Training rows": ("training_rows", "TrainingRow", "collate", "preference_pairs"),
     "Errors and version": ("UserError", "__version__"),
@@ -69,7 +69,8 @@ def _entry(home: str, name: str, shown: str) -> Iterator[str]:
 
 
 def _members(found: Any) -> Iterator[str]:
-    public = [m for m in found.members.values() if not m.name.startswith("_") and not m.is_alias and m.has_docstring]
+    members = [*found.members.values(), *_inherited(found)]
+    public = [m for m in members if not m.name.startswith("_") and not m.is_alias and m.has_docstring]
     fields = [m for m in found.members.values() if m.is_attribute and "property" not in m.labels and m.annotation]
     fields = [m for m in fields if not m.name.startswith("_")]
     if fields:
@@ -88,6 +89,16 @@ def _members(found: Any) -> Iterator[str]:
         else:
             yield f"- `.{_signature(member, width=1000)}`. {_one_line(_plain(member))}"
     yield ""
+
+
+def _inherited(found: Any) -> Iterator[Any]:
+    """What a class has from those of its bases that are the package's own and stand on no page."""
+    for base in map(str, found.bases):
+        aliased = found.parent.members.get(base)
+        if aliased is not None and aliased.is_alias and aliased.target_path.startswith("treegrpo_cli.trees."):
+            home, _, name = aliased.target_path.removeprefix("treegrpo_cli.").rpartition(".")
+            if name not in HOMES:
+                yield from _module(home)[name].members.values()
 
 
 def _module(home: str) -> Any:

@@ -45,6 +45,15 @@ def test_every_public_name_has_its_place_on_the_page_of_python() -> None:
         assert ">>>" in entry or "| field |" in entry, "an example that runs, or a table of fields"
 
 
+def test_the_page_of_python_has_what_classes_inherit_and_no_heading_twice() -> None:
+    page = (REFERENCE / "python.md").read_text(encoding="utf-8")
+    for name in ("TreeRecord", "Trees"):
+        entry = page.partition(f"\n### {name}\n")[2].partition("\n##")[0]
+        assert [method for method in ("to_pandas", "to_arrow") if f"\n- `.{method}(" not in entry] == []
+    headings = re.findall(r"^##+ (.+)$", page, re.MULTILINE)
+    assert len(set(headings)) == len(headings)
+
+
 def test_names_of_metrics_are_told_apart() -> None:
     assert len({metric.name for metric in all_metrics()}) == sum(map(len, METRICS.values()))
     for name, known in {
