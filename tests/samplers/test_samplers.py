@@ -132,12 +132,13 @@ def reference_logprobs(model: Any, context: list[int], turn: list[int], params: 
 
 
 def assert_agree(engines: dict[str, Any], items: list[Item]) -> None:
-    ours, theirs = (sample(engines[engine], items) for engine in ENGINES)
-    assert tokens(ours) == tokens(theirs)
-    assert [c.text for c in ours] == [c.text for c in theirs]
-    assert [c.finish_reason for c in ours] == [c.finish_reason for c in theirs]
-    assert [c.policy_version for c in ours] == [c.policy_version for c in theirs]
-    torch.testing.assert_close(flat_logprobs(ours), flat_logprobs(theirs), atol=TOLERANCE, rtol=0)
+    ours, *others = (sample(engines[engine], items) for engine in ENGINES)
+    for theirs in others:
+        assert tokens(ours) == tokens(theirs)
+        assert [c.text for c in ours] == [c.text for c in theirs]
+        assert [c.finish_reason for c in ours] == [c.finish_reason for c in theirs]
+        assert [c.policy_version for c in ours] == [c.policy_version for c in theirs]
+        torch.testing.assert_close(flat_logprobs(ours), flat_logprobs(theirs), atol=TOLERANCE, rtol=0)
 
 
 def test_both_samplers_find_the_same_greedy_tokens_before_and_after_a_weight_update(
