@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import html
 import json
+import os
+import platform
 import random
 import statistics
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from treegrpo_cli import __version__
 from treegrpo_cli.cli.inspect import inspect
 
 from tests.page.browser import Watch, launched
@@ -125,7 +128,8 @@ def table(opened: dict[str, list[float]], frames: dict[str, list[float]], sizes:
     lines = [f"| {name} | {ours:,.1f} | {theirs:,.1f} | {theirs / ours:.1f} |" for name, (ours, theirs) in rows]
     head = f"""# The page of {NUM_TREES * NUM_NODES:,} nodes
 
-{NUM_TOKENS} tokens a turn, headless Chromium {version} without a GPU, both documents in turns in one browser;
+{NUM_TOKENS} tokens a turn, treegrpo {__version__}, headless Chromium {version} without a GPU, {platform.machine()} with
+{os.cpu_count()} cores (load {os.getloadavg()[0]:.1f} at the end), both documents in turns in one browser;
 `python -m tests.benchmarks.bench_page`. The naive one has every row and token in the document.
 
 | | page | naive | naive / page |

@@ -83,22 +83,28 @@ The element itself keeps the focus and names its active row, which is always in 
           row.remove();
           this.drawn.delete(k);
         }
-      for (let k = first; k < end; k++) this.drawRow(k, draw, height);
-      if (this.count) this.drawRow(this.active, draw, height);
-      if (this.count) this.element.setAttribute("aria-activedescendant", `${this.id}-${this.active}`);
+      const made = document.createDocumentFragment();
+      for (let k = first; k < end; k++) this.drawRow(k, made, draw, height);
+      if (this.count) this.drawRow(this.active, made, draw, height);
+      this.body.append(made);
+      if (this.count) this.nameActive(`${this.id}-${this.active}`);
       else this.element.removeAttribute("aria-activedescendant");
     }
 
-    drawRow(k, draw, height) {
+    nameActive(id) {
+      if (this.element.getAttribute("aria-activedescendant") !== id) this.element.setAttribute("aria-activedescendant", id);
+    }
+
+    drawRow(k, body, draw, height) {
       if (this.drawn.has(k)) return;
       const row = draw(k);
       row.id = `${this.id}-${k}`;
       row.dataset.row = k;
       row.setAttribute("aria-rowindex", k + 1);
-      row.style.transform = `translateY(${k * height}px)`;
+      row.style.top = `${k * height}px`;
       if (k === this.active) row.classList.add("active");
       this.drawn.set(k, row);
-      this.body.append(row);
+      body.append(row);
     }
 
     onKey(event) {
