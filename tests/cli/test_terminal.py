@@ -83,6 +83,15 @@ def test_no_line_is_wider_than_the_screen_or_holds_what_a_terminal_obeys(
     assert [line for line in lines if obeyed(line)] == []
 
 
+def test_a_column_of_a_summary_is_as_wide_as_its_numbers() -> None:
+    summary = Summary()
+    summary.add_group(score([tree(nodes=nodes_of([None, 0, 0], [None, 24691.2, -98765.4]))], "grpo"))
+    for width in range(20, 120):
+        lines = [line.plain for line in lines_of_summary(summary, width)]
+        assert [line for line in lines if cells(line) > width] == []
+    assert len({cells(line) for line in lines[-3:]}) == 1
+
+
 @given(st.text())
 def test_a_text_is_shown_whole_but_for_what_joins_characters(text: str) -> None:
     shown = visible(text)

@@ -96,18 +96,24 @@ def _span(bin_: int) -> str:
 
 
 def _table(columns: Sequence[Column], rows: Iterator[list[str]], width: int, *, left: bool = False) -> Iterator[Text]:
-    """Header and rows, whose first column stands at the `left` and gives way where even the fewest are too wide."""
-    shown = list(columns)
-    while (over := sum(column.size + len(GAP) for column in shown) - len(GAP) - width) > 0:
-        leaving = min((column for column in shown if column.leaves), key=lambda column: column.leaves, default=None)
+    """Header and rows, whose first column stands at the `left` and gives way where even the fewest are too wide.
+
+    A column is as wide as its widest cell, and at least its `size`.
+    """
+    table = [[column.header for column in columns], *rows]
+    sizes = [max(column.size, *(len(row[place]) for row in table)) for place, column in enumerate(columns)]
+    sizes[0] = columns[0].size
+    shown = list(range(len(columns)))
+    while (over := sum(sizes[place] + len(GAP) for place in shown) - len(GAP) - width) > 0:
+        leaving = min(
+            (place for place in shown if columns[place].leaves), key=lambda place: columns[place].leaves, default=None
+        )
         if leaving is None:
             break
         shown.remove(leaving)
-    room = shown[0].size - max(over, 0)
-    places = [columns.index(column) for column in shown]
-    for style, cells in (("dim", [column.header for column in columns]), *(("", row) for row in rows)):
-        if not any(cells[place] for place in places[1:]):
-            continue
-        name = shorten(cells[0], room)
-        first = set_cell_size(name, room) if left else name.rjust(room)
-        yield Text(first + "".join(GAP + cells[place].rjust(columns[place].size) for place in places[1:]), style=style)
+    room = sizes[0] - max(over, 0)
+    for cells, style in zip(table, ("dim", *[""] * len(table)), strict=False):
+        if any(cells[place] for place in shown[1:]):
+            name = shorten(cells[0], room)
+            first = set_cell_size(name, room) if left else name.rjust(room)
+            yield Text(first + "".join(GAP + cells[place].rjust(sizes[place]) for place in shown[1:]), style=style)
