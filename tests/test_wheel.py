@@ -54,15 +54,13 @@ def test_inspect_tree_works_outside_the_repository(installed: Path, tmp_path: Pa
     assert run(installed / "treegrpo", "--version", cwd=tmp_path).startswith("treegrpo 0.")
 
 
-def test_a_page_is_written_outside_the_repository(installed: Path, tmp_path: Path) -> None:
+def test_a_page_and_a_folder_of_pages_are_written_outside_the_repository(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text(TREE)
-    run(installed / "treegrpo", "inspect-tree", "t.jsonl", "--estimator", "parent", "--html", "t.html", cwd=tmp_path)
-    page = (tmp_path / "t.html").read_text()
-    assert all(
-        file.read_text() in page
-        for file in (ROOT / "python" / "treegrpo_cli" / "page" / "static").iterdir()
-        if file.suffix in (".js", ".css")
-    )
+    for name in ("t.html", "pages"):
+        run(installed / "treegrpo", "inspect-tree", "t.jsonl", "--estimator", "parent", "--html", name, cwd=tmp_path)
+    written = (tmp_path / "t.html").read_text() + (tmp_path / "pages" / "index.html").read_text()
+    static = ROOT / "python" / "treegrpo_cli" / "page" / "static"
+    assert [file.name for file in static.glob("*.[jc]s*") if file.read_text() not in written] == []
 
 
 def test_the_python_functions_work_without_torch_and_vllm(installed: Path, tmp_path: Path) -> None:
