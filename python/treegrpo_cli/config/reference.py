@@ -14,7 +14,7 @@ Every key of a settings file, by section, as `treegrpo config --markdown` prints
 lists the same, `treegrpo config rollout` one section, and `treegrpo config rollout.num_trees` explains one key.
 
 A settings file is TOML or YAML; `section.key=value` on the command line wins over it. Lengths are in tokens and times
-in seconds unless a key says otherwise. What stands behind *TRL, verl* are names that are accepted in a key's place.
+in seconds unless a key says otherwise. The names after *TRL, verl* are accepted in place of the key.
 
 ## In an editor
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class AdvantageConfig(BaseModel):
-    """How rewards become advantages; the estimator's options stand beside its name."""
+    """How rewards become advantages; the estimator's options go next to its name."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -29,8 +29,8 @@ class AdvantageConfig(BaseModel):
 
     terms: list[dict[str, Any]] = Field(default_factory=list)
     """A weighted sum of estimators, in place of `estimator`. Each `[[advantage.terms]]` has an `estimator`, a `weight`
-    (1) and the estimator's options; an option that is itself called weight stands in a table `options`. With `mask =
-    "tool-calls"` a term counts for the tokens of tool calls alone."""
+    (1) and the estimator's options; an option that is itself called weight goes in a table `options`. With `mask =
+    "tool-calls"` a term counts only for the tokens of tool calls."""
     timeout_s: Seconds = 60.0
     """Seconds that a call of your own estimator may take; it is called once a prompt."""
 

@@ -39,7 +39,7 @@ class BudgetConfig(Section):
     run_tool_calls: NonNegativeInt = 0
     """Tool calls of the whole run after which training ends; 0 sets no limit."""
     run_seconds: NonNegative = 0.0
-    """Seconds of the whole run after which training ends; 0 sets no limit. Steps alone count, evaluations and
+    """Seconds of the whole run after which training ends; 0 sets no limit. Only steps count, evaluations and
     checkpoints do not."""
 
     @property

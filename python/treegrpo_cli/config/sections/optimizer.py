@@ -26,7 +26,7 @@ class OptimizerConfig(Section):
     warmup_ratio: Fraction = 0.0
     """Warm-up as a share of all optimizer steps; used where `warmup_steps` is 0."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """What the learning rate does behind its warm-up: stays `constant`, or falls towards 0 at the end of the run,
+    """What the learning rate does after its warm-up: stays `constant`, or falls towards 0 at the end of the run,
     `linear` or as a `cosine`."""
     max_grad_norm: Positive = 1.0
     """Longest gradient of an optimizer step; a longer one is scaled down to it."""

@@ -22,7 +22,7 @@ class RewardConfig(Section):
     """Weights of `functions`, one for each, in the same order. Empty gives each the weight 1."""
     eval_function: str = ""
     """The function that evaluations in `train` use in place of `functions`; empty means the same ones. Set it where
-    training rewards form and you want to see correctness alone."""
+    training rewards form and you want to see only correctness."""
     timeout_s: Seconds = 60.0
     """Seconds that a call of your own function may take. Rollouts that it does not answer for have no reward and are
     left out."""
@@ -34,10 +34,10 @@ class RewardConfig(Section):
     retrieval: Fraction = 0.0
     """Of `format`: what is added to `structure` if a tool has shown an accepted answer."""
     flip: Fraction = 0.0
-    """Chance that a leaf's reward is told as its mirror image, 1 as 0: noise, to see what an estimator keeps. `seed`
-    and the leaf's place decide which; trees keep the true rewards beside them. Evaluations are never flipped."""
+    """Chance that a leaf's reward is flipped, 1 to 0: noise, to see how an estimator copes with it. `seed`
+    and the leaf's place decide which; trees keep the true rewards too. Evaluations are never flipped."""
     flip_low: Annotated[float, Field(ge=-MAX_FLIPPED, le=MAX_FLIPPED, allow_inf_nan=False)] = 0.0
-    """The lowest reward, for `flip`: a flipped reward R is told as `flip_low` + `flip_high` - R."""
+    """The lowest reward, for `flip`: a flipped reward R becomes `flip_low` + `flip_high` - R."""
     flip_high: Annotated[float, Field(ge=-MAX_FLIPPED, le=MAX_FLIPPED, allow_inf_nan=False)] = 1.0
     """The highest reward, for `flip`; it is above `flip_low`."""
 

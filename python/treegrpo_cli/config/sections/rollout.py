@@ -25,9 +25,9 @@ class RolloutConfig(Section):
     num_kept_leaves: CountOrNone = 0
     """Leaves that are kept and scored in each tree: K in the paper. 0 keeps all of them."""
     include_root: bool = True
-    """Whether an expansion may start again from the prompt. `false` branches behind the first turn only."""
+    """Whether an expansion may start again from the prompt. `false` branches only after the first turn."""
     candidates: Literal["all", "root"] = "all"
-    """Where expansions may start: `all` means at any turn that was continued, `root` at the prompt alone, so that trees
+    """Where expansions may start: `all` means at any turn that was continued, `root` only at the prompt, so that trees
     are chains side by side."""
     allocation: Literal["even", "uncertain"] = "even"
     """How the expansions of a round are dealt. `even` gives every tree `num_expansions`. With `uncertain` all prompts
@@ -36,7 +36,7 @@ class RolloutConfig(Section):
     """How many leaves the run's mean reward weighs as, where `allocation = "uncertain"` judges a prompt by its own few.
     Higher values trust a prompt's first rewards less."""
     rescue: Literal["none", "failed", "dead"] = "none"
-    """Which prompts are expanded further behind their last round. `failed`: those whose rewards are all equal and below
+    """Which prompts are expanded further after their last round. `failed`: those whose rewards are all equal and below
     the run's mean so far; `dead`: all whose rewards are all equal. They are branched where another outcome is
     likeliest."""
     max_rescues: Count = 8

@@ -30,6 +30,6 @@ class SamplerConfig(Section):
     sleep: Literal["auto"] | bool = "auto"
     """Whether the engine gives its memory back while the policy is updated. `auto`: vLLM on CUDA does."""
     lora: Literal["auto", "adapter", "merged"] = "auto"
-    """How the engine gets adapters that are trained. `adapter` keeps them beside the engine's weights; `merged` adds
+    """How the engine gets adapters that are trained. `adapter` keeps them apart from its weights; `merged` adds
     them to these, where bfloat16 rounds small changes away. `auto` is `adapter`, unless the engine computes in float32
     or cannot keep them apart."""

@@ -11,14 +11,14 @@ from treegrpo_cli.config.sections.base import Seconds
 
 
 class SelectionConfig(BaseModel):
-    """Which nodes a round expands; the rule's options stand beside its name."""
+    """Which nodes a round expands; the rule's options go next to its name."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     rule: str = "uniform"
     """The rule that chooses which nodes a round expands, by name or as your own function. Your own:
     `package.module:name` or `file.py:name`, a function of columns and candidates that returns a score for each
-    candidate. Its keyword arguments are its options; beside them stand `temperature` (0 takes the best) and
+    candidate. Its keyword arguments are its options; two more are `temperature` (0 takes the best) and
     `replacement` (false)."""
     timeout_s: Seconds = 60.0
     """Seconds that a call of your own rule may take."""
