@@ -14,6 +14,7 @@ collate(rows, pad_id)          rows -> padded tensors, where torch is installed
 TreeRecord, TrainingRow        a tree, a row
 Trees                          a list of trees; it and a tree have to_pandas() and to_arrow()
 UserError                      what all of them raise for a caller's or a file's mistake
+__version__                    the installed version
 
 Names are loaded when they are first used, so that importing the package costs nothing.
 """

@@ -52,6 +52,7 @@ def trees(bench: Bench) -> Attack:
     from treegrpo_cli.trees.rows import training_rows
     from treegrpo_cli.trees.scoring import keep_or_score, score_group
     from treegrpo_cli.trees.summary import Summary
+    from treegrpo_cli.trees.summary_lines import lines_of_summary
     from treegrpo_cli.trees.tree_file import read_groups
 
     valid = (ROOT / "examples" / "trees.jsonl").read_bytes()
@@ -81,7 +82,7 @@ def trees(bench: Bench) -> Attack:
                 training_rows(scored)
         finally:
             path.unlink()
-        list(summary.lines())
+        list(lines_of_summary(summary))
 
     return attack
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pydoc
+import re
 import signal
 import subprocess
 import sys
@@ -116,7 +117,10 @@ def test_the_drawing_is_plain_and_80_columns_wide_where_there_is_no_terminal(vec
 def test_colour_follows_the_sign_of_the_advantage(vectors: Path) -> None:
     shown = run("inspect-tree", vectors, FORCE_COLOR="1", TERM="xterm").stdout
     lines = [line for line in shown.splitlines() if "done" in line]
-    assert all(("\x1b[32m" in line) == ("+" in line) and ("\x1b[31m" in line) == ("  -" in line) for line in lines)
+    signs = [re.sub(r"\x1b\[\d+m", "", line).split()[-1][0] for line in lines]
+    assert {"+", "-"} <= set(signs)
+    blue, orange = (["\x1b[94m+" in line for line in lines], ["\x1b[91m-" in line for line in lines])
+    assert (blue, orange) == ([sign == "+" for sign in signs], [sign == "-" for sign in signs])
 
 
 def test_a_terminal_that_cannot_show_the_signs_shows_others(vectors: Path) -> None:
