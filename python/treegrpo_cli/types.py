@@ -91,6 +91,8 @@ class SamplingParams:
     drawn: tuple[DrawnTurn, ...] = ()
     """Turns behind the same context, by the same settings, that are not drawn again: the turn is drawn from what is
     left. Its log-probabilities stay those of the policy. Not beside `greedy`."""
+    prefix_key: int = 0
+    """Requests with the same key begin alike, and are best served by one engine; never changes what is sampled."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from treegrpo_cli.config.files import make_config
-from treegrpo_cli.run import session as session_module
+from treegrpo_cli.run import parts as parts_module
 from treegrpo_cli.run.loop import train
 from treegrpo_cli.run.progress import Reporter
 from treegrpo_cli.samplers.stepping import Request
@@ -69,7 +69,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         )
 
     monkeypatch.setattr(Trainer, "update", noted)
-    monkeypatch.setattr(session_module, "open_sampler", opened)
+    monkeypatch.setattr(parts_module, "open_sampler", opened)
     return events
 
 

@@ -116,8 +116,7 @@ def test_a_world_is_closed_once_where_the_engine_does_not_start(
     def engine(*_: Any, **__: Any) -> Any:
         raise UserError("no engine today")
 
-    for module in ("session", "stage"):
-        monkeypatch.setattr(f"treegrpo_cli.run.{module}.open_sampler", engine)
+    monkeypatch.setattr("treegrpo_cli.run.parts.open_sampler", engine)
     (tmp_path / "world.py").write_text(CLOSING.replace("CLOSED", str(tmp_path / "closed")))
     settings = small_run(tmp_path, tiny_model_dir)
     config = make_config(settings | {"environment": {"name": f"{tmp_path / 'world.py'}:Down"}})
@@ -156,8 +155,7 @@ def test_nothing_starts_behind_a_problem(
     def engine(*_: Any, **__: Any) -> Any:
         raise AssertionError("the engine was started")
 
-    for module in ("session", "stage"):
-        monkeypatch.setattr(f"treegrpo_cli.run.{module}.open_sampler", engine)
+    monkeypatch.setattr("treegrpo_cli.run.parts.open_sampler", engine)
     config = make_config(small_run(tmp_path, tiny_model_dir, data={"train": "missing.jsonl"}))
     quiet = Reporter(quiet=True)
     run_it = {"train": lambda: train(config, quiet), "generate": lambda: generate(config, tmp_path / "t.jsonl", quiet)}

@@ -20,7 +20,7 @@ from treegrpo_cli.errors import FileError, Stopped, UserError
 from treegrpo_cli.models.pretrained import load_tokenizer
 from treegrpo_cli.rollout import step as step_module
 from treegrpo_cli.rollout.player import Player
-from treegrpo_cli.run import keeping as keeping_module
+from treegrpo_cli.run import local_trainer as local_trainer_module
 from treegrpo_cli.run import session as session_module
 from treegrpo_cli.run.directory import RunDirectory
 from treegrpo_cli.run.keeping import Keeper
@@ -764,14 +764,14 @@ def test_a_checkpoint_without_a_count_of_prompts_goes_on_where_its_steps_end(
         kill_behind_step(patch, 3)
         with pytest.raises(RuntimeError, match="the machine is gone"):
             run(settings)
-    load = keeping_module.load_checkpoint
+    load = local_trainer_module.load_checkpoint
 
     def without(*arguments: Any) -> dict[str, Any]:
         state = load(*arguments)
         assert state.pop("num_prompts") == 2 * 2
         return state
 
-    monkeypatch.setattr(keeping_module, "load_checkpoint", without)
+    monkeypatch.setattr(local_trainer_module, "load_checkpoint", without)
     run(settings, resume=True)
     assert metrics_of(settings) == metrics_of(whole)
 

@@ -25,6 +25,7 @@ from treegrpo_cli.config.sections.optimizer import OptimizerConfig
 from treegrpo_cli.config.sections.reward import RewardConfig
 from treegrpo_cli.config.sections.rollout import RolloutConfig
 from treegrpo_cli.config.sections.sampler import SamplerConfig
+from treegrpo_cli.config.sections.scale import ScaleConfig
 from treegrpo_cli.config.sections.selection import SelectionConfig
 from treegrpo_cli.config.sections.train import TrainConfig
 
@@ -67,6 +68,7 @@ class Config(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     limits: LimitsConfig = LimitsConfig()
+    scale: ScaleConfig = ScaleConfig()
 
     @property
     def prompts_wait(self) -> bool:

@@ -50,10 +50,15 @@ class Player:
             **cut_of(config),
         )
 
-    async def act(self, context: np.ndarray, seed: int, drawn: tuple[DrawnTurn, ...] = ()) -> Completion:
-        """Sample a turn behind `context`, none of `drawn`, no longer than the context limit leaves room for."""
-        room = self.max_context_tokens - len(context)
-        params = replace(self.params, max_tokens=min(self.params.max_tokens, room), drawn=drawn)
+    async def act(
+        self, context: np.ndarray, seed: int, drawn: tuple[DrawnTurn, ...] = (), prefix_key: int = 0
+    ) -> Completion:
+        """Sample a turn behind `context`, none of `drawn`, no longer than the context limit leaves room for.
+
+        Contexts of one `prefix_key` begin alike.
+        """
+        max_tokens = min(self.params.max_tokens, self.max_context_tokens - len(context))
+        params = replace(self.params, max_tokens=max_tokens, drawn=drawn, prefix_key=prefix_key)
         return await self.sampler.sample(context, params, seed)
 
     def take_timings(self) -> Timings:

@@ -155,7 +155,8 @@ class Tree:
         player, before = self.player, self.turns[parent]
         context = self.forest.context(parent)
         await player.schedule.turn()
-        completion = await player.act(context, derive_seed([*self.key, *key]), self.siblings.drawn(parent))
+        seed, drawn = derive_seed([*self.key, *key]), self.siblings.drawn(parent)
+        completion = await player.act(context, seed, drawn, self.prompt.number)
         self.siblings.note(parent, completion)
         place.sampled.set()
         await player.schedule.turn()

@@ -18,6 +18,7 @@ from treegrpo_cli.rollout.records import tree_record
 from treegrpo_cli.rollout.tree import Prompt
 from treegrpo_cli.run.evaluation import Evaluation
 from treegrpo_cli.run.failures import FailureLog
+from treegrpo_cli.run.parts import Parts
 from treegrpo_cli.run.preflight import Questions, prepare
 from treegrpo_cli.run.stage import open_stage
 from treegrpo_cli.trees.tree_file import TreeWriter
@@ -77,6 +78,7 @@ def evaluate_policy(
     num_samples: int = 1,
     greedy: bool = True,
     output: Path | None = None,
+    parts: Parts | None = None,
 ) -> Evaluation:
     """Start an engine with `model.path`, ask it the questions, and write its rollouts to `output`, a tree file.
 
@@ -90,7 +92,9 @@ def evaluate_policy(
         if output is not None:
             stack.enter_context(output_lock(output))
         chains, engine_log = chain_config(config, num_samples), Path(os.devnull)
-        player, runner, stop = open_stage(stack, chains, prepared.world, engine_log, reporter, greedy=greedy)
+        player, runner, stop = open_stage(
+            stack, chains, prepared.world, engine_log, reporter, greedy=greedy, parts=parts
+        )
         reporter.say(f"{config.model.path} answers {questions.source} on {player.sampler.name}")
         writer = None if output is None else stack.enter_context(TreeWriter(output))
         failures = FailureLog(reporter)

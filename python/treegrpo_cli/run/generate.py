@@ -19,6 +19,7 @@ from treegrpo_cli.rollout.waves import grow_in_waves
 from treegrpo_cli.run.doubts import Doubts, Signs
 from treegrpo_cli.run.failures import FailureCount, FailureLog
 from treegrpo_cli.run.harvest import Harvest
+from treegrpo_cli.run.parts import Parts
 from treegrpo_cli.run.preflight import prepare, train_questions
 from treegrpo_cli.run.stage import open_stage
 from treegrpo_cli.trees.stats import RolloutStats
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from treegrpo_cli.run.progress import Bar, Reporter
 
 
-def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool = False) -> RolloutStats:
+def generate(
+    config: Config, output: Path, reporter: Reporter, *, resume: bool = False, parts: Parts | None = None
+) -> RolloutStats:
     """Grow trees for every row of `data.train` and write them, scored, prompt by prompt, to `output`.
 
     Raises FileError where `output` exists and `resume` is not asked, or somebody else writes it; UserError where
@@ -52,7 +55,7 @@ def generate(config: Config, output: Path, reporter: Reporter, *, resume: bool =
             reporter.warn(line)
         stack.enter_context(harvest.open_writer())
         engine_log = output.with_name(f"{output.name}.engine.log")
-        player, runner, stop = open_stage(stack, config, world, engine_log, reporter)
+        player, runner, stop = open_stage(stack, config, world, engine_log, reporter, parts=parts)
         reporter.say(f"rollouts run on {player.sampler.name}")
         bar = stack.enter_context(reporter.bar("rolling out", len(tasks), done=len(done), side_by_side=True))
         prompts = starmap(Prompt.numbered, enumerate(tasks))

@@ -11,14 +11,14 @@ from treegrpo_cli.data.tasks import row_digest
 from treegrpo_cli.errors import Stopped, said
 from treegrpo_cli.rollout.disagreement import RewardsSoFar
 from treegrpo_cli.run.resuming import put_aside
-from treegrpo_cli.train.checkpoint import checkpoints, load_checkpoint, remove_old_checkpoints, save_checkpoint
+from treegrpo_cli.train.checkpoint import checkpoints, remove_old_checkpoints
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
     from treegrpo_cli.rollout.collect import Grown
     from treegrpo_cli.run.directory import RunDirectory
+    from treegrpo_cli.run.parts import StepTrainer
     from treegrpo_cli.run.progress import Reporter
-    from treegrpo_cli.train.trainer import Trainer
     from treegrpo_cli.types import Task
 
 
@@ -26,7 +26,7 @@ class Keeper:
     """What a run keeps beside its metrics and trees; `state` is the loop's own, saved with every checkpoint."""
 
     def __init__(
-        self, config: Config, directory: RunDirectory, trainer: Trainer, reporter: Reporter, tasks: Sequence[Task]
+        self, config: Config, directory: RunDirectory, trainer: StepTrainer, reporter: Reporter, tasks: Sequence[Task]
     ) -> None:
         self.config, self.directory, self.trainer, self.reporter = config, directory, trainer, reporter
         self._rows = digest_of(tasks)
@@ -45,7 +45,7 @@ class Keeper:
         if not found:
             self.reporter.warn(f"{self.directory.path} has no checkpoint: the run starts again from its first step")
             return -1
-        self.state = load_checkpoint(found[-1], self.trainer)
+        self.state = self.trainer.load(found[-1])
         self._saved_step = self.trainer.step
         self.state.setdefault("num_prompts", self.trainer.step * self.config.train.prompts_per_step)
         if self.state.setdefault("rows", self._rows) != self._rows:
@@ -80,7 +80,7 @@ class Keeper:
     def save(self) -> None:
         """Write a checkpoint of this step, and remove the oldest beyond `train.max_checkpoints`."""
         self.directory.claim()
-        save_checkpoint(self.directory.path, self.trainer, self.state)
+        self.trainer.save(self.directory.path, self.state)
         self._saved_step = self.trainer.step
         remove_old_checkpoints(self.directory.path, self.config.train.max_checkpoints)
 

@@ -17,20 +17,28 @@ from treegrpo_cli._core import derive_seed
 from treegrpo_cli.config import Config
 from treegrpo_cli.rollout.forest import join, score
 from treegrpo_cli.rollout.tree import Prompt
+from treegrpo_cli.run.parts import Parts
 from treegrpo_cli.run.progress import Reporter
 from treegrpo_cli.run.session import Session
 from treegrpo_cli.run.tree_metrics import learned_prompts, tree_metrics
 from treegrpo_cli.types import Task
 
 
-def train(config: Config, reporter: Reporter, *, resume: bool = False, named: Collection[str] = ()) -> None:
+def train(
+    config: Config,
+    reporter: Reporter,
+    *,
+    resume: bool = False,
+    named: Collection[str] = (),
+    parts: Parts | None = None,
+) -> None:
     """Train the policy that `config` describes; all it leaves behind is in `config.output_dir`.
 
-    `named` are the settings that a resumed run may change although they change the result. Raises UserError for
-    what is wrong with settings, data, model or disk; Stopped where the user ended the run. Whatever ends it, a
-    checkpoint of the last whole step is behind it.
+    `named` are the settings that a resumed run may change although they change the result; `parts`: who trains and who
+    samples, by default this process. Raises UserError for what is wrong with settings, data, model or disk; Stopped
+    where the user ended the run. Whatever ends it, a checkpoint of the last whole step is behind it.
     """
-    with Session(config, reporter, resume=resume, named=named) as session:
+    with Session(config, reporter, resume=resume, named=named, parts=parts) as session:
         session.evaluate_if_due()  # before the first step
         while not session.is_done:
             session.clock.start()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from treegrpo_cli.config.secrets import without_passwords
 from treegrpo_cli.rollout.collect import Grown
-from treegrpo_cli.rollout.player import Player, open_sampler
+from treegrpo_cli.rollout.player import Player
 from treegrpo_cli.rollout.records import tree_record
 from treegrpo_cli.rollout.step import grow_step
 from treegrpo_cli.rollout.tree import Prompt, Tree
@@ -23,6 +23,7 @@ from treegrpo_cli.run.evaluate import evaluate, evaluation_config
 from treegrpo_cli.run.failures import FailureCount, FailureLog
 from treegrpo_cli.run.keeping import Keeper
 from treegrpo_cli.run.metrics import MetricsLog
+from treegrpo_cli.run.parts import Parts
 from treegrpo_cli.run.preflight import prepare, training_questions
 from treegrpo_cli.run.resuming import is_evaluated
 from treegrpo_cli.run.samples import draw_samples, draw_table
@@ -31,11 +32,7 @@ from treegrpo_cli.run.spent_metrics import chain_tool_calls, discard_metrics, sp
 from treegrpo_cli.run.stage import announce
 from treegrpo_cli.run.stopping import StopRequest
 from treegrpo_cli.run.tree_metrics import reward_metrics
-from treegrpo_cli.samplers.base import Trained
-from treegrpo_cli.train.arriving import check_merged
 from treegrpo_cli.train.step_metrics import MISMATCH_MAX, MISMATCH_MEAN
-from treegrpo_cli.train.threads import Threads
-from treegrpo_cli.train.trainer import Trainer
 from treegrpo_cli.trees.scoring import with_scores
 from treegrpo_cli.trees.sums import resolved_terms
 from treegrpo_cli.trees.tree_file import TreeWriter
@@ -53,18 +50,24 @@ class Session:
     """A run while it is open: data, trainer, sampler, log and signals; `step` counts the whole steps behind it."""
 
     def __init__(
-        self, config: Config, reporter: Reporter, *, resume: bool = False, named: Collection[str] = ()
+        self,
+        config: Config,
+        reporter: Reporter,
+        *,
+        resume: bool = False,
+        named: Collection[str] = (),
+        parts: Parts | None = None,
     ) -> None:
-        self.config, self.reporter = config, reporter
+        self.config, self.reporter, self._parts = config, reporter, parts or Parts()
         self.directory = RunDirectory(config, resume=resume, named=named)
         with ExitStack() as stack:
             stack.enter_context(self.directory)
             for change in self.directory.changes:
                 reporter.warn(change)
             world = self._prepare(stack)
-            self.trainer = Trainer(config, reporter.say, world.tokenizer)
+            trainer = self._parts.open_trainer(config, reporter.say, world.tokenizer)
+            self.trainer = stack.enter_context(closing(trainer))
             self.keeper = Keeper(config, self.directory, self.trainer, reporter, self.tasks)
-            self._threads = Threads(config.train.num_threads, self.trainer.policy.device, reporter.say)
             self.clock, self._failure_log = Clock(), FailureLog(reporter)
             resumed_step = self.keeper.load_newest() if resume else None
             self._open(stack, world, resumed_step)
@@ -80,12 +83,10 @@ class Session:
     def _open(self, stack: ExitStack, world: World, resumed_step: int | None) -> None:
         config = self.config
         announce(world, self.reporter)
-        trained = Trained(self.trainer.policy.adapter())
-        sampler = open_sampler(config, self.directory.engine_log, self.reporter.say, trained)
+        sampler = self._parts.open_sampler(config, self.directory.engine_log, self.reporter.say, self.trainer.trained)
         self.sampler = stack.enter_context(closing(sampler))
         self.reporter.say(f"rollouts run on {self.sampler.name}")
-        if not self.sampler.takes_adapter:
-            check_merged(self.trainer.policy, config)
+        self.trainer.check(self.sampler)
         self.send_weights()
         self.player = Player(world, self.sampler, config)
         self._doubts = Doubts(self.reporter.warn, world.environment.tools)
@@ -159,13 +160,13 @@ class Session:
         """
         with self.clock.of("weights"):
             self.sampler.sleep()
-        with self.clock.of("update"), self._threads.taken():
+        with self.clock.of("update"):
             metrics = self.trainer.update(forest, scores, prompts)
         self.keeper.state["num_tokens"] += forest.num_tokens
         self.keeper.count_rollout(self._grown)
         if MISMATCH_MEAN in metrics:
             mean, most = float(metrics[MISMATCH_MEAN]), float(metrics[MISMATCH_MAX])
-            self._doubts.compare(mean, most, str(self.trainer.policy.dtype).removeprefix("torch."))
+            self._doubts.compare(mean, most, self.trainer.dtype)
         return metrics
 
     def send_weights(self) -> None:
@@ -174,11 +175,7 @@ class Session:
         What it samples from now on carries this step as its version.
         """
         with self.clock.of("weights"):
-            adapter = self.trainer.policy.adapter()
-            if adapter is not None and self.sampler.takes_adapter:
-                self.sampler.update_adapter(adapter, self.step)
-            else:
-                self.sampler.update_weights(self.trainer.state_dict_for_sampler(), self.step)
+            self.trainer.send_weights(self.sampler)
 
     def finish_step(
         self, trees: Sequence[Tree], scores: Scores, prompts: NDArray[np.uint32], metrics: dict[str, float | str]

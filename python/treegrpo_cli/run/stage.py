@@ -7,7 +7,8 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from treegrpo_cli.rollout.player import Player, open_sampler
+from treegrpo_cli.rollout.player import Player
+from treegrpo_cli.run.parts import Parts
 from treegrpo_cli.run.stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -25,11 +26,18 @@ class Stage(NamedTuple):
 
 
 def open_stage(
-    stack: ExitStack, config: Config, world: World, engine_log: Path, reporter: Reporter, *, greedy: bool = False
+    stack: ExitStack,
+    config: Config,
+    world: World,
+    engine_log: Path,
+    reporter: Reporter,
+    *,
+    greedy: bool = False,
+    parts: Parts | None = None,
 ) -> Stage:
     """Start the engine with `model.path`; `stack` closes all of it, and the world in the loop that it was played in."""
     announce(world, reporter)
-    sampler = stack.enter_context(closing(open_sampler(config, engine_log, reporter.say)))
+    sampler = stack.enter_context(closing((parts or Parts()).open_sampler(config, engine_log, reporter.say)))
     player = Player(world, sampler, config, greedy=greedy)
     runner, stop = stack.enter_context(asyncio.Runner()), stack.enter_context(StopRequest())
     stack.callback(lambda: runner.run(world.close()))
