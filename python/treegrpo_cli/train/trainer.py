@@ -33,6 +33,7 @@ from treegrpo_cli.train.counts import Step
 from treegrpo_cli.train.path_choice import PathChooser
 from treegrpo_cli.train.path_errors import PathFailedError, blaming
 from treegrpo_cli.train.policy import Policy
+from treegrpo_cli.train.ranks import ALONE, Ranks
 from treegrpo_cli.train.resolved_loss import resolved_loss, unread_settings
 from treegrpo_cli.train.schedule import (
     learning_rate,
@@ -56,6 +57,9 @@ class Trainer:
     `tokenizer` is what checkpoints keep (None: read when one is written; a long run's model folder may be gone then).
     `paths` chooses how forests are computed; `say` takes the lines that explain it. `policy` is loaded where it is not
     given. Raises UserError for settings that cannot be trained with.
+
+    `ranks`: the processes that train this model together, each with a trainer of its own. All of them do the same with
+    the same arguments at the same time: build it, `update`, read weights. What an update returns is the same on all.
     """
 
     def __init__(
@@ -64,14 +68,17 @@ class Trainer:
         say: Callable[[str], None] = lambda _: None,
         tokenizer: Any = None,
         policy: Policy | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
+        if not ranks.is_first:
+            say = _nothing
         _check_whole_distribution(config)
         if warning := rate_warning(config):
             say(warning)
         for warning in unread_settings(config):
             say(warning)
         torch.manual_seed(config.seed)  # adapters start from it
-        self.config, self.tokenizer = config, tokenizer
+        self.config, self.tokenizer, self.ranks = config, tokenizer, ranks
         self.policy = policy or Policy(config)
         self.loss = resolved_loss(config.loss, self.policy.dtype)
         self.optimizer = make_optimizer(self.policy, config)
@@ -232,6 +239,10 @@ class Trainer:
         index = (self.step * self.config.train.num_epochs + epoch) * per_epoch + min(position, per_epoch - 1)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, index)
+
+
+def _nothing(line: str) -> None:
+    """Other ranks than the first say nothing."""
 
 
 def _check_whole_distribution(config: Config) -> None:
