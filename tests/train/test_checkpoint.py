@@ -343,7 +343,7 @@ def test_whenever_a_kill_comes_there_is_a_whole_checkpoint(
     trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resaved: bool
 ) -> None:
     """One checkpoint is kept; the step is saved again, or the next one is and the old one removed."""
-    monkeypatch.setattr(checkpoint_module, "_write_model", lambda folder, _: (folder / "config.json").write_text("{}"))
+    monkeypatch.setattr(checkpoint_module, "write_model", lambda folder, *_: (folder / "config.json").write_text("{}"))
     monkeypatch.setattr(trained, "step", 1)
     first = save_checkpoint(tmp_path / "first", trained, {"saved": 1})
     monkeypatch.setattr(trained, "step", 1 if resaved else 2)

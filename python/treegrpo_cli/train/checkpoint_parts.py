@@ -1,12 +1,14 @@
 """The files of a checkpoint -> their contents, each checked before anything is put to use.
 
+Of a tensor that ranks hold together, each reads and checks its own part.
+
 A file that is cut, edited or of another run is a FileError that names it: what is missing, has another shape or
 dtype, or is not a number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from treegrpo_cli.errors import FileError, UserError, said
+from treegrpo_cli.models.folder import weight_files
 from treegrpo_cli.train.checkpoint_folders import STATE_JSON, step_of
+from treegrpo_cli.train.model_folder import tied_names
 from treegrpo_cli.train.networks import load_model
 from treegrpo_cli.train.self_check import Disagreement
+from treegrpo_cli.train.shards import is_sharded, place_of
+from treegrpo_cli.train.tensor_files import files_of
 
 STATE_TENSORS, ADAPTER = "training_state.tensors", "adapter"
 # The tensors are safetensors, but vLLM takes every file of that ending for weights of the model.
@@ -71,7 +77,7 @@ def read_moments(file: Path, trained: Mapping[str, Tensor], moved: list[str]) ->
         for name in moved
         for key in MOMENTS
     }
-    tensors = _read_tensors(file, like)
+    tensors = _read_tensors(files_of(file.parent, file.name), like)
     for name, tensor in tensors.items():
         if name.startswith("step.") and not (tensor >= 1 and tensor == tensor.round()):
             raise _refused(file, f"{name} is {float(tensor)}")
@@ -81,20 +87,27 @@ def read_moments(file: Path, trained: Mapping[str, Tensor], moved: list[str]) ->
 
 
 def read_model(folder: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Read and check the model's weights."""
+    """Read and check the model's weights; tied ones are in `like` once."""
     try:
-        weights: dict[str, Tensor] = load_model(folder).state_dict()
+        files = weight_files(folder)
+    except (OSError, ValueError) as error:
+        raise _refused(folder, said(error)) from None
+    if names_in(files) == like.keys():
+        return _read_tensors(files, like)
+    try:  # stored as the library stores it, and not as it computes it: it knows the way from one to the other
+        model = load_model(folder)
     except UserError as error:
         raise _refused(folder, str(error).removeprefix("model.path: ")) from None
-    _check_names(folder, weights.keys(), like)
-    for name, weight in weights.items():
-        _check_tensor(folder, name, weight, like[name])
-    return weights
+    weights: dict[str, Tensor] = model.state_dict()
+    _check_names(folder, weights.keys() - tied_names(model), like)
+    for name, wanted in like.items():
+        _check_tensor(folder, name, weights[name], wanted)
+    return {name: weights[name][place_of(wanted)] for name, wanted in like.items()}
 
 
 def read_adapter(folder: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Read and check the adapter's weights."""
-    return _read_tensors(folder / ADAPTER / "adapter_model.safetensors", like)
+    return _read_tensors([folder / ADAPTER / "adapter_model.safetensors"], like)
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -124,21 +137,44 @@ def _self_check(file: Path, path: str, found: Any) -> Disagreement:
     return Disagreement(difference, refusal, longest)
 
 
-def _read_tensors(file: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Read the tensors of these names, shapes and dtypes; shapes are compared before anything is read."""
-    if not file.is_file():
-        raise _refused(file, "there is no such file")
-    tensors = {}
-    try:
-        with safe_open(file, framework="pt") as stored:
-            _check_names(file, stored.keys(), like)
-            for name, wanted in like.items():
-                _check_shape(file, name, stored.get_slice(name).get_shape(), wanted)
-                tensors[name] = stored.get_tensor(name)
-                _check_tensor(file, name, tensors[name], wanted)
-    except (OSError, SafetensorError) as error:
-        raise _refused(file, said(error)) from None
+def names_in(files: Sequence[Path]) -> set[str]:
+    """The names of all tensors in these files. Raises FileError for one that is broken."""
+    names: set[str] = set()
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as stored:
+                names.update(stored.keys())
+        except (OSError, SafetensorError) as error:
+            raise _refused(file, said(error)) from None
+    return names
+
+
+def _read_tensors(files: Sequence[Path], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Read this rank's part of the tensors of these names, shapes and dtypes, which lie in one file or in several.
+
+    Shapes are compared before anything is read.
+    """
+    if not files or not files[0].is_file():
+        raise _refused(files[0], "there is no such file")
+    _check_names(files[0], names_in(files), like)
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as stored:
+                for name in stored.keys():  # noqa: SIM118 - it is no mapping
+                    if name in tensors:
+                        raise _refused(file, f"{name} is there twice")
+                    _check_shape(file, name, stored.get_slice(name).get_shape(), like[name])
+                    tensors[name] = _read_part(stored, name, like[name])
+                    _check_part(file, name, tensors[name], like[name])
+        except (OSError, SafetensorError) as error:
+            raise _refused(file, said(error)) from None
     return tensors
+
+
+def _read_part(stored: Any, name: str, wanted: Tensor) -> Tensor:
+    part: Tensor = stored.get_slice(name)[place_of(wanted)] if is_sharded(wanted) else stored.get_tensor(name)
+    return part
 
 
 def _check_names(file: Path, names: Any, like: Mapping[str, Tensor]) -> None:
@@ -150,6 +186,10 @@ def _check_names(file: Path, names: Any, like: Mapping[str, Tensor]) -> None:
 
 def _check_tensor(file: Path, name: str, tensor: Tensor, wanted: Tensor) -> None:
     _check_shape(file, name, tensor.shape, wanted)
+    _check_part(file, name, tensor, wanted)
+
+
+def _check_part(file: Path, name: str, tensor: Tensor, wanted: Tensor) -> None:
     if tensor.dtype != wanted.dtype:
         raise _refused(file, f"{name} is {tensor.dtype}, not {wanted.dtype}")
     if not bool(torch.isfinite(tensor).all()):
