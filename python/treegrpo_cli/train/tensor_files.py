@@ -41,7 +41,8 @@ def write_files(
     a rank whose disk does not take its part.
     """
     files = deal(num_bytes, min(MAX_FILE_BYTES, -(-sum(num_bytes.values()) // ranks.size)))
-    stream, where, failure = iter(tensors), {}, None
+    stream, failure = iter(tensors), None
+    where: dict[str, str] = {}
     for number, names in enumerate(files):
         file = file_name(name, number, len(files))
         where |= dict.fromkeys(names, file)
