@@ -27,6 +27,7 @@ BELOW: dict[str, set[str]] = {
     "train": {"models", "config", "types", "errors"},
     "run": {"train", "rollout", "rewards", "envs", "samplers", "models", "trees", "config", "data"}
     | {"signals", "types", "errors"},
+    "scale": {"samplers", "models"},
     "doctor": {"run", "train", "samplers", "models", "config", "data", "types", "errors"},
     "plots": {"run", "trees", "config", "data", "errors"},
     "compare": {"plots", "run", "train", "rollout", "samplers", "models", "config", "data", "signals", "errors"},

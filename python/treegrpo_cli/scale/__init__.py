@@ -1,0 +1,1 @@
+"""The parts of a run on many processes and machines, under Ray."""
