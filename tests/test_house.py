@@ -27,12 +27,25 @@ BELOW: dict[str, set[str]] = {
     "train": {"models", "config", "types", "errors"},
     "run": {"train", "rollout", "rewards", "envs", "samplers", "models", "trees", "config", "data"}
     | {"signals", "types", "errors"},
-    "scale": {"samplers", "models"},
+    "scale": {"run", "samplers", "models", "config", "types", "errors"},
     "doctor": {"run", "train", "samplers", "models", "config", "data", "types", "errors"},
     "plots": {"run", "trees", "config", "data", "errors"},
     "compare": {"plots", "run", "train", "rollout", "samplers", "models", "config", "data", "signals", "errors"},
     "page": {"trees", "errors"},
-    "cli": {"starters", "page", "compare", "plots", "doctor", "run", "models", "trees", "config", "data", "terms"}
+    "cli": {
+        "scale",
+        "starters",
+        "page",
+        "compare",
+        "plots",
+        "doctor",
+        "run",
+        "models",
+        "trees",
+        "config",
+        "data",
+        "terms",
+    }
     | {"signals", "errors"},
     "__main__": {"cli", "signals"},
 }

@@ -217,17 +217,17 @@ def test_a_cancelled_request_is_cancelled_at_its_replica_and_counts_no_longer() 
     assert [replica.version for replica in replicas] == [1, 1]
 
 
-def test_counts_are_sums_over_the_replicas_that_live() -> None:
+def test_steps_and_tokens_are_sums_over_the_replicas_and_seconds_their_mean() -> None:
     replicas = named(3)
     sampler = routed(*replicas)
     assert sampler.prefix_cache_hit_ratio() is None
     asyncio.run(ask(sampler, 12))
     assert sampler.prefix_cache_hit_ratio() == 0.5
     assert sampler.prefix_cache_hit_ratio() is None
-    assert sampler.take_counts() == EngineCounts(4.5, 6, 9)
+    assert sampler.take_counts() == EngineCounts(1.5, 6, 9)
     replicas[2].may_return.clear()
     replicas[2].is_dead = True
-    assert sampler.take_counts() == EngineCounts(3.0, 4, 6)
+    assert sampler.take_counts() == EngineCounts(1.0, 4, 6)
     sampler.close()
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from treegrpo_cli.cli.libraries import prepare_libraries
+from treegrpo_cli.cli.parts import parts_of
 from treegrpo_cli.cli.settings import quoted
 from treegrpo_cli.config import Config
 from treegrpo_cli.config.files import load_config
@@ -95,9 +96,16 @@ def run_evaluation(
     from treegrpo_cli.run.evaluate import evaluate_policy
 
     reporter, asked = Reporter(quiet=quiet), _questions(config)
-    evaluation = evaluate_policy(
-        config, asked, reporter, num_samples=sampling.num_samples, greedy=sampling.greedy, output=output
-    )
+    with parts_of(config) as parts:
+        evaluation = evaluate_policy(
+            config,
+            asked,
+            reporter,
+            num_samples=sampling.num_samples,
+            greedy=sampling.greedy,
+            output=output,
+            parts=parts,
+        )
     if as_json:
         report = report_of(evaluation, threshold)
         sys.stdout.write(orjson.dumps(report, option=orjson.OPT_APPEND_NEWLINE).decode())

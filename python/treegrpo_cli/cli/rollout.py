@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treegrpo_cli.cli.libraries import prepare_libraries
+from treegrpo_cli.cli.parts import parts_of
 from treegrpo_cli.config import Config
 from treegrpo_cli.run.progress import Reporter
 from treegrpo_cli.trees.stats import RolloutStats
@@ -21,7 +22,8 @@ def run_rollout(config: Config, output: Path, *, resume: bool, quiet: bool) -> N
     from treegrpo_cli.run.generate import generate
 
     reporter = Reporter(quiet=quiet)
-    stats = generate(config, output, reporter, resume=resume)
+    with parts_of(config) as parts:
+        stats = generate(config, output, reporter, resume=resume, parts=parts)
     for line in _report(stats, output):
         reporter.result(line)
 
@@ -32,7 +34,8 @@ def run_greedy(config: Config, *, asks_train_data: bool, quiet: bool) -> None:
     from treegrpo_cli.run.evaluate import evaluate_policy
 
     reporter = Reporter(quiet=quiet)
-    evaluation = evaluate_policy(config, _greedy_questions(config, asks_train_data), reporter)
+    with parts_of(config) as parts:
+        evaluation = evaluate_policy(config, _greedy_questions(config, asks_train_data), reporter, parts=parts)
     reporter.result(f"{' + '.join(config.reward.functions)}: {evaluation.reward()}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from treegrpo_cli.cli.libraries import prepare_libraries
+from treegrpo_cli.cli.parts import parts_of
 from treegrpo_cli.config import Config
 from treegrpo_cli.run.progress import Reporter
 
@@ -15,7 +16,8 @@ def run_train(config: Config, *, resume: bool, named: Collection[str] = (), quie
     from treegrpo_cli.run.loop import train
 
     reporter = Reporter(quiet=quiet)
-    train(config, reporter, resume=resume, named=named)
+    with parts_of(config) as parts:
+        train(config, reporter, resume=resume, named=named, parts=parts)
     reporter.say(f"checkpoints, metrics.jsonl and trees are in {config.output_dir}")
 
 

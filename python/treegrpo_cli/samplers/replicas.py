@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from treegrpo_cli.errors import UserError
 
@@ -41,17 +41,31 @@ class Replica(Protocol):
     """
 
     name: str
-    max_model_len: int
-    keeps_prefixes: bool
-    """Whether what it has read of a prompt is cached."""
-    takes_adapter: bool
+
+    @property
+    def max_model_len(self) -> int:
+        """As of `Sampler`."""
+        ...
+
+    @property
+    def keeps_prefixes(self) -> bool:
+        """Whether what it has read of a prompt is cached."""
+        ...
+
+    @property
+    def takes_adapter(self) -> bool:
+        """As of `Sampler`."""
+        ...
 
     async def sample(self, context: TokenIds, params: SamplingParams, seed: int) -> Completion:
         """As `Sampler.sample`; the completion's `policy_version` is the engine's word when sampling began."""
         ...
 
-    def take(self, update: Update) -> None:
-        """Compute with these weights from now on, and forget cached prefixes. Of all live replicas at the same time."""
+    def take(self, update: Any) -> None:
+        """Compute with what this `Update` brings from now on, and forget cached prefixes.
+
+        Called of all live replicas at the same time.
+        """
         ...
 
     def revive(self) -> int | None:

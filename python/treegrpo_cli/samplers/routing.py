@@ -133,10 +133,13 @@ class RoutedSampler:
         return ratio
 
     def take_counts(self) -> EngineCounts:
-        """Return what all replicas did since the last call; of one that died, what it did is not known."""
+        """Return what all replicas did since the last call; of one that died, what it did is not known.
+
+        Steps and tokens are sums, seconds the mean over all replicas, so that they are a share of the wall time.
+        """
         found = self._each(lambda replica: replica.take_counts())
         return EngineCounts(
-            step_s=sum(counts.step_s for counts in found),
+            step_s=sum(counts.step_s for counts in found) / len(self._seats),
             num_steps=sum(counts.num_steps for counts in found),
             generated_tokens=sum(counts.generated_tokens for counts in found),
         )
@@ -154,7 +157,7 @@ class RoutedSampler:
             self._placing.forget()
             try:
                 self._update = publish()
-                self._each(lambda replica: replica.take(self._update))  # type: ignore[arg-type]
+                self._each(lambda replica: replica.take(self._update))
             except BaseException:
                 self.close()
                 raise

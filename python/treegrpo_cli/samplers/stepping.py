@@ -89,6 +89,8 @@ class SteppedSampler(ABC):
         """Replace all weights, each as it comes, and forget everything computed with the old ones."""
 
     takes_adapter: bool = False
+    keeps_prefixes: bool = True
+    """Whether what it has read of a prompt is cached for the next request."""
 
     def load_adapter(self, adapter: Adapter) -> None:
         """Compute with this adapter from now on, where `takes_adapter`; forget everything computed with another."""

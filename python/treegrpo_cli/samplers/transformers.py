@@ -81,6 +81,7 @@ class TransformersSampler(SteppedSampler):
     """Samples with transformers on one device; keeps no prefixes between requests."""
 
     name = "transformers"
+    keeps_prefixes = False
 
     def __init__(
         self,

@@ -1,0 +1,241 @@
+"""`[scale]` -> a Ray cluster: joined, or started for this run and ended with it.
+
+What crosses Ray are our own dataclasses of numbers, strings, numpy columns and tensors, between processes of one run;
+Ray pickles them, so whoever can speak to the cluster can run code on it. That is why a cluster of our own listens on
+loopback only, and why Ray's authentication by token is left on. Files of users are read by the driver, never by pickle.
+
+This file and its neighbours in `scale` are the only ones that import ray.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
+
+from treegrpo_cli.errors import UserError, said
+
+if TYPE_CHECKING:
+    from treegrpo_cli.config import Config
+
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray will do by default, and warns of until then
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # actors run in the driver's environment already
+}
+"""What Ray reads in the driver and hands on to its own processes, unless the user set it."""
+
+HANDED_ON = (
+    *("OMP_", "MKL_", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "VLLM_", "TORCH", "PYTORCH_", "NCCL_", "GLOO_"),
+    *("TREEGRPO_", "DO_NOT_TRACK"),
+)
+"""Beginnings of the driver's variables that its actors get, also on another machine."""
+
+CONNECT_S = 10.0
+
+
+def check_installed() -> None:
+    """Raise UserError where ray is not installed."""
+    if find_spec("ray") is None:
+        raise UserError("[scale] needs Ray: pip install 'treegrpo[scale]'")
+
+
+def address_of(config: Config) -> str:
+    """Return the cluster to join, `host:port` or `auto`; empty where one is started for this run."""
+    address = config.scale.address or os.environ.get("RAY_ADDRESS", "")
+    return "" if address == "local" else address
+
+
+@contextmanager
+def open_cluster(config: Config, say: Callable[[str], None]) -> Iterator[None]:
+    """Be connected to Ray: to the cluster of `scale.address`, else of RAY_ADDRESS, else to one that ends with this.
+
+    Where this process is connected already, it stays so. Raises UserError where Ray is not installed, or there is no
+    such cluster, or it does not let us in.
+    """
+    check_installed()
+    prepare_environment()
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = address_of(config)
+    folder = None if address else tempfile.mkdtemp(prefix="tg-ray-", dir="/tmp")  # a short path, for sockets
+    say(f"joining the Ray cluster at {address} ..." if address else "starting Ray ...")
+    connection = _Connection(address, folder)
+    try:
+        connection.open()
+        yield
+    finally:
+        connection.close()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def prepare_environment() -> None:
+    """Set what Ray reads at its first import, unless the user set it."""
+    for name, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def check_resources(num_gpus: float = 0, num_cpus: float = 0) -> None:
+    """Raise UserError where the cluster has fewer, counting what others use: Ray itself would wait for ever."""
+    import ray
+
+    there = ray.cluster_resources()
+    for name, asked in (("GPU", num_gpus), ("CPU", num_cpus)):
+        if asked > there.get(name, 0.0):
+            raise UserError(f"[scale] asks for {asked:g} {name}s, and the Ray cluster has {there.get(name, 0.0):g}")
+
+
+def actor_options(*, num_cpus: float = 0, num_gpus: float = 0, max_concurrency: int = 1000) -> dict[str, Any]:
+    """Return what an actor of ours is started with: it is never restarted by Ray, and no call is repeated.
+
+    Who watches it knows what is to be done first. Its environment comes with the job.
+    """
+    return {
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
+        "max_concurrency": max_concurrency,
+        "max_restarts": 0,
+        "max_task_retries": 0,
+    }
+
+
+def enter_environment(environment: Environment) -> None:
+    """Be, in an actor, where the driver is: its folder, where there is such a one here, and its path of modules."""
+    folder, path = environment
+    if os.path.isdir(folder):
+        os.chdir(folder)
+    sys.path += [entry for entry in path if entry not in sys.path]
+
+
+Environment = tuple[str, list[str]]
+"""The driver's working directory and its `sys.path`."""
+
+
+def environment() -> Environment:
+    """Return where this process is."""
+    return os.getcwd(), [entry or os.getcwd() for entry in sys.path]
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """Return what an actor raised, out of what Ray puts around it; any other error as it is."""
+    from ray.exceptions import RayTaskError
+
+    while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
+        error = error.cause
+    return error
+
+
+@contextmanager
+def unwrapping() -> Iterator[None]:
+    """Let through what actors raise as they raised it: a UserError is one line again."""
+    from ray.exceptions import RayTaskError
+
+    try:
+        yield
+    except RayTaskError as error:
+        raise unwrapped(error) from error
+
+
+class _Connection:
+    """Ray's client in this process, in a thread of its own.
+
+    `ray.init` takes SIGTERM over when it runs in the main thread; ours stays as it was. The processes of a cluster of
+    our own die with the thread that started them (PR_SET_PDEATHSIG), so that it lives as long as they: with a kill -9
+    of this process, too.
+    """
+
+    def __init__(self, address: str, folder: str | None) -> None:
+        self._address, self._folder = address, folder
+        self._is_open, self._shall_close = Event(), Event()
+        self._error: BaseException | None = None
+        self._thread = Thread(target=self._live, name="ray", daemon=True)
+
+    def open(self) -> None:
+        """Connect. Raises UserError."""
+        if self._address:
+            check_reachable(self._address)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._thread.start()
+            self._is_open.wait()
+        if self._error is not None:
+            where = f"the Ray cluster at {self._address}" if self._address else "Ray does not start"
+            raise UserError(f"{where}: {type(self._error).__name__}: {said(self._error)}") from self._error
+
+    def close(self) -> None:
+        """Disconnect, and end the cluster where it is our own."""
+        self._shall_close.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _live(self) -> None:
+        import ray
+
+        try:
+            self._init()
+        except BaseException as error:  # the thread that waits raises it
+            self._error = error
+        self._is_open.set()
+        self._shall_close.wait()
+        ray.shutdown()
+
+    def _init(self) -> None:
+        import ray
+
+        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+        settings["runtime_env"] = {"env_vars": variables_handed_on()}
+        if self._address:
+            ray.init(self._address, **settings)
+            return
+        with _on_loopback():
+            ray.init("local", include_dashboard=False, _temp_dir=self._folder, **settings)
+
+
+def check_reachable(address: str) -> None:
+    """Raise UserError where nothing listens: Ray would wait for minutes, and then end the process."""
+    if "://" in address:
+        raise UserError(f"scale.address: got {address}; give host:port, and start the run on a machine of the cluster")
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"scale.address: got {address!r}, expected host:port")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"there is no Ray cluster at {address}: {said(error)}") from error
+
+
+def variables_handed_on() -> dict[str, str]:
+    """Return the variables that actors share with the driver, wherever they run."""
+    found = {name: value for name, value in os.environ.items() if name.startswith(HANDED_ON)}
+    if path := os.environ.get("PYTHONPATH"):
+        found["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in path.split(os.pathsep) if entry)
+    return found
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a cluster of one machine be reachable from that machine alone, as Ray has it on macOS."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before

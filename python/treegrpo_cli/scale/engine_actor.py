@@ -1,0 +1,111 @@
+"""One engine in a process of its own: what a Ray actor steps, and what may be asked of it from elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from treegrpo_cli.scale.cluster import Environment, enter_environment
+from treegrpo_cli.scale.weights import Header, Receiver
+
+if TYPE_CHECKING:
+    from treegrpo_cli.config import SamplerConfig
+    from treegrpo_cli.samplers.base import EngineCounts, Trained
+    from treegrpo_cli.types import Completion, SamplingParams, TokenIds
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What `samplers.make_sampler` is called with, in the driver's environment."""
+
+    environment: Environment
+    config: SamplerConfig
+    model_path: str
+    dtype: str
+    device: str
+    max_model_len: int
+    seed: int
+    log_path: Path | None
+    trained: Trained | None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What an engine says of itself when it has started; `said` are lines for the user."""
+
+    name: str
+    pid: int
+    max_model_len: int
+    takes_adapter: bool
+    keeps_prefixes: bool
+    said: tuple[str, ...]
+
+
+class EngineActor(Receiver):
+    """Holds one sampler and lets its own event loop step it; all calls run in that loop, so that none meets a step.
+
+    Weights come by `Receiver`'s calls, between rollouts.
+    """
+
+    def __init__(self) -> None:
+        self._turns: dict[int, asyncio.Task[Completion]] = {}
+
+    async def start(self, settings: EngineSettings) -> EngineFacts:
+        """Start the engine. Raises UserError, as `make_sampler` does."""
+        enter_environment(settings.environment)
+        from treegrpo_cli.samplers import make_sampler
+        from treegrpo_cli.samplers.stepping import SteppedSampler
+
+        said: list[str] = []
+        self.sampler = sampler = make_sampler(
+            settings.config,
+            settings.model_path,
+            dtype=settings.dtype,
+            device=settings.device,
+            max_model_len=settings.max_model_len,
+            seed=settings.seed,
+            log_path=settings.log_path,
+            say=said.append,
+            trained=settings.trained,
+        )
+        keeps_prefixes = isinstance(sampler, SteppedSampler) and sampler.keeps_prefixes
+        facts = (sampler.name, os.getpid(), sampler.max_model_len, sampler.takes_adapter, keeps_prefixes)
+        return EngineFacts(*facts, tuple(said))
+
+    async def sample(self, request_id: int, context: TokenIds, params: SamplingParams, seed: int) -> Completion | None:
+        """Sample one turn; None where it was dropped meanwhile."""
+        turn = self._turns[request_id] = asyncio.ensure_future(self.sampler.sample(context, params, seed))
+        await asyncio.wait([turn])
+        del self._turns[request_id]
+        return None if turn.cancelled() else turn.result()
+
+    async def drop(self, request_id: int) -> None:
+        """Forget a turn that nobody waits for any more; it may have ended."""
+        if turn := self._turns.get(request_id):
+            turn.cancel()
+
+    async def begin_weights(self, header: Header) -> None:  # type: ignore[override]
+        """Wait for weights, behind what was dropped last."""
+        await self._settled()
+        super().begin_weights(header)
+
+    async def sleep(self) -> None:
+        """Give the engine's memory back until the next update."""
+        await self._settled()
+        self.sampler.sleep()
+
+    async def take_counts(self) -> EngineCounts:
+        """What the engine did since the last call."""
+        return self.sampler.take_counts()
+
+    async def close(self) -> None:
+        """Free the engine."""
+        self.sampler.close()
+
+    async def _settled(self) -> None:
+        """Wait until the turns that were dropped have ended."""
+        while any(turn.cancelling() for turn in self._turns.values()):
+            await asyncio.sleep(0)

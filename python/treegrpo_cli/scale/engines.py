@@ -1,0 +1,191 @@
+"""`scale.engines` -> so many engines, each a Ray actor, behind one sampler."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import ray
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
+
+from treegrpo_cli.errors import said
+from treegrpo_cli.samplers import resolve_device
+from treegrpo_cli.samplers.base import EngineCounts, Trained
+from treegrpo_cli.samplers.routing import ReplicaGoneError, RoutedSampler
+from treegrpo_cli.samplers.stepping import EngineError
+from treegrpo_cli.scale.cluster import actor_options, check_resources, environment, unwrapped
+from treegrpo_cli.scale.engine_actor import EngineActor, EngineFacts, EngineSettings
+from treegrpo_cli.scale.weights import Published, publish, send
+from treegrpo_cli.types import Completion, SamplingParams, TokenIds
+
+if TYPE_CHECKING:
+    from treegrpo_cli.config import Config
+
+MAX_RESTARTS = 5
+"""Of one engine, none of which lived for `LONG_LIFE_S`."""
+LONG_LIFE_S = 3600.0
+FIRST_PAUSE_S = 1.0
+"""Before a dead engine is started again; twice as long before each further time."""
+START_S = 1800.0
+LOOK_S = 0.2
+
+
+def open_engines(
+    config: Config, log_path: Path | None, say: Callable[[str], None], trained: Trained | None
+) -> RoutedSampler:
+    """Start the engines side by side. Raises UserError where one of them says so, or the cluster is too small."""
+    scale = config.scale
+    device = resolve_device(config.model.device).partition(":")[0]
+    num_gpus = scale.tensor_parallel if device == "cuda" else 0
+    check_resources(num_gpus=num_gpus * scale.engines)
+    settings = EngineSettings(
+        environment(),
+        config.sampler,
+        os.path.abspath(config.model.path),
+        config.model.dtype,
+        device,
+        config.rollout.context_tokens,
+        config.seed,
+        log_path,
+        trained,
+    )
+    say(f"starting {scale.engines} engines ..." if scale.engines > 1 else "starting an engine ...")
+    options = actor_options(num_gpus=num_gpus)
+    replicas = [
+        EngineReplica(number, replace(settings, log_path=log_of(log_path, number)), options, say)
+        for number in range(scale.engines)
+    ]
+    try:
+        for replica in replicas:
+            replica.wait_for_start()
+    except BaseException:
+        for replica in replicas:
+            replica.close()
+        raise
+    for line in dict.fromkeys(line for replica in replicas for line in replica.facts.said):
+        say(line)
+    name = replicas[0].facts.name
+    return RoutedSampler(f"{len(replicas)} engines ({name})", replicas, publish, say=say)
+
+
+def log_of(path: Path | None, number: int) -> Path | None:
+    """Return the log of one engine: `engine-0.log` beside `engine.log`; nobody's log is nobody's."""
+    if path is None or path == Path(os.devnull):
+        return path
+    return path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+class EngineReplica:
+    """A `samplers.replicas.Replica`: the driver's end of one engine, and how it is started again."""
+
+    facts: EngineFacts
+
+    def __init__(
+        self, number: int, settings: EngineSettings, options: dict[str, Any], say: Callable[[str], None]
+    ) -> None:
+        self.name = f"engine {number}"
+        self._settings, self._options, self._say = settings, options, say
+        self._request_ids = count()
+        self._num_restarts, self._started = 0, time.monotonic()
+        self._closed = Event()
+        self._start()
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest context plus turn, in tokens."""
+        return self.facts.max_model_len
+
+    @property
+    def keeps_prefixes(self) -> bool:
+        """Whether the engine caches prefixes."""
+        return self.facts.keeps_prefixes
+
+    @property
+    def takes_adapter(self) -> bool:
+        """Whether the engine keeps adapters beside its weights."""
+        return self.facts.takes_adapter
+
+    def wait_for_start(self) -> None:
+        """Block until the engine has started. Raises UserError as it does, ReplicaGoneError where it died."""
+        while not ray.wait([self._starting], timeout=LOOK_S)[0]:
+            if self._closed.is_set():
+                raise ReplicaGoneError("closed")
+        self.facts = self._ask(lambda: ray.get(self._starting))
+        self._started = time.monotonic()
+
+    async def sample(self, context: TokenIds, params: SamplingParams, seed: int) -> Completion:
+        """Sample one turn in the engine's process; who is cancelled drops it there."""
+        actor, request_id = self._actor, next(self._request_ids)
+        asked = actor.sample.remote(request_id, np.asarray(context, dtype=np.int64), params, seed)
+        try:
+            completion: Completion = await asked
+        except BaseException as error:
+            if isinstance(error, RayError):
+                raise self._translated(error) from error
+            actor.drop.remote(request_id)
+            raise
+        return completion
+
+    def take(self, update: Published) -> None:
+        """Load what is published, chunk by chunk."""
+        self._ask(lambda: send(update, self._actor))
+
+    def revive(self) -> None:
+        """Start the engine again, behind a pause that grows. Raises ReplicaGoneError where it died too often."""
+        if time.monotonic() - self._started > LONG_LIFE_S:
+            self._num_restarts = 0
+        self._kill()
+        if self._num_restarts == MAX_RESTARTS:
+            raise ReplicaGoneError(f"it died {MAX_RESTARTS + 1} times; its log is {self._settings.log_path}")
+        if self._closed.wait(FIRST_PAUSE_S * 2**self._num_restarts):
+            raise ReplicaGoneError("closed")
+        self._num_restarts += 1
+        self._say(f"{self.name} is started again ({self._num_restarts} of at most {MAX_RESTARTS} times)")
+        self._start()
+        self.wait_for_start()
+
+    def sleep(self) -> None:
+        """Give the engine's memory back until the next update."""
+        self._ask(lambda: ray.get(self._actor.sleep.remote()))
+
+    def take_counts(self) -> EngineCounts:
+        """What the engine did since the last call."""
+        counts: EngineCounts = self._ask(lambda: ray.get(self._actor.take_counts.remote()))
+        return counts
+
+    def close(self) -> None:
+        """End the engine's process."""
+        self._closed.set()
+        self._kill()
+
+    def _start(self) -> None:
+        self._actor = ray.remote(**self._options)(EngineActor).remote()
+        self._starting = self._actor.start.remote(self._settings)
+
+    def _kill(self) -> None:
+        if ray.is_initialized():
+            ray.kill(self._actor)
+
+    def _ask(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except RayError as error:
+            raise self._translated(error) from error
+
+    def _translated(self, error: RayError) -> BaseException:
+        """Return what an error of Ray means: the engine's own word, or that the engine is gone."""
+        cause = unwrapped(error)
+        if isinstance(cause, EngineError):
+            return ReplicaGoneError(said(cause))
+        if isinstance(error, RayTaskError):
+            return cause
+        if isinstance(error, ActorDiedError):
+            return ReplicaGoneError("its process died")
+        return ReplicaGoneError(f"{type(error).__name__}: {said(error)}")

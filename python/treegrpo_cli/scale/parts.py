@@ -1,0 +1,53 @@
+"""`[scale]` -> the parts of a run as Ray actors."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from treegrpo_cli.run.parts import Parts, Say, StepTrainer
+from treegrpo_cli.scale.cluster import check_installed, open_cluster
+
+if TYPE_CHECKING:
+    from treegrpo_cli.config import Config
+    from treegrpo_cli.samplers.base import Sampler, Trained
+
+
+class RayParts(Parts):
+    """Engines and ranks under Ray, which is joined when the first part is opened and left with this context.
+
+    Raises UserError at once where Ray is not installed.
+    """
+
+    def __init__(self) -> None:
+        check_installed()
+        self._stack = ExitStack()
+        self._is_connected = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def open_trainer(self, config: Config, say: Say, tokenizer: Any) -> StepTrainer:
+        """Load the policy, in this process."""
+        return super().open_trainer(config, say, tokenizer)
+
+    def open_sampler(self, config: Config, log_path: Path | None, say: Say, trained: Trained | None = None) -> Sampler:
+        """Start `scale.engines` engines; without any, one in this process."""
+        if not config.scale.engines:
+            return super().open_sampler(config, log_path, say, trained)
+        self._connect(config, say)
+        from treegrpo_cli.scale.engines import open_engines
+
+        return open_engines(config, log_path, say, trained)
+
+    def _connect(self, config: Config, say: Say) -> None:
+        if not self._is_connected:
+            self._stack.enter_context(open_cluster(config, say))
+            self._is_connected = True
