@@ -26,7 +26,7 @@ BELOW: dict[str, set[str]] = {
     "rollout": {"rewards", "envs", "samplers", "trees", "config", "data", "user_code", "tags", "types", "errors"},
     "train": {"models", "config", "types", "errors"},
     "run": {"train", "rollout", "rewards", "envs", "samplers", "models", "trees", "config", "data"}
-    | {"signals", "types", "errors"},
+    | {"signals", "free_time", "types", "errors"},
     "scale": {"run", "samplers", "models", "config", "types", "errors"},
     "doctor": {"run", "train", "samplers", "models", "config", "data", "types", "errors"},
     "plots": {"run", "trees", "config", "data", "errors"},

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from treegrpo_cli.config.overlap import check_overlap
 from treegrpo_cli.config.sections.advantage import AdvantageConfig
 from treegrpo_cli.config.sections.base import NonNegativeInt, Section, one_or_many
 from treegrpo_cli.config.sections.budget import BudgetConfig
@@ -80,6 +81,13 @@ class Config(Section):
         if self.model.lora_rank and "learning_rate" not in self.optimizer.model_fields_set:
             rate = {"learning_rate": LORA_LEARNING_RATE}
             object.__setattr__(self, "optimizer", self.optimizer.model_copy(update=rate))
+        return self
+
+    @model_validator(mode="after")
+    def _trees_grow_while_others_train(self) -> Config:
+        if self.scale.max_staleness:
+            check_overlap(self)
+            object.__setattr__(self, "sampler", self.sampler.model_copy(update={"sleep": False}))
         return self
 
     @model_validator(mode="after")

@@ -131,7 +131,7 @@ class Groups(AsyncIterator[Grown]):
     ) -> None:
         self._player, self._prompts, self._num_trees = player, prompts, num_trees
         self._on_tree, self._finished = on_tree, finished
-        self._live = asyncio.Semaphore(player.config.rollout.max_live_trees)
+        self._live = player.live_trees or asyncio.Semaphore(player.config.rollout.max_live_trees)
         self._ended: asyncio.Queue[Grown | BaseException | None] = asyncio.Queue()
         self._starter: asyncio.Task[None] | None = None
         self._groves: set[asyncio.Task[list[Tree]]] = set()

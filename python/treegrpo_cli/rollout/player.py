@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from treegrpo_cli.config import Config
+    from treegrpo_cli.rollout.gate import Gate
     from treegrpo_cli.rollout.world import World
     from treegrpo_cli.samplers.base import Sampler, Trained
 
@@ -36,6 +39,10 @@ class Player:
         self.rewards = load_rewards(config.reward)
         self.rewards_so_far = RewardsSoFar()
         """Of a run's earlier steps: what rules and allocation take a prompt for that they know little of."""
+        self.gate: Gate | None = None
+        """What turns pass on their way to the sampler, where weights arrive while trees grow."""
+        self.live_trees: asyncio.Semaphore | None = None
+        """Room that several steps share whose trees grow side by side; without it each has all there is."""
         self.max_context_tokens = min(config.rollout.max_context_tokens or sampler.max_model_len, sampler.max_model_len)
         if self.max_context_tokens < 2:
             raise UserError(f"rollout.max_context_tokens: {self.max_context_tokens} leaves no tokens for a turn")
@@ -50,6 +57,12 @@ class Player:
             **cut_of(config),
         )
 
+    def of_step(self, rewards_so_far: RewardsSoFar, live_trees: asyncio.Semaphore) -> Player:
+        """The same player for the trees of one step among several; what it measures is counted here."""
+        player = copy(self)
+        player.rewards_so_far, player.live_trees = rewards_so_far, live_trees
+        return player
+
     async def act(
         self, context: np.ndarray, seed: int, drawn: tuple[DrawnTurn, ...] = (), prefix_key: int = 0
     ) -> Completion:
@@ -59,7 +72,7 @@ class Player:
         """
         max_tokens = min(self.params.max_tokens, self.max_context_tokens - len(context))
         params = replace(self.params, max_tokens=max_tokens, drawn=drawn, prefix_key=prefix_key)
-        return await self.sampler.sample(context, params, seed)
+        return await (self.gate or self.sampler).sample(context, params, seed)
 
     def take_timings(self) -> Timings:
         """Return where the seconds since the last call went; the sampler's are of all that it sampled."""

@@ -24,11 +24,21 @@ if TYPE_CHECKING:
     from treegrpo_cli.rollout.tree import Prompt
 
 
-async def grow_step(player: Player, prompts: Iterator[Prompt], on_grown: Callable[[Grown], None]) -> list[Grown]:
+def do_nothing() -> None:
+    """When the last tree was started: the default of `grow_step`."""
+
+
+async def grow_step(
+    player: Player,
+    prompts: Iterator[Prompt],
+    on_grown: Callable[[Grown], None],
+    on_all_started: Callable[[], None] = do_nothing,
+) -> list[Grown]:
     """Grow a step's groups, and return them in the order of their numbers, those that teach nothing too.
 
-    `on_grown` sees each group when it ends. A fresh prompt is started when all those before it have ended, so that
-    turns are sampled beside the same others whatever a reward or a tool took.
+    `on_grown` sees each group when it ends; `on_all_started` is called when there was room for the step's last tree,
+    never where only the end of some trees says whether others follow. A fresh prompt is started when all those before
+    it have ended, so that turns are sampled beside the same others whatever a reward or a tool took.
     """
     train = player.config.train
     refills = player.config.advantage.dead_prompts == "refill"
@@ -37,7 +47,8 @@ async def grow_step(player: Player, prompts: Iterator[Prompt], on_grown: Callabl
     step: list[Grown] = []
     missing = train.prompts_per_step
     while missing and room and not (step and budget.is_reached()):
-        batch = await _grow_batch(player, list(islice(prompts, min(missing, room))), budget, on_grown)
+        drawn = list(islice(prompts, min(missing, room)))
+        batch = await _grow_batch(player, drawn, budget, on_grown, do_nothing if refills else on_all_started)
         step += batch
         room -= len(batch)
         missing = sum(not grown.is_alive for grown in batch) if refills else 0
@@ -45,14 +56,25 @@ async def grow_step(player: Player, prompts: Iterator[Prompt], on_grown: Callabl
 
 
 async def _grow_batch(
-    player: Player, prompts: list[Prompt], budget: StepBudget, on_grown: Callable[[Grown], None]
+    player: Player,
+    prompts: list[Prompt],
+    budget: StepBudget,
+    on_grown: Callable[[Grown], None],
+    on_all_started: Callable[[], None],
 ) -> list[Grown]:
     """Grow these prompts side by side: in waves where they wait for each other, else each as it can."""
     if player.config.prompts_wait:
         return await grow_in_waves(player, prompts, budget, on_grown)
     grown_batch = []
-    async with aclosing(collect(player, prompts, player.config.rollout.num_trees)) as groups:
+    followed = _followed_by(prompts, on_all_started)
+    async with aclosing(collect(player, followed, player.config.rollout.num_trees)) as groups:
         async for grown in groups:
             on_grown(grown)
             grown_batch.append(grown)
     return sorted(grown_batch, key=lambda grown: grown.prompt.number)
+
+
+def _followed_by(prompts: list[Prompt], call: Callable[[], None]) -> Iterator[Prompt]:
+    """Yield the prompts; whoever asks for one more has started the last."""
+    yield from prompts
+    call()

@@ -26,7 +26,8 @@ class LocalTrainer(Trainer):
 
     def __init__(self, config: Config, say: Callable[[str], None] = lambda _: None, tokenizer: Any = None) -> None:
         super().__init__(config, say, tokenizer)
-        self._threads = Threads(config.train.num_threads, self.policy.device, say)
+        overlaps = config.scale.max_staleness > 0 and not config.scale.engines
+        self._threads = Threads(config.train.num_threads, self.policy.device, say, num_left=int(overlaps))
 
     @property
     def dtype(self) -> str:

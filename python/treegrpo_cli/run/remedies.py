@@ -54,7 +54,8 @@ def changed(config: Config, changes: Sequence[Change]) -> Config:
 
 def _harmless(config: Config, least_share: float) -> list[list[Change]]:
     """Changes that leave the result as it is, each from its mildest to its strongest form."""
-    options: list[list[Change]] = [[("sampler.sleep", "auto")]] if config.sampler.sleep is False else []
+    may_sleep = config.sampler.sleep is False and not config.scale.max_staleness
+    options: list[list[Change]] = [[("sampler.sleep", "auto")]] if may_sleep else []
     if not config.model.gradient_checkpointing:
         options.append([("model.gradient_checkpointing", True)])
     tokens = config.train.microbatch_tokens

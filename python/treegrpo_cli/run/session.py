@@ -5,24 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from treegrpo_cli.config.secrets import without_passwords
-from treegrpo_cli.rollout.collect import Grown
 from treegrpo_cli.rollout.player import Player
 from treegrpo_cli.rollout.records import tree_record
-from treegrpo_cli.rollout.step import grow_step
 from treegrpo_cli.rollout.tree import Prompt, Tree
 from treegrpo_cli.rollout.world import World
 from treegrpo_cli.run.clock import Clock, peak_memory, rollout_metrics
+from treegrpo_cli.run.course import Course
 from treegrpo_cli.run.directory import RunDirectory
 from treegrpo_cli.run.doubts import Doubts, Signs
 from treegrpo_cli.run.evaluate import evaluate, evaluation_config
-from treegrpo_cli.run.failures import FailureCount, FailureLog
+from treegrpo_cli.run.failures import FailureLog
 from treegrpo_cli.run.keeping import Keeper
 from treegrpo_cli.run.metrics import MetricsLog
+from treegrpo_cli.run.overlap import Overlap
 from treegrpo_cli.run.parts import Parts
 from treegrpo_cli.run.preflight import prepare, training_questions
 from treegrpo_cli.run.resuming import is_evaluated
@@ -30,6 +31,7 @@ from treegrpo_cli.run.samples import draw_samples, draw_table
 from treegrpo_cli.run.spending import read_spending
 from treegrpo_cli.run.spent_metrics import chain_tool_calls, discard_metrics, spent_metrics
 from treegrpo_cli.run.stage import announce
+from treegrpo_cli.run.staleness import AGE_MAX, staleness_metrics
 from treegrpo_cli.run.stopping import StopRequest
 from treegrpo_cli.run.tree_metrics import reward_metrics
 from treegrpo_cli.train.step_metrics import MISMATCH_MAX, MISMATCH_MEAN
@@ -87,7 +89,8 @@ class Session:
         self.sampler = stack.enter_context(closing(sampler))
         self.reporter.say(f"rollouts run on {self.sampler.name}")
         self.trainer.check(self.sampler)
-        self.send_weights()
+        with self.clock.of("weights"):
+            self.trainer.send_weights(self.sampler)
         self.player = Player(world, self.sampler, config)
         self._doubts = Doubts(self.reporter.warn, world.environment.tools)
         greedy = not config.train.eval_samples
@@ -101,7 +104,13 @@ class Session:
         self.runner = stack.enter_context(asyncio.Runner())
         stack.callback(lambda: self.runner.run(world.close()))
         self.stop = stack.enter_context(StopRequest())
+        self.course = self._open_course()
+        stack.callback(self.course.close)
         self._bar = stack.enter_context(self.reporter.bar("training", config.train.num_steps, done=self.step))
+
+    def _open_course(self) -> Course:
+        shared = self.player, self.runner, self.stop, self._failure_log.name, lambda: self.keeper.rewards_so_far
+        return Overlap(*shared, self.step) if self.config.scale.max_staleness else Course(*shared)
 
     @property
     def step(self) -> int:
@@ -136,19 +145,10 @@ class Session:
         It draws as many prompts as the step takes; one that failed has no trees. Raises FailedRunError where more than
         `train.max_failed_fraction` failed.
         """
-        failures = FailureCount(self.config)
-
-        def look(grown: Grown) -> None:
-            failures.add(grown)
-            self._failure_log.name(grown.failures)
-
-        self.player.rewards_so_far = self.keeper.rewards_so_far
-        self.player.take_timings()  # the engine's of an evaluation, and what it had cached
-        self.sampler.prefix_cache_hit_ratio()
         with self.clock.of("rollout"):
-            self._grown = self.stop.run(self.runner, grow_step(self.player, prompts, look))
-        failures.check(f"step {self.step + 1}")
-        self._failures = failures.metrics()
+            growth = self.course.grow(prompts)
+        growth.failures.check(f"step {self.step + 1}")
+        self._growth, self._grown = growth, growth.groups
         in_order = [tree for grown in self._grown for tree in grown.trees]
         self._doubts.look(Signs.of(in_order))
         return in_order
@@ -156,15 +156,19 @@ class Session:
     def update(self, forest: Forest, scores: Scores, prompts: NDArray[np.uint32]) -> dict[str, float | str]:
         """Train on these prompts of a step's forest, on the memory that the engine gives back meanwhile.
 
-        What is behind it is a whole step, and can be saved; the engine sleeps until `send_weights`.
+        What is behind it is a whole step, and can be saved; the engine sleeps until `send_weights`, or trees of later
+        steps grow.
         """
+        version = self.step
         with self.clock.of("weights"):
-            self.sampler.sleep()
+            self.course.sleep()
         with self.clock.of("update"):
-            metrics = self.trainer.update(forest, scores, prompts)
+            metrics = self.course.beside(partial(self.trainer.update, forest, scores, prompts))
         self.keeper.state["num_tokens"] += forest.num_tokens
         self.keeper.count_rollout(self._grown)
-        if MISMATCH_MEAN in metrics:
+        if self.config.scale.max_staleness:
+            metrics |= staleness_metrics(forest, scores, prompts, version)
+        if MISMATCH_MEAN in metrics and not metrics.get(AGE_MAX):
             mean, most = float(metrics[MISMATCH_MEAN]), float(metrics[MISMATCH_MAX])
             self._doubts.compare(mean, most, self.trainer.dtype)
         return metrics
@@ -174,7 +178,7 @@ class Session:
 
         What it samples from now on carries this step as its version.
         """
-        with self.clock.of("weights"):
+        with self.clock.of("weights"), self.course.sending():
             self.trainer.send_weights(self.sampler)
 
     def finish_step(
@@ -190,7 +194,9 @@ class Session:
         if self.config.train.save_trees:
             self._write_trees(trees, scores, {grown.prompt.prompt_id for grown in discarded})
         self._bar.advance(note=f"reward {metrics['reward']:.3f}")
-        self.keeper.save_if_due(is_last=self.is_done)
+        self.course.beside(partial(self.keeper.save_if_due, is_last=self.is_done))
+        if not self.is_done:
+            self.course.check()
         self.evaluate_if_due()
         self.stop.check()
 
@@ -203,11 +209,12 @@ class Session:
         times, hits = self.clock.metrics(), self.sampler.prefix_cache_hit_ratio()
         times["time/packing"] = self.trainer.packing_s
         times["time/update"] -= self.trainer.packing_s
+        timings, growing_s = self.course.take_timings(times["time/rollout"])
         trained = float(metrics["tree/trained_tokens"])
         return (
             reward_metrics([worth for tree in trees for worth in tree.rewards.values()])
-            | self._failures
-            | spent_metrics(self._grown, self.config.rollout, times["time/rollout"])
+            | self._growth.failures.metrics()
+            | spent_metrics(self._grown, self.config.rollout, self._growth.seconds)
             | {
                 "num_tokens": self.keeper.state["num_tokens"],
                 "tree/num_tool_calls": float(sum(tree.num_tool_calls for tree in trees)),
@@ -216,7 +223,7 @@ class Session:
                 "tokens_per_second/trained": trained / max(times["time/update"], 1e-9),
             }
             | ({} if hits is None else {"tree/prefix_cache_hit_ratio": hits})
-            | rollout_metrics(self.player.take_timings(), times["time/rollout"])
+            | rollout_metrics(timings, growing_s)
             | times
             | peak_memory()
         )
@@ -249,8 +256,12 @@ class Session:
         if not due or is_evaluated(self.directory.path, self.step):
             return
         number = len(self.eval_tasks)
-        with self.clock.of("evaluation"), self.reporter.bar("evaluating", number, side_by_side=True) as bar:
-            evaluation = self.stop.run(self.runner, evaluate(self.evaluator, self.eval_tasks, bar))
+        with (
+            self.clock.of("evaluation"),
+            self.course.evaluating(),
+            self.reporter.bar("evaluating", number, side_by_side=True) as bar,
+        ):
+            evaluation = self.course.run(evaluate(self.evaluator, self.eval_tasks, bar))
         self.directory.claim()
         self._failure_log.name(evaluation.failures)
         means = evaluation.means()

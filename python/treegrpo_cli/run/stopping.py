@@ -20,6 +20,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal_number = 0
         self._task: asyncio.Task[Any] | None = None
+        self._beside: set[asyncio.Task[Any]] = set()
         self._reacting = ExitStack()
 
     def __enter__(self) -> Self:
@@ -32,8 +33,14 @@ class StopRequest:
 
     def _on_signal(self, number: int) -> None:
         self.signal_number = number
-        if self._task is not None:
-            self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+        for task in (self._task, *self._beside):
+            if task is not None:
+                task.get_loop().call_soon_threadsafe(task.cancel)
+
+    def abandons(self, task: asyncio.Task[Any]) -> None:
+        """Let the first signal cancel this task too, also while `run` does not run."""
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
 
     def check(self) -> None:
         """Raise Stopped where a signal came."""

@@ -1,9 +1,14 @@
-"""`[loss]` + the dtype that engine and trainer compute in -> the loss as it is computed, nothing left to choose.
+"""`[loss]` + how engine and trainer differ -> the loss as it is computed, nothing left to choose.
 
 Two programs that round to bfloat16 differ on every token, most where it is unlikely. A ratio to the sampler's
 log-probabilities takes that for a change of the policy: it clips tokens that no update has moved. So the ratio is to
 the trainer's own policy there, the difference to the sampler is a weight of its own, bounded, and the ratio is bounded
 on the side where the clip leaves it open. In float32 the two agree to rounding, and nothing is computed twice.
+
+Trees that were begun by older weights (`scale.max_staleness`) differ in the same way, in any dtype, and by more: the
+clip holds the update to the policy that it starts from, and the age is the importance weights'.
+
+Source: truncated importance sampling (Yao et al. 2025); the decoupled objective of AReaL (arXiv 2505.24298), section 5.
 """
 
 from __future__ import annotations
@@ -39,8 +44,8 @@ class ResolvedLoss:
     prefix_weight: float
 
 
-def resolved_loss(loss: LossConfig, dtype: torch.dtype) -> ResolvedLoss:
-    """Resolve what is `auto` for engine and trainer of this dtype.
+def resolved_loss(loss: LossConfig, dtype: torch.dtype, max_staleness: int = 0) -> ResolvedLoss:
+    """Resolve what is `auto` for engine and trainer of this dtype, and trees up to so many steps old.
 
     >>> bf16 = resolved_loss(LossConfig(), torch.bfloat16)
     >>> bf16.recomputes, bf16.importance_clip, bf16.dual_clip
@@ -48,14 +53,24 @@ def resolved_loss(loss: LossConfig, dtype: torch.dtype) -> ResolvedLoss:
     >>> exact = resolved_loss(LossConfig(), torch.float32)
     >>> exact.recomputes, exact.importance_clip, exact.dual_clip
     (False, None, None)
+    >>> stale = resolved_loss(LossConfig(), torch.float32, max_staleness=1)
+    >>> stale.recomputes, stale.importance_clip, stale.dual_clip
+    (True, 2.0, None)
+
+    Without weights, the ratio itself must make up for the age:
+
+    >>> resolved_loss(LossConfig(importance_clip=0), torch.bfloat16, max_staleness=1).recomputes
+    False
     """
     rounds = dtype not in (torch.float32, torch.float64)
-    asks_for_weights = loss.importance_clip not in ("auto", 0)
-    recomputes = loss.old_logprobs == "recomputed" or (loss.old_logprobs == "auto" and (rounds or asks_for_weights))
+    differs = rounds or max_staleness > 0
+    weights = loss.importance_clip != 0 if loss.importance_clip != "auto" else max_staleness > 0
+    asks_for_more = weights if max_staleness else rounds or weights
+    recomputes = loss.old_logprobs == "recomputed" or (loss.old_logprobs == "auto" and asks_for_more)
     return ResolvedLoss(
         ratio=loss.ratio,
         recomputes=recomputes,
-        importance_clip=_bound(loss.importance_clip, IMPORTANCE_CLIP if rounds and recomputes else None),
+        importance_clip=_bound(loss.importance_clip, IMPORTANCE_CLIP if differs and recomputes else None),
         clip_low=loss.clip_low,
         clip_high=loss.clip_high,
         dual_clip=_bound(loss.dual_clip, DUAL_CLIP if rounds else None),

@@ -31,11 +31,12 @@ _set_num_threads = torch.set_num_threads
 class Threads:
     """The threads of a run's updates; `num` = 0 lets the machine decide, anew before each update.
 
+    `num_left` cores are left to what this process computes beside an update.
     Once others compute beside it a run goes on with one thread. `OMP_NUM_THREADS` goes before all but `num`.
     """
 
-    def __init__(self, num: int, device: torch.device, say: Callable[[str], None]) -> None:
-        self._say, self._cores = say, num or num_cores()
+    def __init__(self, num: int, device: torch.device, say: Callable[[str], None], num_left: int = 0) -> None:
+        self._say, self._cores = say, num or max(num_cores() - num_left, 1)
         self._fixed = num > 0 or "OMP_NUM_THREADS" in os.environ or device.type != "cpu"
         self.num = num or (torch.get_num_threads() if self._fixed else 0)
         self._known = self._shared = False

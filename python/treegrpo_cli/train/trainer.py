@@ -80,7 +80,7 @@ class Trainer:
         torch.manual_seed(config.seed)  # adapters start from it
         self.config, self.tokenizer, self.ranks = config, tokenizer, ranks
         self.policy = policy or Policy(config)
-        self.loss = resolved_loss(config.loss, self.policy.dtype)
+        self.loss = resolved_loss(config.loss, self.policy.dtype, config.scale.max_staleness)
         self.optimizer = make_optimizer(self.policy, config)
         self.step = 0
         self.is_whole = True
@@ -118,13 +118,23 @@ class Trainer:
         rate = float(self.optimizer.param_groups[0]["lr"])
         return summary(history, self.loss.recomputes) | {"learning_rate": rate} | metrics | self.paths.metrics()
 
+    @property
+    def _drops_out(self) -> bool:
+        return self.config.model.lora_rank > 0 and self.config.model.lora_dropout > 0
+
     def state_dict_for_sampler(self) -> Weights:
         """Return the whole model in `model.dtype`, named as in its `state_dict()`, LoRA merged."""
         return self.policy.weights(self.policy.dtype)
 
     @contextmanager
     def _random_state(self) -> Iterator[None]:
-        """What LoRA's dropout draws: pure in seed and step, whoever else draws or seeds, and never seen by them."""
+        """What LoRA's dropout draws: pure in seed and step, whoever else draws or seeds, and never seen by them.
+
+        Nothing else draws here; without it the state is left to those who draw in another thread meanwhile.
+        """
+        if not self._drops_out:
+            yield
+            return
         device = self.policy.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(derive_seed([self.config.seed, self.step]))
@@ -177,9 +187,8 @@ class Trainer:
         None for those that need no forward of their own: a single update of a step computes them itself, unless its
         adapters drop out, which those that sampled did not.
         """
-        model, is_single = self.config.model, len(packed) * self.config.train.num_epochs == 1
-        drops = model.lora_rank > 0 and model.lora_dropout > 0
-        if not self.loss.recomputes or (is_single and not drops):
+        is_single = len(packed) * self.config.train.num_epochs == 1
+        if not self.loss.recomputes or (is_single and not self._drops_out):
             return [None] * len(packed)
         path = self.paths.path
         with blaming(path):

@@ -30,10 +30,11 @@ class LossConfig(Section):
     old_logprobs: Literal["auto", "sampler", "recomputed"] = "auto"
     """Who computes the old policy's log-probabilities: the `sampler` while it generates, or the trainer before a step's
     first update (`recomputed`). `auto`: recomputed where the dtype is not float32 or `importance_clip` is above 0, else
-    the sampler's."""
+    the sampler's. Under `scale.max_staleness` it is recomputed, or the sampler's where `importance_clip` is 0."""
     importance_clip: Bound = "auto"
     """Upper bound of a token's importance weight, which is the old policy's probability over the sampler's. 0 uses no
-    weights. `auto`: 2 for recomputed `old_logprobs` where the dtype is not float32, else 0."""
+    weights. `auto`: 2 for recomputed `old_logprobs` where the dtype is not float32 or `scale.max_staleness` is above 0,
+    else 0."""
     clip_low: Fraction = 0.2
     """How far the ratio may fall below 1 before a token has no gradient any more."""
     clip_high: Annotated[float, Field(ge=0, le=MAX_RATIO, allow_inf_nan=False)] = 0.2

@@ -28,7 +28,8 @@ class SamplerConfig(Section):
     enforce_eager: bool = False
     """Run vLLM without CUDA graphs: it starts sooner and takes less memory, but decodes more slowly."""
     sleep: Literal["auto"] | bool = "auto"
-    """Whether the engine gives its memory back while the policy is updated. `auto`: vLLM on CUDA does."""
+    """Whether the engine gives its memory back while the policy is updated. `auto`: vLLM on CUDA does, unless
+    `scale.max_staleness` lets trees grow meanwhile."""
     lora: Literal["auto", "adapter", "merged"] = "auto"
     """How the engine gets adapters that are trained. `adapter` keeps them apart from its weights; `merged` adds
     them to these, where bfloat16 rounds small changes away. `auto` is `adapter`, unless the engine computes in float32

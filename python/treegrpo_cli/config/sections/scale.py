@@ -24,7 +24,11 @@ class ScaleConfig(Section):
     a GPU, and the engine sleeps while the rank trains."""
     max_staleness: CountOrNone = 0
     """Steps that the weights which began a tree may be behind those that train on it. 0 grows and trains in turns,
-    which is on-policy and exact. 1 grows the next step's trees while this one trains."""
+    which is on-policy and exact. 1 grows the next step's trees while this one trains, 2 those of the next two;
+    unfinished ones go on under new weights, turn by turn. A step has the same prompts at any value; which weights
+    sampled a turn depends on how long things take. What is chosen by rewards so far knows those of the steps that had
+    trained when its own began. `budget.run_*` counts the steps that trained; trees that had begun beyond the last are
+    thrown away."""
     address: str = ""
     """The Ray cluster to join, as `ray start` names it. Empty joins the one of RAY_ADDRESS, or starts one on this
     machine for this run."""
