@@ -15,6 +15,7 @@ from treegrpo_cli.config import Config
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.train.policy import Policy
 from treegrpo_cli.train.schedule import learning_rate, num_optimizer_steps
+from treegrpo_cli.train.shards import whole
 
 LEAST_SHARE = 0.5
 NUM_LAYERS, NUM_ROWS = 4, 512
@@ -53,7 +54,7 @@ def best_share(policy: Policy, reach: float) -> float:
     kept = changed = 0.0
     for name in names[:: max(1, len(names) // NUM_LAYERS)]:
         down, up = adapter.layers[name]
-        weight = policy.model.get_submodule(name).get_base_layer().weight
+        weight = whole(policy.model.get_submodule(name).get_base_layer().weight)
         signs = torch.randint(0, 2, up[:NUM_ROWS].shape, generator=generator).to(up) * 2 - 1
         delta = adapter.scale * (up[:NUM_ROWS] + reach * signs) @ down
         rows = weight if weight.shape[0] == up.shape[0] else weight.T  # GPT-2 stores inputs first

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from treegrpo_cli._core import NO_PARENT, Layout
+from treegrpo_cli._core import NO_PARENT, Layout, MicroBatch
 from treegrpo_cli.train.batch import padded_tokens
 
 CACHED_TOKENS = 1024
@@ -92,6 +92,24 @@ class Step:
             num_parts=sum(len(micro.run_start) - 1 + len(micro.key_start) for micro in micros),
             num_edges=sum(len(micro.edge_start) - 1 for micro in micros),
             longest_path=max((int(path.max(initial=0)) for path in paths), default=0),
+        )
+
+    @classmethod
+    def of_one(cls, micro: MicroBatch) -> Step:
+        """Count in a single micro-batch, as it is computed: shared, or as rows."""
+        positions = micro.positions.astype(np.int64) + 1
+        paths = positions[micro.run_start[1:].astype(np.int64) - 1]
+        longest, num_tokens = int(paths.max(initial=0)), len(micro.token_ids)
+        return cls(
+            unique_tokens=num_tokens,
+            split_tokens=num_tokens,
+            chain_tokens=int(paths.sum()),
+            padded_tokens=longest * len(paths),
+            pairs=float(positions.sum()),
+            chain_pairs=float((paths * (paths + 1) / 2).sum()),
+            num_parts=len(micro.run_start) - 1 + len(micro.key_start),
+            num_edges=len(micro.edge_start) - 1,
+            longest_path=longest,
         )
 
 

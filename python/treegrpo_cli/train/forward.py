@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from treegrpo_cli.models.positions import moving_positions
 from treegrpo_cli.train.batch import moved
+from treegrpo_cli.train.residence import States, states_of
 from treegrpo_cli.train.tree_attention import NAME, Plan, TreeUnsupportedError
 from treegrpo_cli.train.visibility import run_paths
 from treegrpo_cli.types import TrainBatch
@@ -35,10 +36,12 @@ class Decoder:
     """A causal LM without its head, and the two attentions that it switches between.
 
     `rows_alone`: rows are forwarded one by one and unpadded, since this model computes them otherwise side by side.
+    `states`: the forward, from inputs by keyword to last hidden states; the module's own by default.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, states: States | None = None) -> None:
         self.module = decoder_of(model)
+        self.states = states or states_of(self.module)
         self.rows_alone = chooses_keys(self.module.config)
         self._library_attention = self.module.config._attn_implementation
 
@@ -88,8 +91,7 @@ class Decoder:
             inputs = {"inputs_embeds": chosen if chosen.dim() == 3 else chosen[None]}
         else:
             inputs = {"input_ids": token_ids}
-        states: Tensor = self.module(**inputs, use_cache=False, **kwargs).last_hidden_state
-        return states
+        return self.states(**inputs, use_cache=False, **kwargs)
 
 
 def decoder_of(model: Any) -> Any:

@@ -136,6 +136,11 @@ def backward(
     )
 
 
+def nothing(logprobs: Tensor, entropy: Tensor, which: Which) -> Tensor:
+    """The objective whose gradient is 0 everywhere, of those who compute that others need not wait."""
+    return (torch.zeros_like(logprobs) * logprobs).sum()
+
+
 def linearise(objective: Objective, logprobs: Tensor, entropy: Tensor) -> tuple[Tensor, Objective]:
     """Return the loss of all targets, and a local objective whose gradient is that of `objective` at these values."""
     loss, by_logprob, by_entropy = slopes(objective, logprobs, entropy, slice(0, len(logprobs)))

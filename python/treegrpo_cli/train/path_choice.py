@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from treegrpo_cli._core import Layout, MicroBatch
 from treegrpo_cli.config import Config
@@ -10,8 +11,19 @@ from treegrpo_cli.errors import UserError
 from treegrpo_cli.train import paths
 from treegrpo_cli.train.checking import SelfChecks
 from treegrpo_cli.train.counts import ModelShape, Step
+from treegrpo_cli.train.dealing import best_hands
 from treegrpo_cli.train.planner import Choice, choose
 from treegrpo_cli.train.policy import Policy
+
+ROUND_TOKENS = {"cpu": 64, "cuda": 8192}
+"""Tokens whose forward and backward pass take as long as gathering and reducing all weights between ranks.
+
+Of P weights 12 P bytes travel, and a token takes 6 P operations: at 2 GB/s beside 50 GFLOP/s on a CPU, or at 100 GB/s
+beside 400 TFLOP/s on GPUs.
+"""
+
+WHOLE = 2**62
+"""Tokens of a micro-batch on a path that asks for no size."""
 
 ONE_ROW = 1
 """Tokens of a micro-batch that every row exceeds, and so goes alone."""
@@ -29,6 +41,7 @@ class PathChooser:
     def __init__(self, config: Config, policy: Policy, say: Callable[[str], None]) -> None:
         self._config, self._policy, self._say = config, policy, say
         self._shape = ModelShape.of(policy.model)
+        self._of_a_predictor: float = 2.0 * policy.model.get_output_embeddings().weight.numel()
         subject = paths.Subject(policy.network, policy.device, policy.dtype, config.loss.ratio)
         found = ((path.name, path.refusal(subject)) for path in paths.registered())
         self._refusals = {name: reason for name, reason in found if reason is not None}
@@ -59,11 +72,30 @@ class PathChooser:
         self.checks.give_up(self.path, reason)
         self._take(self._choose())
 
-    def micro_batches(self, layout: Layout) -> list[MicroBatch]:
-        """Cut a layout made for the `path` into what is computed at once."""
+    def micro_batches(self, layout: Layout) -> list[MicroBatch | None]:
+        """Cut a layout made for the `path` into what is computed at once; return what has targets.
+
+        On ranks it is this rank's share, and None where it forwards only because the others do.
+        """
         goes_alone = self._policy.decoder.rows_alone or self.checks.rows_alone
         max_tokens = ONE_ROW if goes_alone and not self.path.shares else self._config.train.microbatch_tokens
-        return self.path.micro_batches(layout, max_tokens, self._policy.device)
+        path, device, ranks = self.path, self._policy.device, self._policy.ranks
+        if ranks.size == 1:
+            return [micro for micro in path.micro_batches(layout, max_tokens, device) if len(micro.target_ids)]
+        hands = best_hands(
+            layout,
+            lambda layout, tokens: path.parts(layout, tokens, device),
+            WHOLE if path.reuses_weights else max_tokens,
+            ranks.size,
+            self._work,
+            None if path.reuses_weights else self._shape.token * ROUND_TOKENS.get(device.type, ROUND_TOKENS["cuda"]),
+        )
+        return hands[ranks.rank] or [None]
+
+    def _work(self, micro: MicroBatch) -> float:
+        """Estimate the forward of a micro-batch on the path, with the LM head, in floating point operations."""
+        path_work = self.path.cost(Step.of_one(micro), self._shape, self._policy.device)
+        return path_work + self._of_a_predictor * len(micro.predictors)
 
     def _take(self, choice: Choice) -> None:
         self._explain(choice)
@@ -83,8 +115,12 @@ class PathChooser:
         found, sharing = self.checks.refusal, [path.name for path in paths.registered() if path.shares]
         refusals = ({} if found is None else dict.fromkeys(sharing, found)) | self._refusals
         self._check_wanted(refusals)
-        policy = self._policy
-        return choose(self._step, self._shape, policy.device, policy.dtype, self._config.train.attention_path, refusals)
+        policy, wanted = self._policy, self._config.train.attention_path
+        if policy.ranks.size > 1 and wanted == "auto":
+            holding = [path.name for path in paths.registered() if path.reuses_weights]
+            refusals = dict.fromkeys(holding, "every rank would hold all weights") | refusals
+        choice = choose(self._step, self._shape, policy.device, policy.dtype, wanted, refusals)
+        return replace(choice, path=paths.named(policy.ranks.agree(choice.path.name)))
 
     def _check_wanted(self, refusals: dict[str, str]) -> None:
         """Raise UserError where the settings ask for a path and something speaks against it."""

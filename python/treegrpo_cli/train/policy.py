@@ -27,8 +27,9 @@ from treegrpo_cli.models.positions import fix_positions
 from treegrpo_cli.models.pretrained import context_limit
 from treegrpo_cli.models.weights import Adapter, Weights
 from treegrpo_cli.train import head as heads
-from treegrpo_cli.train.forward import Decoder
-from treegrpo_cli.train.head import Head, HeadGradients, HeadResult, Objective
+from treegrpo_cli.train.dealing import idle_batch
+from treegrpo_cli.train.forward import Decoder, decoder_of
+from treegrpo_cli.train.head import Head, HeadGradients, HeadResult, Objective, nothing
 from treegrpo_cli.train.networks import (
     add_lora,
     load_model,
@@ -37,7 +38,10 @@ from treegrpo_cli.train.networks import (
     widened,
     without_dropout,
 )
-from treegrpo_cli.train.paths import AttentionPath
+from treegrpo_cli.train.outgoing import merged_weights, trained_adapter
+from treegrpo_cli.train.paths import AttentionPath, reference_path
+from treegrpo_cli.train.ranks import ALONE, JoinedRanks, Ranks
+from treegrpo_cli.train.residence import Residence
 from treegrpo_cli.types import TrainBatch
 
 
@@ -51,22 +55,25 @@ class Policy:
     network: Any
     reference: Any
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, ranks: Ranks = ALONE) -> None:
         self.temperature = config.rollout.temperature
         self.uses_lora = config.model.lora_rank > 0
         self._lora = config.model
-        self.device = choose_device(config.model.device)
+        self.ranks, self.device = ranks, ranks.device or choose_device(config.model.device)
         self.dtype = choose_dtype(config.model.dtype, self.device)
-        self.model = self._load(config)
-        self.network = add_lora(self.model, config.model) if self.uses_lora else self.model
-        if config.model.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        set_mode(self._place(self.network))
-        self.decoder = Decoder(self.model)
+        self.residence = residence_of(self.device, ranks)
+        with self.residence.loading():
+            self.model = self._load(config)
+            self.network = add_lora(self.model, config.model) if self.uses_lora else self.model
+            if config.model.gradient_checkpointing:
+                self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.decoder = self._settled(self.network, self.model)
+            set_mode(self.network)
         self.reference = None
         if config.loss.kl_coef > 0 and not self.uses_lora:
-            self.reference = self._place(self._load(config).requires_grad_(False))
-            self._reference_decoder = Decoder(self.reference)
+            with self.residence.loading():
+                self.reference = self._load(config).requires_grad_(False)
+                self._reference_decoder = self._settled(self.reference, self.reference)
         self._check_forward()
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
@@ -87,9 +94,18 @@ class Policy:
         `is_local` as in `head.backward`; `embeds` [U, hidden] take the place of the tokens' embeddings and get a
         gradient. Raises TreeUnsupportedError as the path does.
         """
-        head, grads = self._head(self.model, path.reuses_weights), self._head_gradients()
-        with self._autocast(path.reuses_weights):
+        with self.residence.open(self.model), self._autocast(path.reuses_weights):
+            head, grads = self._head(self.model, path.reuses_weights), self._head_gradients()
             return path.backward(self.decoder, head, batch, objective, grads, is_local=is_local, embeds=embeds)
+
+    @contextmanager
+    def ready(self, path: AttentionPath) -> Iterator[None]:
+        """Compute one micro-batch after the other on a path; gradients are whole at the end of it.
+
+        On ranks, a path that reads weights again and again, as often as a rank's own trees ask for, holds all of them.
+        """
+        with self.residence.gathered(self._visit, self._add_nothing) if path.reuses_weights else nullcontext():
+            yield
 
     @contextmanager
     def computing_in(self, dtype: torch.dtype) -> Iterator[None]:
@@ -120,39 +136,11 @@ class Policy:
 
         The training weights stay as they are; a tensor of it may share their memory.
         """
-        shapes = {
-            name.replace(".base_layer.", "."): tensor.shape
-            for name, tensor in self.model.state_dict().items()
-            if not _is_of_an_adapter(name)
-        }
-        return Weights(shapes, lambda: self._merged(dtype))
+        return merged_weights(self.model, dtype)
 
     def adapter(self) -> Adapter | None:
         """Return the trained adapter, whose tensors are those that the optimizer moves; None without one."""
-        if not self.uses_lora:
-            return None
-        from peft.tuners.lora import LoraLayer
-
-        layers = {
-            name: (layer.lora_A["default"].weight, layer.lora_B["default"].weight)
-            for name, layer in self.model.named_modules()
-            if isinstance(layer, LoraLayer)
-        }
-        return Adapter(self._lora.lora_rank, self._lora.lora_alpha, layers)
-
-    @torch.no_grad()
-    def _merged(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-        modules = dict(self.model.named_modules())
-        for name, tensor in self.model.state_dict().items():
-            if _is_of_an_adapter(name):
-                continue
-            module, _, parameter = name.rpartition(".base_layer.")
-            if module and parameter == "weight":
-                tensor = tensor.float() + modules[module].get_delta_weight("default").detach()
-            yield (
-                name.replace(".base_layer.", "."),
-                tensor.to(dtype) if tensor.is_floating_point() else tensor,
-            )
+        return trained_adapter(self.model, self._lora) if self.uses_lora else None
 
     @staticmethod
     def _load(config: Config) -> Any:
@@ -162,8 +150,26 @@ class Policy:
         fix_positions(model, context_limit(path, config.rollout.context_tokens))
         return model
 
+    def embeddings(self, token_ids: Tensor) -> Tensor:
+        """Return what the policy's layers read of tokens [U], without a graph: [U, hidden]."""
+        with torch.no_grad(), self.residence.open(self.model):
+            embeds: Tensor = self.model.get_input_embeddings()(token_ids)
+        return embeds
+
+    def _visit(self) -> None:
+        """Read all weights once."""
+        idle = idle_batch(self.device)
+        self.log_probs(idle, reference_path())
+        if self.reference is not None:
+            self.ref_log_probs(idle, reference_path())
+
+    def _add_nothing(self) -> None:
+        """Run backward through whatever is trained."""
+        if any(weight.requires_grad for weight in self.network.parameters()):
+            self.backward(idle_batch(self.device), reference_path(), nothing, is_local=True)
+
     def _log_probs(self, model: Any, decoder: Decoder, batch: TrainBatch, path: AttentionPath) -> Tensor:
-        with self._autocast(path.reuses_weights):
+        with self.residence.open(model), self._autocast(path.reuses_weights):
             return path.log_probs(decoder, self._head(model, path.reuses_weights), batch)
 
     def _head(self, model: Any, reuses_weights: bool = False) -> Head:
@@ -199,10 +205,10 @@ class Policy:
         targets = torch.arange(4, device=self.device)
         cannot = f"model.path: {type(self.model).__name__} cannot be trained"
         try:
-            with self.computing_in(torch.float32):
+            with self.computing_in(torch.float32), self.residence.open(self.model):
                 logits = self.model(input_ids=targets[None], use_cache=False).logits[0]
                 before = self.model(input_ids=targets[None, :2], use_cache=False).logits[0]
-                states = self.decoder.module(input_ids=targets[None], use_cache=False).last_hidden_state[0]
+                states = self.decoder.states(input_ids=targets[None], use_cache=False)[0]
                 ours, _ = heads.log_probs(self._head(self.model), states, targets, targets)
         except (torch.OutOfMemoryError, MemoryError):
             raise
@@ -228,14 +234,20 @@ class Policy:
         is_on = self.dtype == torch.bfloat16
         return torch.autocast(self.device.type, torch.bfloat16, enabled=is_on, cache_enabled=reuses_weights)
 
-    def _place(self, model: Any) -> Any:
+    def _settled(self, network: nn.Module, model: Any) -> Decoder:
+        """Take a loaded network's weights to where they live."""
         if self.dtype == torch.bfloat16:
-            store_frozen_in_bfloat16(model)
-        return model.to(self.device)
+            store_frozen_in_bfloat16(network)
+        return Decoder(model, self.residence.settle(network, model, decoder_of(model)))
 
 
-def _is_of_an_adapter(name: str) -> bool:
-    return any(part.startswith("lora_") for part in name.split("."))
+def residence_of(device: torch.device, ranks: Ranks) -> Residence:
+    """Return where weights live: here, or in parts on several ranks."""
+    if not isinstance(ranks, JoinedRanks) or ranks.size == 1:
+        return Residence(device)
+    from treegrpo_cli.train.sharding import Sharded
+
+    return Sharded(ranks)
 
 
 def _gradient_of(weight: nn.Parameter | None) -> Tensor | None:

@@ -27,6 +27,7 @@ from treegrpo_cli.train.networks import without_dropout
 from treegrpo_cli.train.path_errors import PathFailedError, blaming
 from treegrpo_cli.train.paths import AttentionPath, Subject, reference_path
 from treegrpo_cli.train.policy import Policy
+from treegrpo_cli.train.shards import whole
 from treegrpo_cli.types import TrainBatch
 
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-4}
@@ -91,7 +92,8 @@ class Trial:
     @property
     def is_finite(self) -> bool:
         """Whether the truth is numbers: there is none about a model that has others."""
-        return bool(self._alone.logprobs.isfinite().all() and self._alone.grad.isfinite().all())
+        is_finite = bool(self._alone.logprobs.isfinite().all() and self._alone.grad.isfinite().all())
+        return self._policy.ranks.agree(is_finite)
 
     def is_repeatable(self) -> bool:
         """Whether a row alone gives what it gave before: nothing is drawn at random in the model's forward."""
@@ -154,7 +156,8 @@ class Trial:
 
     def _distance(self, one: Computed, other: Computed) -> tuple[float, float]:
         pairs = ((one.logprobs[:, None], other.logprobs[:, None]), (one.grad, other.grad))
-        by_logprob, by_grad = (_relative(ours, theirs, self._left_out) for ours, theirs in pairs)
+        found = [_relative(ours, theirs, self._left_out) for ours, theirs in pairs]
+        by_logprob, by_grad = self._policy.ranks.agree(found)  # all that is decided follows from these
         return by_logprob, by_grad
 
     def _on(self, path: AttentionPath, dtype: torch.dtype) -> Computed:
@@ -171,7 +174,8 @@ class Trial:
         policy = self._policy
         embeds = self._embeds() if self._takes_embeds else None
         logprobs = torch.zeros(len(self._signs), dtype=self._wide, device=self._signs.device)
-        with policy.computing_in(dtype), _frozen(policy, None if self._takes_embeds else self._weight):
+        kept = None if self._takes_embeds else self._weight
+        with policy.computing_in(dtype), _frozen(policy, kept), policy.ready(path):
             for part, places in parts:
                 signed_sum = linear(self._signs[places].to(self._wide), None)
                 result = policy.backward(part, path, signed_sum, is_local=self._is_local, embeds=embeds)
@@ -181,12 +185,10 @@ class Trial:
         else:
             grad = embeds.grad
         assert grad is not None
-        return Computed(logprobs, grad.flatten(1))
+        return Computed(logprobs, whole(grad).flatten(1))
 
     def _embeds(self) -> Tensor:
-        with torch.no_grad():
-            embeds: Tensor = self._policy.model.get_input_embeddings()(self._batch.token_ids)
-        return embeds.requires_grad_()
+        return self._policy.embeddings(self._batch.token_ids).requires_grad_()
 
     @cached_property
     def _weight(self) -> nn.Parameter:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from treegrpo_cli.train.head import HeadResult
 from treegrpo_cli.train.loss import TokenTerms
+from treegrpo_cli.train.ranks import Ranks
 from treegrpo_cli.types import TrainBatch
 
 GRAD_NORM = "grad_norm"
@@ -53,6 +54,13 @@ def add(sums: dict[str, Tensor], more: dict[str, Tensor]) -> None:
             sums[name] = value
         else:
             sums[name] = torch.maximum(sums[name], value) if name == MISMATCH_MAX else sums[name] + value
+
+
+def over_ranks(sums: dict[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
+    """Return the same of all ranks, in float64, by one exchange; `grad_norm` is of the parts that each rank holds."""
+    parts = ranks.gather(torch.stack([value.double() for value in sums.values()]))
+    of = {MISMATCH_MAX: torch.amax, GRAD_NORM: torch.linalg.vector_norm}
+    return {name: of.get(name, torch.sum)(part) for name, part in zip(sums, parts.unbind(dim=1), strict=True)}
 
 
 def means(sums: dict[str, Tensor], num_weighted: float) -> dict[str, float]:

@@ -30,6 +30,8 @@ from treegrpo_cli.models.weights import Weights
 from treegrpo_cli.train.batch import layouts, to_batch
 from treegrpo_cli.train.batch_loss import BatchLoss, denominator
 from treegrpo_cli.train.counts import Step
+from treegrpo_cli.train.dealing import idle_batch
+from treegrpo_cli.train.head import nothing
 from treegrpo_cli.train.path_choice import PathChooser
 from treegrpo_cli.train.path_errors import PathFailedError, blaming
 from treegrpo_cli.train.policy import Policy
@@ -42,7 +44,7 @@ from treegrpo_cli.train.schedule import (
     prompts_per_minibatch,
     rate_warning,
 )
-from treegrpo_cli.train.step_metrics import GRAD_NORM, add, means, summary, token_sums
+from treegrpo_cli.train.step_metrics import add, means, summary, token_sums
 from treegrpo_cli.types import TrainBatch
 
 Metrics = dict[str, float | str]
@@ -79,7 +81,7 @@ class Trainer:
             say(warning)
         torch.manual_seed(config.seed)  # adapters start from it
         self.config, self.tokenizer, self.ranks = config, tokenizer, ranks
-        self.policy = policy or Policy(config)
+        self.policy = policy or Policy(config, ranks)
         self.loss = resolved_loss(config.loss, self.policy.dtype, config.scale.max_staleness)
         self.optimizer = make_optimizer(self.policy, config)
         self.step = 0
@@ -137,7 +139,8 @@ class Trainer:
             return
         device = self.policy.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(derive_seed([self.config.seed, self.step]))
+            rank = [self.ranks.rank] if self.ranks.rank else []  # each drops out of its own tokens
+            torch.manual_seed(derive_seed([self.config.seed, self.step, *rank]))
             yield
 
     def _lay_out(
@@ -164,11 +167,13 @@ class Trainer:
         """Return what is computed; where the path fails, leave it for chains and return None.
 
         What it held is free when that is back. Chains that follow when weights have moved, with a ratio to the
-        trainer's own policy, take it as it is by then.
+        trainer's own policy, take it as it is by then. Where other ranks wait in the same forward, it is raised.
         """
         try:
             return compute(*args)
         except PathFailedError as error:
+            if self.ranks.size > 1:
+                raise
             reason = str(error)
         self.paths.give_up(reason)
         return None
@@ -191,14 +196,16 @@ class Trainer:
         if not self.loss.recomputes or (is_single and not self._drops_out):
             return [None] * len(packed)
         path = self.paths.path
-        with blaming(path):
+        with blaming(path), self.policy.ready(path):
             return [[self.policy.log_probs(batch, path) for batch in self._batches(layout)] for layout in packed]
 
     def _batches(self, layout: Layout) -> Iterator[TrainBatch]:
-        """What is forwarded of a mini-batch: all that has targets."""
-        for micro in self.paths.micro_batches(layout):
-            if len(micro.target_ids):
-                yield to_batch(micro, self.policy.device)
+        """What is forwarded of a mini-batch: all that has targets; on ranks, this rank's share."""
+        device = self.policy.device
+        return (
+            idle_batch(device) if micro is None else to_batch(micro, device)
+            for micro in self.paths.micro_batches(layout)
+        )
 
     def _optimizer_step(
         self, layout: Layout, recomputed: list[Tensor] | None, history: list[dict[str, float]]
@@ -213,11 +220,11 @@ class Trainer:
         z = denominator(self.loss, layout)
         sums: dict[str, Tensor] = {}
         self.optimizer.zero_grad(set_to_none=True)
-        with blaming(self.paths.path):
+        with blaming(self.paths.path), self.policy.ready(self.paths.path):
             for number, batch in enumerate(self._batches(layout)):
                 add(sums, self._backward(batch, z, None if recomputed is None else recomputed[number]))
         parameters = self.policy.trained_parameters().values()
-        sums[GRAD_NORM] = torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.max_grad_norm)
+        sums = self.policy.residence.clip(parameters, sums, self.config.optimizer.max_grad_norm)
         metrics = means(sums, num_weighted)
         self._check_finite(metrics)
         self.is_whole = False
@@ -228,12 +235,14 @@ class Trainer:
 
     def _backward(self, batch: TrainBatch, z: float, recomputed: Tensor | None) -> dict[str, Tensor]:
         """Add the micro-batch's share of the gradient; return its sums over tokens, each 0-dimensional."""
-        path = self.paths.path
+        path, is_idle = self.paths.path, self.ranks.size > 1 and batch is idle_batch(self.policy.device)
         loss = BatchLoss(self.loss, self.policy, batch, path, z, recomputed)
-        result = self.policy.backward(batch, path, loss.objective, is_local=self.loss.ratio == "token")
+        objective = nothing if is_idle else loss.objective
+        result = self.policy.backward(batch, path, objective, is_local=self.loss.ratio == "token")
         terms = loss.terms(result.logprobs, result.entropy)
         before_update = result.logprobs if recomputed is None else recomputed
-        return token_sums(batch, result, terms, before_update, has_kl=self.loss.kl_coef > 0)
+        sums = token_sums(batch, result, terms, before_update, has_kl=self.loss.kl_coef > 0)
+        return {name: torch.zeros_like(total) for name, total in sums.items()} if is_idle else sums
 
     def _check_finite(self, metrics: dict[str, float]) -> None:
         if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):

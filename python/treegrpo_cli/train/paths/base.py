@@ -61,6 +61,10 @@ class AttentionPath(ABC):
         """Cut a layout into what is computed at once, if possible at most `max_tokens`."""
         return layout.micro_batches(forward_tokens(layout, max_tokens, device))
 
+    def parts(self, layout: Layout, max_tokens: int, device: torch.device) -> list[MicroBatch]:
+        """Cut a layout into what several ranks share out, at most `max_tokens` each where paths allow it."""
+        return self.micro_batches(layout, max_tokens, device)
+
     def exceeds(self, step: Step, max_tokens: int) -> bool:
         """Whether a single path is larger than what shall be computed at once."""
         return step.longest_path > max_tokens

@@ -9,7 +9,7 @@ edges of one path hold a graph.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -57,6 +57,10 @@ class DepthFirst(AttentionPath):
     def micro_batches(self, layout: Layout, max_tokens: int, device: torch.device) -> list[MicroBatch]:
         """See `AttentionPath`."""
         return layout.micro_batches(WHOLE)
+
+    def parts(self, layout: Layout, max_tokens: int, device: torch.device) -> list[MicroBatch]:
+        """See `AttentionPath`: its micro-batches have no size of their own."""
+        return layout.micro_batches(max_tokens)
 
     def exceeds(self, step: Step, max_tokens: int) -> bool:
         """See `AttentionPath`."""
@@ -144,20 +148,19 @@ class _Known:
             self._by_entropy[which] = by_entropy
 
 
-@dataclass
 class EdgePlan:
     """One edge of a tree, a part without a branch, behind the keys and values of the edges above it.
 
     `computed` holds each layer's keys and values with their graph, `lent` the same as leaves of the edges
     below, which leave their gradients there. `is_forwarded`: a layer that now asks again is a checkpointed one, whose
-    gradient is computed.
+    gradient is computed. No dataclass: torch's FSDP copies those that hold tensors with a graph, layer by layer.
     """
 
-    above: EdgePlan | None
-    num_calls: int = 0
-    is_forwarded: bool = False
-    computed: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    lent: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    def __init__(self, above: EdgePlan | None) -> None:
+        self.above = above
+        self.num_calls, self.is_forwarded = 0, False
+        self.computed: dict[int, tuple[Tensor, Tensor]] = {}
+        self.lent: dict[int, tuple[Tensor, Tensor]] = {}
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None, layer: int) -> Tensor:
         """See `tree_attention.Plan`."""
