@@ -102,7 +102,7 @@ def best_hands(
 
 
 def budgets(layout: Layout, max_tokens: int, num_ranks: int) -> list[int]:
-    """Return the sizes of micro-batches that are tried, in tokens: as given, whole trees, a rank's share, half of it."""
+    """Return the sizes of micro-batches that are tried, in tokens: as given, whole trees, a share, half a share."""
     starts = np.flatnonzero(layout.parent_token == NO_PARENT)
     largest = int(np.diff(starts, append=len(layout.token_ids)).max(initial=1))
     share = max(1, -(-len(layout.token_ids) // num_ranks))

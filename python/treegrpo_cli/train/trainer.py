@@ -36,14 +36,14 @@ from treegrpo_cli.train.path_choice import PathChooser
 from treegrpo_cli.train.path_errors import PathFailedError, blaming
 from treegrpo_cli.train.policy import Policy
 from treegrpo_cli.train.ranks import ALONE, Ranks
-from treegrpo_cli.train.resolved_loss import resolved_loss, unread_settings
+from treegrpo_cli.train.resolved_loss import resolved_loss
 from treegrpo_cli.train.schedule import (
     learning_rate,
     make_optimizer,
     minibatches_per_epoch,
     prompts_per_minibatch,
-    rate_warning,
 )
+from treegrpo_cli.train.settings import check_settings
 from treegrpo_cli.train.step_metrics import add, means, summary, token_sums
 from treegrpo_cli.types import TrainBatch
 
@@ -72,13 +72,8 @@ class Trainer:
         policy: Policy | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        if not ranks.is_first:
-            say = _nothing
-        _check_whole_distribution(config)
-        if warning := rate_warning(config):
-            say(warning)
-        for warning in unread_settings(config):
-            say(warning)
+        say = say if ranks.is_first else lambda _: None
+        check_settings(config, say)
         torch.manual_seed(config.seed)  # adapters start from it
         self.config, self.tokenizer, self.ranks = config, tokenizer, ranks
         self.policy = policy or Policy(config, ranks)
@@ -257,14 +252,3 @@ class Trainer:
         index = (self.step * self.config.train.num_epochs + epoch) * per_epoch + min(position, per_epoch - 1)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, index)
-
-
-def _nothing(line: str) -> None:
-    """Other ranks than the first say nothing."""
-
-
-def _check_whole_distribution(config: Config) -> None:
-    """Refuse to sample from a part of the vocabulary: the ratio would compare two different distributions."""
-    for key, value, whole in (("top_p", config.rollout.top_p, 1.0), ("top_k", config.rollout.top_k, 0)):
-        if value != whole:
-            raise UserError(f"rollout.{key}: training needs the whole distribution, set {key} = {whole}, got {value}")
