@@ -1,6 +1,7 @@
 """Where the tool calls of a turn stand: in its text, in its tokens, in a tree, and who cannot say."""
 
 import asyncio
+import random
 from typing import Any
 
 import pytest
@@ -66,6 +67,22 @@ def test_the_tokens_of_a_call_are_those_that_hold_its_characters(text: str) -> N
     assert text[start:end] in decoded[0]
     assert all(text[start:end] not in short for short in decoded[1:]), "a token too many"
     assert not tokens_of(TOKENIZER, token_ids, []).any()
+
+
+def test_wherever_a_span_stands_its_tokens_are_those_behind_which_it_begins_and_ends() -> None:
+    draw = random.Random(0)
+    words = ["a", "käse", "🧀🧀", " ", "the capital of ", "<search>", "x" * 40]
+    text = "".join(draw.choices(words, k=60))
+    token_ids = TOKENIZER.encode(text, add_special_tokens=False)
+    prefixes = [TOKENIZER.decode(token_ids[:num]) for num in range(1, len(token_ids))]
+    ends = [*(len(prefix.rstrip("\N{REPLACEMENT CHARACTER}")) for prefix in prefixes), len(text)]
+    for _ in range(200):
+        start, end = sorted(draw.sample(range(len(text) + 1), 2))
+        first = next(token for token, there in enumerate(ends) if there > start)
+        last = next(token for token, there in enumerate(ends) if there >= end)
+        mask = tokens_of(TOKENIZER, token_ids, [(start, end)])
+        assert mask.nonzero()[0].tolist() == list(range(first, last + 1))
+    assert not tokens_of(TOKENIZER, token_ids[:5], [(len(text), len(text) + 1)]).any(), "behind all tokens"
 
 
 class Asked(HashSampler):

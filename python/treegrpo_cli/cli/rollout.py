@@ -61,7 +61,7 @@ def _greedy_questions(config: Config, asks_train_data: bool) -> Questions:
 def _report(stats: RolloutStats, output: Path) -> list[str]:
     failed = f", {stats.num_errors} failed" if stats.num_errors else ""
     calls = f" ({stats.num_failed_tool_calls} raised)" if stats.num_failed_tool_calls else ""
-    mean = f", mean reward {sum(stats.rewards) / len(stats.rewards):.3f}" if stats.rewards else ""
+    mean = "" if stats.mean_reward is None else f", mean reward {stats.mean_reward:.3f}"
     return [
         f"trees              {stats.num_trees} in {output}",
         f"leaves             {stats.num_leaves} ({stats.num_distinct_leaves} distinct{failed}){mean}",

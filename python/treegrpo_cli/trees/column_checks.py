@@ -158,4 +158,5 @@ def _are_logprobs(column: Column) -> bool:
 
 
 def _fit_float32(column: Column) -> bool:
-    return len(struct.pack(f"<{len(column)}f", *column)) == 4 * len(column)
+    packed = struct.Struct(f"<{len(column)}f").pack(*column)  # struct.pack would keep the format of each length
+    return len(packed) == 4 * len(column)

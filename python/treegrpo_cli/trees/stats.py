@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from treegrpo_cli.trees.tree_record import TreeRecord
 
@@ -23,7 +23,8 @@ class RolloutStats:
     generated_tokens: int = 0
     chain_tokens: int = 0
     """What chains would have generated for as many leaves."""
-    rewards: list[float] = field(default_factory=list)
+    num_rewards: int = 0
+    reward_sum: float = 0.0
 
     def add_group(self, records: Iterable[TreeRecord]) -> None:
         """Count one prompt's trees."""
@@ -52,7 +53,13 @@ class RolloutStats:
                 self.num_errors += node.get("status") == "error"
                 paths.add(path_hash[-1])
             if node.get("reward") is not None:
-                self.rewards.append(node["reward"])
+                self.num_rewards += 1
+                self.reward_sum += node["reward"]
+
+    @property
+    def mean_reward(self) -> float | None:
+        """Of all scored leaves; None without any."""
+        return self.reward_sum / self.num_rewards if self.num_rewards else None
 
     @property
     def sharing_ratio(self) -> float:
