@@ -1,6 +1,6 @@
-"""An engine and a trainer that cost nothing: turns of random letters as long as they are asked for, a calculation in most.
+"""An engine and a trainer that cost nothing, for runs of which everything else is measured.
 
-They stand behind a run in the place of real ones, where what is measured is everything else.
+The engine's turns are random letters, as many as are asked for, and end in a calculation or in an answer.
 """
 
 import asyncio

@@ -22,6 +22,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from treegrpo_cli.config import Config
@@ -45,12 +46,12 @@ class Measured(NullTrainer):
     def __init__(self, config: Config, work: str) -> None:
         super().__init__()
         self._config, self._work = config, work
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, NDArray[np.float64]] = {}
         self.num_tokens = self.path_tokens = 0
 
     def update(self, forest: Any, scores: Any, prompts: Any = None) -> dict[str, float | str]:
         self.num_tokens, self.path_tokens = forest.num_tokens, int(forest.leaf_columns()["path_tokens"].sum())
-        start = time.perf_counter()
+        start = now()
         if self._work == "lay out":
             size = self._config.train.prompts_per_step
             packed = layouts(forest, scores, self._config.loss.prefix_weight, size, shared=True, prompts=prompts)
@@ -58,7 +59,8 @@ class Measured(NullTrainer):
         else:  # what an object store does: one copy of all columns
             columns = [*forest.columns().values(), scores.depth, scores.num_leaves, scores.value, scores.advantage]
             assert sum(len(np.array(column).tobytes()) for column in columns)
-        self.packing_s = self.seconds[self._work] = time.perf_counter() - start
+        self.seconds[self._work] = now() - start
+        self.packing_s = float(self.seconds[self._work][0])
         return super().update(forest, scores, prompts)
 
 
@@ -75,10 +77,10 @@ class MeasuredParts(ScriptedParts):
 
 
 class Stopwatches:
-    """Seconds of named functions, where they are called from."""
+    """Wall seconds and the main thread's CPU seconds of named functions, where they are called from."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
+        self.seconds: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros(2))
 
     @contextmanager
     def on(self, *places: tuple[Any, str, str]) -> Iterator[None]:
@@ -90,13 +92,18 @@ class Stopwatches:
 
     def _timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
         def timed(*arguments: Any, **named: Any) -> Any:
-            start = time.perf_counter()
+            start = now()
             try:
                 return function(*arguments, **named)
             finally:
-                self.seconds[part] += time.perf_counter() - start
+                self.seconds[part] += now() - start
 
         return timed
+
+
+def now() -> NDArray[np.float64]:
+    """Seconds of the wall and of this thread's CPU."""
+    return np.array([time.perf_counter(), time.thread_time()])
 
 
 PARTS = (
@@ -129,11 +136,11 @@ def settings_of(folder: Path, num_prompts: int, num_steps: int) -> Config:
     )
 
 
-def step_seconds(num_tokens: int, path_tokens: int) -> dict[str, float]:
+def step_seconds(num_tokens: int) -> dict[str, float]:
     """Seconds of a step of a 3 B model on eight H100 that sample and then train, by part: the denominator.
 
-    Sampling: 8 engines of `DECODED_A_SECOND`. Training: 6 FLOP a weight and token for gradients and, with gradient
-    checkpointing, 2 for the second forward, at `FLOPS` a GPU reached.
+    A token is sampled once at `DECODED_A_SECOND` a GPU. It is trained on with 6 FLOP a weight for the gradient and,
+    with gradient checkpointing, 2 for a second forward, at `FLOPS` a GPU.
     """
     return {
         "sampling": num_tokens / (NUM_GPUS * DECODED_A_SECOND),
@@ -169,28 +176,29 @@ def main() -> None:
         written = sum(path.stat().st_size for path in Path(name).glob("run/trees/*")) / arguments.steps
     report(parts, watches.seconds, arguments.steps)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"\npeak memory {peak:.2f} GiB, {before:.2f} of it before the first step; {written / 2**20:.0f} MiB a tree file")
+    print(f"\npeak memory {peak:.2f} GiB, {before:.2f} before the first step; {written / 2**20:.0f} MiB a tree file")
     if arguments.profile:
         pstats.Stats(profile).sort_stats("tottime").print_stats(35)
 
 
-def report(parts: MeasuredParts, seconds: dict[str, float], num_steps: int) -> None:
-    """Print the step's parts, means over the steps."""
+def report(parts: MeasuredParts, seconds: dict[str, NDArray[np.float64]], num_steps: int) -> None:
+    """Print the step's parts, means over the steps; of what the trainer is given, the last step's."""
     trainer = parts.measured
     per_step = {part: total / num_steps for part, total in seconds.items()}
     growing, finishing = per_step.pop("grow"), per_step.pop("finish_step")
     per_step |= trainer.seconds
     per_step["rest of finish_step"] = finishing - sum(per_step[p] for p in ("run metrics", "tree file", "completions"))
     print(f"{platform.machine()}, Python {platform.python_version()}, mean of {num_steps} steps\n")
-    print(f"{trainer.num_tokens:,} tokens a step, {trainer.path_tokens:,} along all paths\n\n| part | s |\n|---|---|")
-    for part, value in per_step.items():
-        print(f"| {part} | {value:.3f} |")
-    own, of = sum(per_step.values()), step_seconds(trainer.num_tokens, trainer.path_tokens)
-    step_s = sum(of.values())
-    print(f"| **between rollouts** | **{own:.2f}** |")
-    print(f"\nwhile engines sample: {growing - parts.sampler.seconds / num_steps:.1f} s of the driver's CPU")
-    terms = " + ".join(f"{value:.0f} s {name}" for name, value in of.items())
-    print(f"step: {terms} = {step_s:.0f} s; the driver's own share {own / step_s:.1%}")
+    print(f"{trainer.num_tokens:,} tokens a step, {trainer.path_tokens:,} along all paths\n")
+    print("| part | s | s of the main thread's CPU |\n|---|---|---|")
+    own = sum(per_step.values(), np.zeros(2))
+    for part, (wall_s, cpu_s) in (per_step | {"**between rollouts**": own}).items():
+        print(f"| {part} | {wall_s:.3f} | {cpu_s:.3f} |")
+    print(f"\nwhile engines sample: {growing[1] - parts.sampler.seconds / num_steps:.1f} s of CPU")
+    terms = step_seconds(trainer.num_tokens)
+    step_s = sum(terms.values())
+    said = " + ".join(f"{value:.0f} s {name}" for name, value in terms.items())
+    print(f"step: {said} = {step_s:.0f} s; the driver's own share {own[0] / step_s:.2%}, by CPU {own[1] / step_s:.2%}")
 
 
 if __name__ == "__main__":

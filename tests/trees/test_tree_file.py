@@ -8,7 +8,7 @@ import os
 import random
 import threading
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from treegrpo_cli.errors import FileError, UserError
 from treegrpo_cli.trees.checks import check_nodes, check_tree
 from treegrpo_cli.trees.column_checks import are_plainly_valid
 from treegrpo_cli.trees.scoring import score
-from treegrpo_cli.trees.tree_file import TreeWriter, read_groups, read_trees
+from treegrpo_cli.trees.tree_file import TreeWriter, read_groups, read_trees, write_groups
 from treegrpo_cli.trees.tree_record import TreeRecord
 
 from tests.sample_trees import Fields, full_tree, nodes_of, tree, vector_trees, write_lines
@@ -289,6 +289,39 @@ def test_groups_are_read_as_they_were_written_also_behind_an_append(name: str, t
             writer.write_group(group)
     assert list(read_groups(tmp_path / name)) == groups
     assert [record for group in groups for record in group] == list(read_trees(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.zst"])
+def test_a_file_of_groups_that_are_made_one_by_one_is_the_one_that_a_writer_writes(name: str, tmp_path: Path) -> None:
+    groups = groups_of(5)
+    with TreeWriter(tmp_path / f"by-one-{name}") as writer:
+        for group in groups:
+            writer.write_group(group)
+    write_groups(tmp_path / name, (iter(group) for group in groups))
+    assert (tmp_path / name).read_bytes() == (tmp_path / f"by-one-{name}").read_bytes()
+    write_groups(tmp_path / name, [])
+    assert (tmp_path / name).read_bytes() == b""
+
+
+def test_what_ends_the_making_or_the_writing_of_groups_leaves_whole_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> Iterator[list[TreeRecord]]:
+        yield from groups_of(2)
+        raise ValueError("the third")
+
+    with pytest.raises(ValueError, match="the third"):
+        write_groups(tmp_path / "t.jsonl.zst", broken())
+    assert list(read_groups(tmp_path / "t.jsonl.zst")) == groups_of(2)
+
+    def fail(self: TreeWriter, group: Any) -> None:
+        raise FileError(self.path, "No space left on device")
+
+    monkeypatch.setattr(TreeWriter, "write_group", fail)
+    made = iter(groups_of(50))
+    with pytest.raises(FileError, match=r"t\.jsonl: No space left"):
+        write_groups(tmp_path / "t.jsonl", made)
+    assert len(list(made)) > 40, "no more groups are made for a file that takes none"
 
 
 def test_each_group_is_readable_when_write_group_returns_and_on_disk_at_the_end(

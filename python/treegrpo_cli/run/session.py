@@ -35,9 +35,9 @@ from treegrpo_cli.run.staleness import AGE_MAX, staleness_metrics
 from treegrpo_cli.run.stopping import StopRequest
 from treegrpo_cli.run.tree_metrics import reward_metrics
 from treegrpo_cli.train.step_metrics import MISMATCH_MAX, MISMATCH_MEAN
-from treegrpo_cli.trees.scoring import with_scores
+from treegrpo_cli.trees.scoring import each_with_scores
 from treegrpo_cli.trees.sums import resolved_terms
-from treegrpo_cli.trees.tree_file import TreeWriter
+from treegrpo_cli.trees.tree_file import TreeRecord, write_groups
 
 if TYPE_CHECKING:
     import numpy as np
@@ -230,11 +230,11 @@ class Session:
 
     def _write_trees(self, trees: Sequence[Tree], scores: Scores, discarded: Collection[str]) -> None:
         """Write all of them: `meta.discarded` is true in those of the prompts that were not trained on."""
-        records = with_scores(map(tree_record, trees), scores, resolved_terms(self.config.advantage.score_terms))
-        with TreeWriter(self.directory.trees(self.step)) as writer:
-            for prompt_id, group in groupby(records, key=lambda record: record.prompt_id):
-                mark = {"discarded": True} if prompt_id in discarded else {}
-                writer.write_group([record.replaced(meta={**(record.meta or {}), **mark}) for record in group])
+        terms = resolved_terms(self.config.advantage.score_terms)
+        records = each_with_scores(map(tree_record, trees), scores, terms, in_place=True)
+        marked = (_marked(record, discarded) for record in records)
+        groups = (group for _, group in groupby(marked, key=lambda record: record.prompt_id))
+        write_groups(self.directory.trees(self.step), groups)
 
     def _log_completions(self, trees: Sequence[Tree], scores: Scores) -> None:
         key = [self.config.seed, self.step]
@@ -274,3 +274,9 @@ class Session:
         self.log.log(self.step, metrics)
         for name, mean in means.items():
             self.reporter.result(f"step {self.step}: {name} on held-out questions {mean}")
+
+
+def _marked(record: TreeRecord, discarded: Collection[str]) -> TreeRecord:
+    if record.prompt_id not in discarded:
+        return record
+    return record.replaced(meta={**(record.meta or {}), "discarded": True})

@@ -138,12 +138,23 @@ def with_scores(
 
     `terms`, resolved, are needed where one is of the user's own.
     """
+    return list(each_with_scores(records, scores, terms, in_place=in_place))
+
+
+def each_with_scores(
+    records: Iterable[TreeRecord],
+    scores: Scores,
+    terms: Sequence[Mapping[str, Any]] = (),
+    *,
+    in_place: bool = False,
+) -> Iterator[TreeRecord]:
+    """Yield what `with_scores` returns, each tree as it is asked for: no other is held."""
     parts = {name: _or_none(column) for name, column in parts_of(scores).items()}
     columns = scores.depth.tolist(), scores.num_leaves.tolist(), _or_none(scores.value), _or_none(scores.advantage)
     names = ("depth", "num_leaves", "value", "advantage", *parts)
     added = (dict(zip(names, row, strict=True)) for row in zip(*columns, *parts.values(), strict=True))
     scoring = scoring_of(terms or scores.terms)
-    return [_added_to(record, added, scoring, in_place) for record in records]
+    return (_added_to(record, added, scoring, in_place) for record in records)
 
 
 def _added_to(record: TreeRecord, added: Iterator[Fields], scoring: Fields, in_place: bool) -> TreeRecord:

@@ -8,6 +8,7 @@ here             trees of one prompt -> group, groups -> file
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,7 @@ from treegrpo_cli.trees.collection import TreeReader
 from treegrpo_cli.trees.tree_record import TreeRecord
 from treegrpo_cli.types import Limits
 
-__all__ = ["TreeRecord", "TreeWriter", "read_groups", "read_trees"]
+__all__ = ["TreeRecord", "TreeWriter", "read_groups", "read_trees", "write_groups"]
 
 
 def read_trees(path: str | Path, limits: Limits | None = None) -> TreeReader:
@@ -140,3 +141,19 @@ class TreeWriter:
     ) -> None:
         with suppress(FileError) if kind else nullcontext():  # the first error is the one to tell
             self.close()
+
+
+def write_groups(path: str | Path, groups: Iterable[Iterable[TreeRecord]]) -> None:
+    """Write a file of groups: each is packed and written in a thread while the next is made.
+
+    Two groups are held at once. Raises as `TreeWriter` does, and what `groups` raises; whole groups are in the file.
+    """
+    with TreeWriter(path) as writer, ThreadPoolExecutor(1, "treegrpo-tree-file") as beside:
+        last: Future[None] | None = None
+        for group in groups:
+            made = list(group)
+            if last is not None:
+                last.result()
+            last = beside.submit(writer.write_group, made)
+        if last is not None:
+            last.result()
