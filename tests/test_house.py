@@ -23,9 +23,11 @@ BELOW: dict[str, set[str]] = {
     "samplers": {"models", "config", "free_time", "types", "errors"},
     "envs": {"config", "data", "user_code", "tags", "types", "errors"},
     "rewards": {"config", "user_code", "tags", "types", "errors"},
-    "rollout": {"rewards", "envs", "samplers", "trees", "config", "data", "user_code", "tags", "types", "errors"},
+    "workers": {"rewards", "envs", "config", "free_time", "user_code", "types", "errors"},
+    "rollout": {"workers", "rewards", "envs", "samplers", "trees", "config", "data"}
+    | {"user_code", "tags", "types", "errors"},
     "train": {"models", "config", "types", "errors"},
-    "run": {"train", "rollout", "rewards", "envs", "samplers", "models", "trees", "config", "data"}
+    "run": {"workers", "train", "rollout", "rewards", "envs", "samplers", "models", "trees", "config", "data"}
     | {"signals", "free_time", "types", "errors"},
     "scale": {"run", "samplers", "models", "config", "types", "errors"},
     "doctor": {"run", "train", "samplers", "models", "config", "data", "types", "errors"},

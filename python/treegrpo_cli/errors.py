@@ -82,6 +82,10 @@ class ToolError(RuntimeError):
         super().__init__(reason)
 
 
+class LastToolError(ToolError):
+    """A failure that another attempt would only repeat."""
+
+
 class UserCodeError(Exception):
     """Code of the user's raised. `reason` is one line, `trace` the lines of its traceback from its own frames on.
 

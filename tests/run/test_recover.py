@@ -263,7 +263,7 @@ def test_settings_that_differ_are_named(tmp_path: Path, changes: dict[str, Any],
     assert f"t.jsonl: holds trees grown with other settings: {message}" in str(refused.value)
 
 
-@pytest.mark.parametrize("key", ["tool_timeout_s", "tool_retries", "max_concurrent_tools"])
+@pytest.mark.parametrize("key", ["tool_timeout_s", "tool_retries", "max_concurrent_tools", "workers"])
 def test_patience_may_change_while_a_file_grows(tmp_path: Path, key: str) -> None:
     given = CONFIG.model_dump(exclude_unset=True) | {"environment": {key: 7}, "limits": {"max_rows": 9}}
     Origin(make_config(given), TASKS, tmp_path / "t.jsonl").check(record(0, 0))

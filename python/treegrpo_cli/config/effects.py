@@ -19,6 +19,7 @@ CANNOT_CHANGE_THE_RESULT = frozenset(
         "environment.tool_timeout_s",
         "environment.tool_retries",
         "environment.max_concurrent_tools",
+        "environment.workers",
         "model.chat_template_timeout_s",
         "model.gradient_checkpointing",
         *(f"limits.{name}" for name in LimitsConfig.model_fields),

@@ -19,7 +19,7 @@ from treegrpo_cli.envs.answers import state_and_messages, state_and_result
 from treegrpo_cli.envs.base import Environment
 from treegrpo_cli.envs.outside import is_outside
 from treegrpo_cli.envs.reports import error_text, report_raised
-from treegrpo_cli.errors import NoAnswerError, ToolError, UserCodeError, UserError
+from treegrpo_cli.errors import LastToolError, NoAnswerError, ToolError, UserCodeError, UserError
 from treegrpo_cli.types import Action, Message, StepResult, Task
 from treegrpo_cli.user_code import call, looking_at_answers
 
@@ -133,6 +133,8 @@ async def _with_retries(attempt: Callable[[], Awaitable[Any]], config: Environme
         async with _slot(config.max_concurrent_tools):
             try:
                 return await attempt()
+            except LastToolError:
+                raise
             except ToolError as error:
                 reason, trace = str(error), error.trace
             except NoAnswerError as error:

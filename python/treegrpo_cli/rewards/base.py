@@ -56,6 +56,19 @@ class RewardFunction(Protocol):
         ...
 
 
+class Rewards(Protocol):
+    """All functions of a run together."""
+
+    @property
+    def names(self) -> list[str]:
+        """What metrics and files call each function."""
+        ...
+
+    async def reward(self, rollouts: Sequence[Rollout]) -> list[LeafReward]:
+        """Return what each rollout is worth; what fails is returned, not raised."""
+        ...
+
+
 def short_names(whole: Sequence[str]) -> list[str]:
     """What stands behind the colon of each dotted path, all of it where two share that.
 

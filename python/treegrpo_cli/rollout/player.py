@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treegrpo_cli.errors import UserError
-from treegrpo_cli.rewards import load_rewards
 from treegrpo_cli.rollout.disagreement import RewardsSoFar
 from treegrpo_cli.rollout.schedule import make_schedule
 from treegrpo_cli.rollout.selection import Rule, cut_of, load_rule, reads_entropies
 from treegrpo_cli.rollout.timings import Stopwatch, Timings
 from treegrpo_cli.samplers import make_sampler
 from treegrpo_cli.types import Completion, DrawnTurn, SamplingParams
+from treegrpo_cli.workers import open_rewards
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +36,7 @@ class Player:
         self.schedule = make_schedule(config.rollout.schedule)
         self.rule: Rule = load_rule(config)
         self.tools, self.rewarding, self.selecting = Stopwatch(), Stopwatch(), Stopwatch()
-        self.rewards = load_rewards(config.reward)
+        self.rewards = open_rewards(world.environment, config.reward)
         self.rewards_so_far = RewardsSoFar()
         """Of a run's earlier steps: what rules and allocation take a prompt for that they know little of."""
         self.gate: Gate | None = None

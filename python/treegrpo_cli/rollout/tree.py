@@ -117,10 +117,10 @@ class Tree:
         player, settings = self.player, self.player.config.rollout
         try:
             state, messages = await reset_with_retries(player.environment, self.prompt.task, player.config.environment)
+            self.states.append(state)
             state_key = await key_of_state(player.environment, state, player.config.environment)
         except ToolError as error:
             raise PromptError("reset", f"the environment does not start: {error}", self.tree_id, error.trace) from error
-        self.states.append(state)
         self.prompt_messages = tuple(messages)
         try:
             token_ids = player.dialect.prompt_ids(messages)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from treegrpo_cli.envs import check_environment, close_environment, load_environment
+from treegrpo_cli.envs import check_environment, close_environment
 from treegrpo_cli.errors import UserError
-from treegrpo_cli.rollout.dialects import make_dialect
+from treegrpo_cli.rollout.dialects import Dialect, make_dialect
 from treegrpo_cli.samplers import resolve_device
 from treegrpo_cli.samplers.text import end_token_ids
 from treegrpo_cli.samplers.vllm_engine import prepare_environment
+from treegrpo_cli.workers import abandon, open_environment
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
@@ -21,18 +22,26 @@ class World:
 
     def __init__(self, config: Config, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self.environment = load_environment(config.environment, config.limits.resolved)
-        _prepare_engine(config)
-        ends = end_token_ids(config.model.path, tokenizer) if config.model.path else ()
-        self.dialect = make_dialect(config, tokenizer, self.environment.tools, ends)
-        masked = any("mask" in term for term in config.advantage.score_terms)
-        if masked and self.dialect.find_calls("") is None:
-            raise UserError(
-                f"advantage.terms: mask tool-calls: {self.dialect.reader_name} does not say where in a turn its tool "
-                "calls stand; use environment.tool_parser=json or harmony, or the inline dialect (environment.dialect)"
-            )
+        self.environment = open_environment(config)
+        try:
+            self.dialect = self._open_dialect(config)
+        except BaseException:
+            abandon(self.environment)
+            raise
         self._check_timeout_s = config.environment.check_timeout_s
         self._checked = self._closed = False
+
+    def _open_dialect(self, config: Config) -> Dialect:
+        _prepare_engine(config)
+        ends = end_token_ids(config.model.path, self.tokenizer) if config.model.path else ()
+        dialect = make_dialect(config, self.tokenizer, self.environment.tools, ends)
+        masked = any("mask" in term for term in config.advantage.score_terms)
+        if masked and dialect.find_calls("") is None:
+            raise UserError(
+                f"advantage.terms: mask tool-calls: {dialect.reader_name} does not say where in a turn its tool "
+                "calls stand; use environment.tool_parser=json or harmony, or the inline dialect (environment.dialect)"
+            )
+        return dialect
 
     async def check(self) -> None:
         """Raise UserError where the environment says that it cannot work; asked once."""

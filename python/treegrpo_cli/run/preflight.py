@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from treegrpo_cli.data.tasks import load_tasks
-from treegrpo_cli.envs import check_environment, close_environment, load_environment
+from treegrpo_cli.envs import check_environment, close_environment
 from treegrpo_cli.errors import Problems, UserError
 from treegrpo_cli.models.pretrained import check_weight_files, load_tokenizer, read_model_config
 from treegrpo_cli.rewards import load_rewards
@@ -18,6 +18,7 @@ from treegrpo_cli.rollout.world import World
 from treegrpo_cli.run.loggers import check_logger
 from treegrpo_cli.run.memory import check_memory
 from treegrpo_cli.samplers import check_distinct, check_sleep, choose_engine, resolve_device
+from treegrpo_cli.workers import open_environment
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config, RewardConfig
@@ -194,7 +195,7 @@ def _open_world(config: Config, tokenizer: Any) -> World:
 
 def _open_environment(config: Config) -> None:
     """Find what is wrong with the environment where there is no tokenizer to open a world with."""
-    environment = load_environment(config.environment, config.limits.resolved)
+    environment = open_environment(config)
 
     async def check_and_close() -> None:
         try:

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from contextvars import ContextVar
 from typing import Any
 
 from treegrpo_cli.user_code.raised import user_code_error
@@ -23,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 BLOCKED_S = 1.0
 """A loop that has not turned for so long is blocked by what runs in it."""
+
+begun: ContextVar[set[Future[Any]] | None] = ContextVar("begun", default=None)
+"""Where a task sets it, all that is begun for it and those that it starts: who gives up on them can tell what is left
+of them."""
 
 
 def in_thread(function: Callable[[], Any]) -> Future[Any]:
@@ -45,6 +50,9 @@ def _running_future() -> Future[Any]:
     """A future that who waits for it cannot cancel: its thread goes on, and sets it."""
     future: Future[Any] = Future()
     future.set_running_or_notify_cancel()
+    noted = begun.get()
+    if noted is not None:
+        noted.add(future)
     return future
 
 
@@ -135,6 +143,8 @@ class Running:
         """Take back what has not begun, so that it can be started elsewhere; return whether that was so."""
         with self._lock:
             self._is_withdrawn = not self._has_begun
+        if self._is_withdrawn:
+            self.answer.set_result(None)
         return self._is_withdrawn
 
     async def _await(self) -> None:
