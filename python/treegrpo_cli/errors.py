@@ -48,6 +48,16 @@ class UserError(ValueError):
         self.trace = tuple(trace)
         super().__init__(bounded("\\n".join(str(message).splitlines())))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """The same error in another process, whatever its class was made from."""
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[UserError], args: tuple[object, ...], fields: dict[str, object]) -> UserError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(fields)
+    return error
+
 
 class FileError(UserError):
     """A file that cannot be read or written as asked; names the file and, where known, the line."""

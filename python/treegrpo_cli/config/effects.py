@@ -34,6 +34,10 @@ CANNOT_CHANGE_THE_RESULT = frozenset(
         "sampler.max_num_batched_tokens",
         "sampler.sleep",
         "sampler.enforce_eager",
+        "scale.engines",
+        "scale.tensor_parallel",
+        "scale.placement",
+        "scale.address",
         "train.microbatch_tokens",
         "train.num_threads",
         "train.eval_steps",
@@ -46,7 +50,7 @@ CANNOT_CHANGE_THE_RESULT = frozenset(
         "train.log_completions",
     }
 )
-"""Evaluation, timeouts, memory, loggers and files, and where a run ends."""
+"""Evaluation, timeouts, memory, loggers and files, which processes sample, and where a run ends."""
 
 
 def without_effect() -> dict[str, set[str]]:

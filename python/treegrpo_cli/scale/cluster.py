@@ -198,11 +198,12 @@ class _Connection:
 
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
         settings["runtime_env"] = {"env_vars": variables_handed_on()}
-        if self._address:
-            ray.init(self._address, **settings)
-            return
-        with _on_loopback():
-            ray.init("local", include_dashboard=False, _temp_dir=self._folder, **settings)
+        with _quietly():
+            if self._address:
+                ray.init(self._address, **settings)
+                return
+            with _on_loopback():
+                ray.init("local", include_dashboard=False, _temp_dir=self._folder, **settings)
 
 
 def check_reachable(address: str) -> None:
@@ -226,6 +227,18 @@ def variables_handed_on() -> dict[str, str]:
     if path := os.environ.get("PYTHONPATH"):
         found["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in path.split(os.pathsep) if entry)
     return found
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep what Ray says of dead workers off the terminal, which `log_to_driver` does not: who watches them says it."""
+    from ray._private import worker
+
+    before, worker.listen_error_messages = worker.listen_error_messages, lambda *_: None
+    try:
+        yield
+    finally:
+        worker.listen_error_messages = before
 
 
 @contextmanager

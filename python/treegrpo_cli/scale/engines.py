@@ -15,7 +15,7 @@ import numpy as np
 import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
-from treegrpo_cli.errors import said
+from treegrpo_cli.errors import UserError, said
 from treegrpo_cli.samplers import resolve_device
 from treegrpo_cli.samplers.base import EngineCounts, Trained
 from treegrpo_cli.samplers.routing import ReplicaGoneError, RoutedSampler
@@ -33,7 +33,8 @@ MAX_RESTARTS = 5
 LONG_LIFE_S = 3600.0
 FIRST_PAUSE_S = 1.0
 """Before a dead engine is started again; twice as long before each further time."""
-START_S = 1800.0
+PATIENCE_S = 300.0
+"""A start that takes longer is mentioned: Ray waits for resources without a word."""
 LOOK_S = 0.2
 
 
@@ -65,9 +66,11 @@ def open_engines(
     try:
         for replica in replicas:
             replica.wait_for_start()
-    except BaseException:
+    except BaseException as error:
         for replica in replicas:
             replica.close()
+        if isinstance(error, ReplicaGoneError):
+            raise UserError(f"an engine ended while it started: {error}; its log is beside {log_path}") from error
         raise
     for line in dict.fromkeys(line for replica in replicas for line in replica.facts.said):
         say(line)
@@ -114,9 +117,13 @@ class EngineReplica:
 
     def wait_for_start(self) -> None:
         """Block until the engine has started. Raises UserError as it does, ReplicaGoneError where it died."""
+        asked = time.monotonic()
         while not ray.wait([self._starting], timeout=LOOK_S)[0]:
             if self._closed.is_set():
                 raise ReplicaGoneError("closed")
+            if time.monotonic() - asked > PATIENCE_S:
+                self._say(f"{self.name} has not started for {PATIENCE_S:g} s: the cluster may have no room for it yet")
+                asked = float("inf")
         self.facts = self._ask(lambda: ray.get(self._starting))
         self._started = time.monotonic()
 

@@ -1,0 +1,83 @@
+"""Engines that outlive a run, and what is done to them while they sample."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from treegrpo_cli.config import Config
+from treegrpo_cli.run.parts import Parts
+from treegrpo_cli.samplers.routing import RoutedSampler
+
+
+class SharedEngines(Parts):
+    """Parts whose engines stay open behind the run, for the next one."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+
+    def open_sampler(self, config: Config, log_path: Path | None, say: Any, trained: Any = None) -> Any:
+        return _Kept(self.sampler)
+
+
+class _Kept:
+    def __init__(self, sampler: Any) -> None:
+        self._sampler = sampler
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sampler, name)
+
+    def close(self) -> None:
+        """Nothing: the module's fixture closes it."""
+
+
+def kill_after(sampler: RoutedSampler, number: int, place: int) -> Callable[[], None]:
+    """Kill the process of a live engine when so many turns were asked for; return what takes the trap away."""
+    asked, sample = 0, sampler.sample
+
+    async def counting(*arguments: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == number:
+            os.kill(sampler.live[place].facts.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        return await sample(*arguments)
+
+    sampler.sample = counting  # type: ignore[method-assign]
+
+    def undo() -> None:
+        assert asked >= number
+        del sampler.sample  # type: ignore[attr-defined]
+
+    return undo
+
+
+def until(condition: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def processes() -> dict[int, tuple[int, str]]:
+    """The processes of this machine that run: pid -> parent and name."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, rest = path.read_text().rsplit(")", 1)
+        except OSError:
+            continue
+        state, parent = rest.split()[:2]
+        if state != "Z":
+            found[int(path.parent.name)] = (int(parent), name.partition("(")[2])
+    return found
+
+
+def descendants(pid: int) -> set[int]:
+    """The processes below one, at any depth."""
+    parents = {child: parent for child, (parent, _) in processes().items()}
+    found: set[int] = set()
+    while fresh := {child for child, parent in parents.items() if parent in found | {pid}} - found:
+        found |= fresh
+    return found
