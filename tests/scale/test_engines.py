@@ -20,8 +20,9 @@ from treegrpo_cli.run.progress import Reporter
 from treegrpo_cli.samplers import make_sampler
 from treegrpo_cli.samplers.base import Sampler
 from treegrpo_cli.samplers.routing import RoutedSampler
-from treegrpo_cli.scale.cluster import check_resources, unwrapped
+from treegrpo_cli.scale.cluster import unwrapped
 from treegrpo_cli.scale.engines import open_engines
+from treegrpo_cli.scale.placement import place
 from treegrpo_cli.train.checkpoint import checkpoints
 from treegrpo_cli.types import Completion, SamplingParams
 
@@ -44,7 +45,7 @@ def engines(
 ) -> Iterator[RoutedSampler]:
     folder = tmp_path_factory.mktemp("engines")
     config = make_config(small_run(folder, tiny_model_dir, scale={"engines": 2}))
-    sampler = open_engines(config, folder / "engine.log", said.append, None)
+    sampler = open_engines(config, place(config), folder / "engine.log", said.append, None)
     yield sampler
     sampler.close()
 
@@ -182,10 +183,9 @@ def test_two_steps_of_training_are_those_of_one_engine_also_where_one_of_two_is_
 
 
 def test_an_engine_that_cannot_start_says_so_in_its_own_line(tmp_path: Path) -> None:
-    settings = small_run(tmp_path, tmp_path, scale={"engines": 1})
-    said: list[str] = []
+    config = make_config(small_run(tmp_path, tmp_path, scale={"engines": 1}))
     with pytest.raises(UserError) as raised:
-        open_engines(make_config(settings), None, said.append, None)
+        open_engines(config, place(config), None, lambda _: None, None)
     assert type(raised.value) in (UserError, FileError)
     assert str(tmp_path) in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -206,8 +206,3 @@ def test_errors_of_users_arrive_as_they_were_raised() -> None:
             ray.get(fail.remote(error))
         found = unwrapped(raised.value)
         assert (type(found), str(found), found.__dict__) == (type(error), str(error), error.__dict__)
-
-
-def test_more_than_the_cluster_has_is_refused_at_once() -> None:
-    with pytest.raises(UserError, match=r"^\[scale\] asks for 64 GPUs, and the Ray cluster has 0$"):
-        check_resources(num_gpus=64)

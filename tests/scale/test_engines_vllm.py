@@ -9,6 +9,7 @@ from treegrpo_cli.run.generate import generate
 from treegrpo_cli.run.progress import Reporter
 from treegrpo_cli.scale import engines as engines_module
 from treegrpo_cli.scale.engines import open_engines
+from treegrpo_cli.scale.placement import place
 
 from tests.runs import small_run
 from tests.scale.engine_runs import SharedEngines, kill_after
@@ -22,7 +23,7 @@ def test_trees_are_the_same_with_two_engines_with_one_killed_among_them_and_with
     sampler = {"engine": "vllm", "kv_cache_bytes": 16 << 20}
     settings = small_run(tmp_path, tiny_model_dir, scale={"engines": 2}, sampler=sampler)
     config, said = make_config(settings), []  # type: ignore[var-annotated]
-    engines = open_engines(config, tmp_path / "engine.log", said.append, None)
+    engines = open_engines(config, place(config), tmp_path / "engine.log", said.append, None)
     trees, hits = {}, []
     for number, name in enumerate(("two", "killed", "one")):
         undo = kill_after(engines, 12, place=0) if name == "killed" else None

@@ -99,10 +99,13 @@ def check_resources(num_gpus: float = 0, num_cpus: float = 0) -> None:
             raise UserError(f"[scale] asks for {asked:g} {name}s, and the Ray cluster has {there.get(name, 0.0):g}")
 
 
-def actor_options(*, num_cpus: float = 0, num_gpus: float = 0, max_concurrency: int = 1000) -> dict[str, Any]:
-    """Return what an actor of ours is started with: it is never restarted by Ray, and no call is repeated.
+def actor_options(
+    *, num_cpus: float = 0, num_gpus: float = 0, max_concurrency: int = 1000, **place: Any
+) -> dict[str, Any]:
+    """Return what an actor of ours is started with: Ray never restarts it, and repeats no call.
 
-    Who watches it knows what is to be done first. Its environment comes with the job.
+    Who watches it knows what is to be done first. `place` are more of Ray's options; its environment comes with the
+    job.
     """
     return {
         "num_cpus": num_cpus,
@@ -110,6 +113,7 @@ def actor_options(*, num_cpus: float = 0, num_gpus: float = 0, max_concurrency: 
         "max_concurrency": max_concurrency,
         "max_restarts": 0,
         "max_task_retries": 0,
+        **place,
     }
 
 

@@ -16,17 +16,17 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from treegrpo_cli.errors import UserError, said
-from treegrpo_cli.samplers import resolve_device
 from treegrpo_cli.samplers.base import EngineCounts, Trained
 from treegrpo_cli.samplers.routing import ReplicaGoneError, RoutedSampler
 from treegrpo_cli.samplers.stepping import EngineError
-from treegrpo_cli.scale.cluster import actor_options, check_resources, environment, unwrapped
+from treegrpo_cli.scale.cluster import actor_options, environment, unwrapped
 from treegrpo_cli.scale.engine_actor import EngineActor, EngineFacts, EngineSettings
 from treegrpo_cli.scale.weights import Published, publish, send
 from treegrpo_cli.types import Completion, SamplingParams, TokenIds
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
+    from treegrpo_cli.scale.placement import Placement
 
 MAX_RESTARTS = 5
 """Of one engine, none of which lived for `LONG_LIFE_S`."""
@@ -39,28 +39,24 @@ LOOK_S = 0.2
 
 
 def open_engines(
-    config: Config, log_path: Path | None, say: Callable[[str], None], trained: Trained | None
+    config: Config, placement: Placement, log_path: Path | None, say: Callable[[str], None], trained: Trained | None
 ) -> RoutedSampler:
-    """Start the engines side by side. Raises UserError where one of them says so, or the cluster is too small."""
+    """Start the engines side by side, each in its place. Raises UserError where one of them says so."""
     scale = config.scale
-    device = resolve_device(config.model.device).partition(":")[0]
-    num_gpus = scale.tensor_parallel if device == "cuda" else 0
-    check_resources(num_gpus=num_gpus * scale.engines)
     settings = EngineSettings(
         environment(),
         config.sampler,
         os.path.abspath(config.model.path),
         config.model.dtype,
-        device,
+        placement.device,
         config.rollout.context_tokens,
         config.seed,
         log_path,
         trained,
     )
     say(f"starting {scale.engines} engines ..." if scale.engines > 1 else "starting an engine ...")
-    options = actor_options(num_gpus=num_gpus)
     replicas = [
-        EngineReplica(number, replace(settings, log_path=log_of(log_path, number)), options, say)
+        EngineReplica(number, replace(settings, log_path=log_of(log_path, number)), placement.engine(number), say)
         for number in range(scale.engines)
     ]
     try:
@@ -173,7 +169,7 @@ class EngineReplica:
         self._kill()
 
     def _start(self) -> None:
-        self._actor = ray.remote(**self._options)(EngineActor).remote()
+        self._actor = ray.remote(**actor_options(**self._options))(EngineActor).remote()
         self._starting = self._actor.start.remote(self._settings)
 
     def _kill(self) -> None:

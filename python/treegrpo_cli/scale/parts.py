@@ -13,6 +13,7 @@ from treegrpo_cli.scale.cluster import check_installed, open_cluster
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
     from treegrpo_cli.samplers.base import Sampler, Trained
+    from treegrpo_cli.scale.placement import Placement
 
 
 class RayParts(Parts):
@@ -24,7 +25,7 @@ class RayParts(Parts):
     def __init__(self) -> None:
         check_installed()
         self._stack = ExitStack()
-        self._is_connected = False
+        self._placement: Placement | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -35,19 +36,26 @@ class RayParts(Parts):
         self._stack.close()
 
     def open_trainer(self, config: Config, say: Say, tokenizer: Any) -> StepTrainer:
-        """Load the policy, in this process."""
+        """Load the policy, in this process: on the GPU that the plan leaves to it."""
+        device = self._placed(config, say).driver_device
+        if device is not None:
+            config = config.model_copy(update={"model": config.model.model_copy(update={"device": device})})
         return super().open_trainer(config, say, tokenizer)
 
     def open_sampler(self, config: Config, log_path: Path | None, say: Say, trained: Trained | None = None) -> Sampler:
         """Start `scale.engines` engines; without any, one in this process."""
         if not config.scale.engines:
             return super().open_sampler(config, log_path, say, trained)
-        self._connect(config, say)
         from treegrpo_cli.scale.engines import open_engines
 
-        return open_engines(config, log_path, say, trained)
+        return open_engines(config, self._placed(config, say), log_path, say, trained)
 
-    def _connect(self, config: Config, say: Say) -> None:
-        if not self._is_connected:
+    def _placed(self, config: Config, say: Say) -> Placement:
+        """Where everything lives, on the cluster that is joined when this is first asked."""
+        if self._placement is None:
             self._stack.enter_context(open_cluster(config, say))
-            self._is_connected = True
+            from treegrpo_cli.scale.placement import place
+
+            self._placement = place(config, say)
+            self._stack.callback(self._placement.close)
+        return self._placement
