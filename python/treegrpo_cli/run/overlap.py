@@ -82,6 +82,7 @@ class Overlap(Course):
         return self.run(self._next())
 
     async def _next(self) -> StepGrowth:
+        self.stop.check()  # a signal that came just now has kept steps from beginning
         growth, task = self._growing[0]
         while not task.done():
             self.check()
