@@ -186,10 +186,8 @@ def main() -> None:
         run(parts, options, 0, 2)  # warms up
         parts.update_s = mean(run(parts, options, 0, 6), "time/rollout")
         print(f"update: {parts.update_s:.2f} s, load {os.getloadavg()[0]:.1f}\n")
-        print(
-            "| round | staleness | s a step | of serial | waited for trees | weights | mean age | mixed trees | engine |"
-        )
-        print("|---|---|---|---|---|---|---|---|---|")
+        columns = "round | staleness | s a step | of serial | rollout | update | weights | age | mixed trees | engine"
+        print(f"| {columns} |\n{'|---' * 10}|")
         ratios: dict[int, list[float]] = {number: [] for number in options.staleness}
         for number in range(1, options.rounds + 1):
             serial = run(parts, options, 0, options.steps)

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 class Overlap(Course):
     """A course on which up to `scale.max_staleness` steps grow beside the one that is waited for, or trains.
 
-    `num_trained`: the steps behind the run when it begins. What the trainer does runs in a thread of its own, and
-    everything else where it always did: while the main thread scores and writes, nothing grows. What goes wrong in a
-    later step is raised as soon as the main thread waits for trees, and the step that trained meanwhile is written.
+    `num_trained`: the steps behind the run when it begins. Updates, checkpoints and tree files are made in a thread;
+    while the main thread scores, or hands weights over, nothing grows. What goes wrong in a later step is raised as
+    soon as the main thread waits for trees, or has written the step that trained meanwhile.
     """
 
     def __init__(

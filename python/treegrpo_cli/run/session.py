@@ -192,7 +192,8 @@ class Session:
         self.spending.add(metrics)
         self._log_completions(trees, scores)
         if self.config.train.save_trees:
-            self._write_trees(trees, scores, {grown.prompt.prompt_id for grown in discarded})
+            ids = {grown.prompt.prompt_id for grown in discarded}
+            self.course.beside(partial(self._write_trees, trees, scores, ids))
         self._bar.advance(note=f"reward {metrics['reward']:.3f}")
         self.course.beside(partial(self.keeper.save_if_due, is_last=self.is_done))
         if not self.is_done:
