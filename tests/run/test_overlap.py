@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+import torch
 from treegrpo_cli import read_trees
 from treegrpo_cli._core import Forest
 from treegrpo_cli.config import Config
 from treegrpo_cli.config.files import load_config, make_config
 from treegrpo_cli.errors import FailedRunError, Stopped, UserError
+from treegrpo_cli.models.pretrained import load_causal_lm
 from treegrpo_cli.rollout.gate import Gate
 from treegrpo_cli.run.loop import train
 from treegrpo_cli.run.progress import Reporter
@@ -356,10 +358,28 @@ def test_an_engine_beside_updates_never_sleeps() -> None:
     assert make_config({}).sampler.sleep == "auto"
 
 
-def test_a_real_policy_trains_on_trees_that_grew_meanwhile(tiny_model_dir: Path, tmp_path: Path) -> None:
-    """Tokens of its own version have the engine's log-probabilities; older ones differ by what the update moved."""
-    settings = small_run(tmp_path, tiny_model_dir, scale={"max_staleness": 1}, train={"num_steps": 4})
-    config = make_config(settings)
+def log_probs_of(model: Any, token_ids: list[int]) -> list[float]:
+    """Of each token behind the first, in nats, under the model alone."""
+    with torch.no_grad():
+        logits = model(torch.tensor([token_ids])).logits[0, :-1]
+    picked = logits.log_softmax(-1).gather(1, torch.tensor(token_ids[1:])[:, None])
+    return [float(value) for value in picked[:, 0]]
+
+
+def paths_to(nodes: list[dict[str, Any]]) -> list[list[int]]:
+    """Token ids from the root up to the end of each node."""
+    paths: list[list[int]] = []
+    for node in nodes:
+        paths.append([*(paths[node["parent"]] if node["parent"] is not None else []), *node["token_ids"]])
+    return paths
+
+
+def test_a_real_policy_trains_on_trees_that_grew_meanwhile_each_turn_wholly_by_the_version_it_names(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """The log-probabilities that are kept are those of that step's checkpoint: weights never arrived within a turn."""
+    train_settings = {"num_steps": 4, "save_steps": 1, "max_checkpoints": 0}
+    config = make_config(small_run(tmp_path, tiny_model_dir, scale={"max_staleness": 1}, train=train_settings))
     train(config, QUIET)
     lines = [line for line in lines_of(config) if "reward" in line]
     check_metric_names(lines_of(config))
@@ -369,7 +389,14 @@ def test_a_real_policy_trains_on_trees_that_grew_meanwhile(tiny_model_dir: Path,
         assert (apart < 1e-4) == fresh
         assert line["sampling/importance_sampling_ratio/mean"] <= 2.0
         assert line["clip_ratio/low_mean"] == line["clip_ratio/high_mean"] == 0.0  # the ratio is to the policy itself
-    assert [line["staleness/max"] for line in lines[:2]] == [
-        0,
-        1,
-    ]  # the second began with the first, or beside its update
+    assert [line["staleness/max"] for line in lines[:2]] == [0, 1]  # the second began with the first, or its update
+    folders = {0: tiny_model_dir} | {step: Path(config.output_dir) / f"checkpoint-{step}" for step in (1, 2, 3)}
+    models = {step: load_causal_lm(folder, torch.float32) for step, folder in folders.items()}
+    for path in sorted((Path(config.output_dir) / "trees").iterdir()):
+        for tree in read_trees(path):
+            for node, tokens in zip(tree.nodes, paths_to(tree.nodes), strict=True):
+                if node["parent"] is not None:
+                    [(start, end)] = node["sampled"]
+                    first = len(tokens) - len(node["token_ids"])
+                    known = log_probs_of(models[node["policy_version"]], tokens)[first - 1 + start : first - 1 + end]
+                    assert node["logprobs"] == pytest.approx(known, abs=1e-4)
