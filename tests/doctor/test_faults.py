@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from treegrpo_cli import samplers
 from treegrpo_cli.config import Config
 from treegrpo_cli.doctor import attention, engines
 from treegrpo_cli.doctor.finding import Check, Finding
 from treegrpo_cli.doctor.tiny_model import make_tiny_model
 from treegrpo_cli.errors import UserError
+from treegrpo_cli.samplers import vllm_presence
 from treegrpo_cli.samplers.stepping import Request
 from treegrpo_cli.samplers.transformers import TransformersSampler
 from treegrpo_cli.samplers.vllm import VllmSampler
@@ -157,7 +157,7 @@ def test_an_engine_that_the_settings_do_not_ask_for_is_left_out(model: Path) -> 
 
 def test_a_vllm_that_is_not_installed_is_one_line_with_its_remedy(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
     monkeypatch.setattr(engines, "ENGINES", ("vllm",))
-    for module in (engines, samplers):
+    for module in (engines, vllm_presence):
         monkeypatch.setattr(module, "find_spec", lambda name: None)
     [finding] = found(engines.checks(model, Config(), CPU, torch.float32, model / "engine.log", print)).values()
     assert (finding.subject, finding.verdict) == ("vllm: start", "not here")

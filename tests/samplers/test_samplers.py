@@ -21,7 +21,7 @@ from treegrpo_cli import samplers
 from treegrpo_cli.config import SamplerConfig
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.models.weights import Weights
-from treegrpo_cli.samplers import make_sampler
+from treegrpo_cli.samplers import make_sampler, vllm_presence
 from treegrpo_cli.samplers.stepping import EngineError, Request, SteppedSampler
 from treegrpo_cli.samplers.text import find_stop, turn_text
 from treegrpo_cli.samplers.transformers import draw, sampling_logprobs
@@ -501,7 +501,7 @@ def test_an_engine_that_got_new_weights_in_part_samples_no_more(error: BaseExcep
 def test_auto_takes_transformers_where_vllm_is_missing_and_an_explicit_vllm_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(samplers, "find_spec", lambda name: None)
+    monkeypatch.setattr(vllm_presence, "find_spec", lambda name: None)
     with caplog.at_level("INFO"):
         assert samplers.choose_engine("auto", "cpu") == "transformers"
     assert "sampling with transformers" in caplog.text

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from treegrpo_cli.config import Config
 from treegrpo_cli.config.documents import read_document
 from treegrpo_cli.config.loss_spellings import settle_delta
+from treegrpo_cli.config.secrets import without_passwords
 from treegrpo_cli.config.spellings import in_our_words, is_foreign
 from treegrpo_cli.config.values import MAX_DEPTH, check_values, flat
 from treegrpo_cli.errors import UserError, nearest
@@ -195,7 +196,7 @@ def _first_problem(error: ValidationError, source: str, arguments: set[str], set
         return f"{source}: unknown key {name!r}, {_nearest_key(location)}"
     messages = [other["msg"].removeprefix("Value error, ") for other in problems if _location(other["loc"]) == location]
     message = " or ".join([messages[0], *(other.removeprefix("Input should be ") for other in messages[1:])])
-    shown = "" if isinstance(problem["input"], dict | BaseModel) else f", got {problem['input']!r}"
+    shown = "" if isinstance(problem["input"], dict | BaseModel) else f", got {without_passwords(problem['input'])!r}"
     return f"{source}: {dotted}: {message[0].lower()}{message[1:]}{shown}"
 
 

@@ -91,6 +91,12 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _servers_are_started_by_others(self) -> Config:
+        if self.scale.engines and self.sampler.engine == "server":
+            raise ValueError('scale.engines starts engines here: set it to 0 beside sampler.engine = "server"')
+        return self
+
+    @model_validator(mode="after")
     def _turns_are_weighed_once(self) -> Config:
         from treegrpo_cli._core import describe_estimators
 

@@ -22,13 +22,13 @@ from treegrpo_cli.doctor.finding import Check, NotHereError, WrongError
 from treegrpo_cli.doctor.forests import FIRST_TOKEN, LAST_TOKEN, Turn, batch_of
 from treegrpo_cli.doctor.tiny_model import MAX_TOKENS
 from treegrpo_cli.errors import UserError, said
-from treegrpo_cli.samplers import make_sampler, why_no_vllm
+from treegrpo_cli.samplers import make_sampler, named, names, runs_here, why_no_vllm
 from treegrpo_cli.samplers.base import Sampler, Trained
 from treegrpo_cli.train.paths import reference_path
 from treegrpo_cli.train.policy import Policy
 from treegrpo_cli.types import Completion, SamplingParams
 
-ENGINES = ("transformers", "vllm")
+ENGINES = tuple(name for name in names() if named(name).is_here)
 
 NUM_CONTEXTS, SHARED_TOKENS, OWN_TOKENS = 8, 96, 8
 """Contexts begin alike for three of the CPU engine's blocks, so that a prefix is cached."""
@@ -37,6 +37,9 @@ TURN_TOKENS = 16
 KV_BYTES = 64 << 20
 SHARE = 0.1
 """Of a GPU: room for a tiny model, beside whatever else runs there."""
+
+WAIT_S = 10.0
+"""For an engine that runs elsewhere and does not answer."""
 
 CHANGE = 0.3
 """Of a weight's deviation: what a changed update adds at random."""
@@ -62,8 +65,12 @@ def checks(
     say: Callable[[str], None],
 ) -> Iterator[Check]:
     """Yield what is looked at for each engine that may run, in the order in which it must be; the last closes it."""
+    wanted = config.sampler.engine
+    if not runs_here(wanted):
+        yield from _elsewhere(config, log_path, say)
+        return
     for name in ENGINES:
-        if name == "vllm" and config.sampler.engine == "transformers":
+        if wanted != "auto" and named(name).preference > named(wanted).preference:
             continue
         bench = Bench(name, folder, config, device, dtype, log_path, say)
         steps = {
@@ -79,6 +86,29 @@ def checks(
             steps = {"start": bench.start}  # says how it is installed
         for step, look in steps.items():
             yield Check("engines", f"{name}: {step}", look)
+
+
+def _elsewhere(config: Config, log_path: Path, say: Callable[[str], None]) -> Iterator[Check]:
+    """Yield what is looked at of engines that run already, to sample and to train."""
+
+    def look(trained: Trained | None) -> str:
+        impatient = {"server_wait_s": min(WAIT_S, config.sampler.server_wait_s)}
+        sampler = make_sampler(
+            config.sampler.model_copy(update=impatient),
+            config.model.path,
+            dtype=config.model.dtype,
+            device=config.model.device,
+            max_model_len=config.rollout.context_tokens,
+            seed=config.seed,
+            log_path=log_path,
+            say=say,
+            trained=trained,
+        )
+        sampler.close()
+        return sampler.name
+
+    yield Check("engines", f"{config.sampler.engine}: turns", lambda: look(None))
+    yield Check("engines", f"{config.sampler.engine}: new weights", lambda: look(Trained()))
 
 
 class Bench:

@@ -79,7 +79,7 @@ class MemoryCount:
 
 
 def count(config: Config, model: Any, device: torch.device, engine: str) -> MemoryCount:
-    """Count for `model`, a causal LM on torch's meta device, and the engine `vllm` or `transformers`.
+    """Count for `model`, a causal LM on torch's meta device, and an engine by its name.
 
     Raises UserError where adapters do not fit the model, UncountableError where it does not name its sizes.
     """

@@ -13,11 +13,11 @@ from treegrpo_cli.errors import Problems, UserError
 from treegrpo_cli.models.pretrained import check_weight_files, load_tokenizer, read_model_config
 from treegrpo_cli.rewards import load_rewards
 from treegrpo_cli.rollout.forest import check_terms
-from treegrpo_cli.rollout.selection import load_rule
+from treegrpo_cli.rollout.selection import load_rule, reads_entropies
 from treegrpo_cli.rollout.world import World
 from treegrpo_cli.run.loggers import check_logger
 from treegrpo_cli.run.memory import check_memory
-from treegrpo_cli.samplers import check_distinct, check_sleep, choose_engine, resolve_device
+from treegrpo_cli.samplers import check_engine, resolve_device, runs_here
 from treegrpo_cli.workers import open_environment
 
 if TYPE_CHECKING:
@@ -159,7 +159,8 @@ def _read_model(config: Config, found: _Found, trains: bool) -> Any:
         return None
     whole = found.by(read_model_config, config.model.path) is not None
     before = len(found.lines)
-    found.by(check_weight_files, config.model.path)
+    if trains or runs_here(config.sampler.engine):
+        found.by(check_weight_files, config.model.path)
     # where there is no model, the same would be said of its tokenizer
     tokenizer = (found if whole else _Found()).by(load_tokenizer, config.model.path, config.model.chat_template)
     device = found.by(resolve_device, config.model.device)
@@ -171,12 +172,12 @@ def _read_model(config: Config, found: _Found, trains: bool) -> Any:
 
 
 def _check_engine(config: Config, device: str) -> None:
-    """Raise UserError where the engine is not installed, or cannot sleep or draw as it is asked to."""
-    sampler, distinct = config.sampler, config.rollout.distinct_siblings
-    if sampler.engine == "vllm" or sampler.sleep is True or distinct:
-        engine = choose_engine(sampler.engine, device)
-        check_sleep(sampler, engine, device)
-        check_distinct(distinct, engine, device)
+    """Raise UserError where the engine is not installed, or cannot do as it is asked to."""
+    try:
+        entropies = reads_entropies(config, load_rule(config))
+    except UserError:  # said of the rule before
+        entropies = config.rollout.entropies
+    check_engine(config.sampler, device, distinct=config.rollout.distinct_siblings, entropies=entropies)
 
 
 def _open_world(config: Config, tokenizer: Any) -> World:

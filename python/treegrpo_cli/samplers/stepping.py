@@ -44,6 +44,24 @@ class Request:
     seed: int
 
 
+def bounded_request(
+    request_id: str, context: TokenIds, params: SamplingParams, seed: int, max_model_len: int
+) -> Request:
+    """Return the request, its turn no longer than `max_model_len` leaves room for.
+
+    Raises ValueError where the context is empty or leaves no room for a token.
+    """
+    room = max_model_len - len(context)
+    if len(context) == 0 or params.max_tokens < 1:
+        raise ValueError(f"got a context of {len(context)} tokens and max_tokens {params.max_tokens}, both must be > 0")
+    if params.greedy and params.drawn:
+        raise ValueError("got turns that are not to be drawn again, and greedy, which draws nothing")
+    if room < 1:
+        raise ValueError(f"got a context of {len(context)} tokens, the engine holds {max_model_len} with the turn")
+    ids = [int(token) for token in context]
+    return Request(request_id, ids, replace(params, max_tokens=min(params.max_tokens, room)), seed)
+
+
 class SteppedSampler(ABC):
     """The part of a sampler that every engine shares: futures, cancellation, limits, counts.
 
@@ -119,7 +137,7 @@ class SteppedSampler(ABC):
         if self._asleep:
             raise RuntimeError("the engine sleeps until it gets new weights")
         self._num_requests += 1
-        request = self._request(str(self._num_requests), context, params, seed)
+        request = bounded_request(str(self._num_requests), context, params, seed, self.max_model_len)
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         self._futures[request.request_id] = future
         self._arrived.append(request)
@@ -197,21 +215,6 @@ class SteppedSampler(ABC):
             self._join()
             self._fail(EngineError(f"the {self.name} sampler is closed"))
             self._free()
-
-    def _request(self, request_id: str, context: TokenIds, params: SamplingParams, seed: int) -> Request:
-        room = self.max_model_len - len(context)
-        if len(context) == 0 or params.max_tokens < 1:
-            raise ValueError(
-                f"got a context of {len(context)} tokens and max_tokens {params.max_tokens}, both must be > 0"
-            )
-        if params.greedy and params.drawn:
-            raise ValueError("got turns that are not to be drawn again, and greedy, which draws nothing")
-        if room < 1:
-            raise ValueError(
-                f"got a context of {len(context)} tokens, the engine holds {self.max_model_len} with the turn"
-            )
-        ids = [int(token) for token in context]
-        return Request(request_id, ids, replace(params, max_tokens=min(params.max_tokens, room)), seed)
 
     def _start(self) -> None:
         """Let a task of the running loop step the engine, unless one does."""

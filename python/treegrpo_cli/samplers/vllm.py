@@ -27,7 +27,7 @@ from treegrpo_cli.samplers.vllm_engine import (
 from treegrpo_cli.samplers.vllm_entropies import return_entropies
 from treegrpo_cli.samplers.vllm_settings import cpu_settings, float32_head, gpu_settings
 from treegrpo_cli.samplers.vllm_sleep import Sleep
-from treegrpo_cli.samplers.vllm_turns import EngineTurn
+from treegrpo_cli.samplers.vllm_turns import EngineTurn, engine_words
 from treegrpo_cli.samplers.vllm_undrawn import draw_undrawn
 from treegrpo_cli.types import Completion
 
@@ -212,22 +212,12 @@ class VllmSampler(SteppedSampler):
         self._log_handler.close()
 
     def _engine_params(self, request: Request) -> EngineParams:
-        """Return the engine's words for a request; at temperature 0 log-probabilities are the model's own."""
+        """Return the engine's words for a request, which tell of each step where somebody looks at it."""
         from vllm import SamplingParams as EngineParams
         from vllm.sampling_params import RequestOutputKind
 
-        params = request.params
-        is_watched = params.drawn or params.stop_below is not None
+        is_watched = request.params.drawn or request.params.stop_below is not None
         return EngineParams(
-            max_tokens=params.max_tokens,
-            temperature=0.0 if params.greedy else params.temperature,
-            top_p=1.0 if params.greedy else params.top_p,
-            top_k=0 if params.greedy else params.top_k,
-            seed=request.seed,
-            stop=list(params.stop),
-            stop_token_ids=sorted(self.end_ids),
-            include_stop_str_in_output=True,
-            skip_special_tokens=False,
-            logprobs=0,  # the sampled token's alone
+            **engine_words(request, self.end_ids),
             output_kind=RequestOutputKind.DELTA if is_watched else RequestOutputKind.FINAL_ONLY,
         )

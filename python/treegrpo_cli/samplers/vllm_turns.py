@@ -1,12 +1,13 @@
-"""What vLLM's engine says of a request, step by step or in one go -> the turn so far, and the completion.
+"""A request -> vLLM's words for it; what an engine says of it, step by step or in one go -> the turn, the completion.
 
 Ranks of the sampled tokens carry the bits of entropies (`vllm_entropies.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from treegrpo_cli.samplers.measures import cut_after
 from treegrpo_cli.samplers.stepping import Request
@@ -14,6 +15,26 @@ from treegrpo_cli.samplers.text import turn_text
 from treegrpo_cli.samplers.undrawn import Undrawn
 from treegrpo_cli.samplers.vllm_entropies import entropies_in
 from treegrpo_cli.types import Completion
+
+Ended: TypeAlias = "tuple[str, int | str | None]"
+"""Why a turn ended, in vLLM's words, and which token or string stopped it."""
+
+
+def engine_words(request: Request, end_ids: Collection[int]) -> dict[str, Any]:
+    """Return what vLLM's sampling parameters are for a request; greedy, log-probabilities are the model's own."""
+    params = request.params
+    return {
+        "max_tokens": params.max_tokens,
+        "temperature": 0.0 if params.greedy else params.temperature,
+        "top_p": 1.0 if params.greedy else params.top_p,
+        "top_k": 0 if params.greedy else params.top_k,
+        "seed": request.seed,
+        "stop": list(params.stop),
+        "stop_token_ids": sorted(end_ids),
+        "include_stop_str_in_output": True,
+        "skip_special_tokens": False,
+        "logprobs": 0,  # the sampled token's alone
+    }
 
 
 @dataclass(slots=True)
@@ -32,21 +53,31 @@ class EngineTurn:
     num_cached_tokens: int = 0
 
     def take(self, output: Any) -> None:
-        """Add what an output brings, and say why the turn ends where it does."""
+        """Add what an output of the engine brings, and say why the turn ends where it does."""
         (sampled,) = output.outputs
-        known = len(self.token_ids)
-        for token, at in zip(sampled.token_ids, sampled.logprobs if sampled.token_ids else (), strict=True):
-            self.token_ids.append(token)
-            self.logprobs.append(at[token].logprob)
-            self.ranks.append(at[token].rank)
-            if self.undrawn:
-                self.undrawn.advance(token)
+        logprobs = sampled.logprobs if sampled.token_ids else ()
+        at = [each[token] for token, each in zip(sampled.token_ids, logprobs, strict=True)]
+        self.ranks += [each.rank for each in at]
         self.num_cached_tokens = output.num_cached_tokens or self.num_cached_tokens
-        if output.finished:
-            self.finish_reason = sampled.finish_reason
-            self.stop = (sampled.stop_reason,) if isinstance(sampled.stop_reason, str) else ()
+        ended = (sampled.finish_reason, sampled.stop_reason) if output.finished else None
+        self.add(sampled.token_ids, [each.logprob for each in at], ended)
+
+    def add(self, token_ids: Sequence[int], logprobs: Sequence[float], ended: Ended | None) -> None:
+        """Add tokens with their log-probabilities; `ended` says why the turn ends behind them, None where it goes on.
+
+        Cut by `stop_below`, it ends before.
+        """
+        known = len(self.token_ids)
+        self.token_ids += token_ids
+        self.logprobs += logprobs
+        if self.undrawn:
+            for token in token_ids:
+                self.undrawn.advance(token)
+        if ended:
+            self.finish_reason, reason = ended
+            self.stop = (reason,) if isinstance(reason, str) else ()
         left = cut_after(self.logprobs, self.request.params, known)
-        if left is not None and (left < len(self.token_ids) or not output.finished):
+        if left is not None and (left < len(self.token_ids) or not ended):
             del self.token_ids[left:], self.logprobs[left:], self.ranks[left:]
             self.finish_reason, self.stop = "pruned", ()
 
