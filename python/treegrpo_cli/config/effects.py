@@ -41,6 +41,7 @@ CANNOT_CHANGE_THE_RESULT = frozenset(
         "sampler.sleep",
         "sampler.enforce_eager",
         "scale.engines",
+        "scale.trainer_ranks",
         "scale.tensor_parallel",
         "scale.placement",
         "scale.address",
@@ -56,7 +57,7 @@ CANNOT_CHANGE_THE_RESULT = frozenset(
         "train.log_completions",
     }
 )
-"""Evaluation, timeouts, memory, loggers and files, which processes sample, and where a run ends."""
+"""Evaluation, timeouts, memory, loggers and files, which processes sample and train, and where a run ends."""
 
 
 def without_effect() -> dict[str, set[str]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from treegrpo_cli.samplers.base import Trained
 from treegrpo_cli.train.arriving import check_merged
 from treegrpo_cli.train.checkpoint import load_checkpoint, save_checkpoint
+from treegrpo_cli.train.ranks import ALONE, Ranks
 from treegrpo_cli.train.threads import Threads
 from treegrpo_cli.train.trainer import Metrics, Trainer
 
@@ -24,8 +25,14 @@ if TYPE_CHECKING:
 class LocalTrainer(Trainer):
     """A `StepTrainer`: the trainer, with its threads, its checkpoints and the way of its weights to the engine."""
 
-    def __init__(self, config: Config, say: Callable[[str], None] = lambda _: None, tokenizer: Any = None) -> None:
-        super().__init__(config, say, tokenizer)
+    def __init__(
+        self,
+        config: Config,
+        say: Callable[[str], None] = lambda _: None,
+        tokenizer: Any = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        super().__init__(config, say, tokenizer, ranks=ranks)
         overlaps = config.scale.max_staleness > 0 and not config.scale.engines
         self._threads = Threads(config.train.num_threads, self.policy.device, say, num_left=int(overlaps))
 

@@ -36,10 +36,15 @@ class RayParts(Parts):
         self._stack.close()
 
     def open_trainer(self, config: Config, say: Say, tokenizer: Any) -> StepTrainer:
-        """Load the policy, in this process: on the GPU that the plan leaves to it."""
-        device = self._placed(config, say).driver_device
-        if device is not None:
-            config = config.model_copy(update={"model": config.model.model_copy(update={"device": device})})
+        """Load the policy in `scale.trainer_ranks` ranks; without any, in this process, on the GPU left to it."""
+        placement = self._placed(config, say)
+        if config.scale.trainer_ranks:
+            from treegrpo_cli.scale.trainer import open_ranks
+
+            return open_ranks(config, say, tokenizer, placement.rank)
+        if placement.driver_device is not None:
+            model = config.model.model_copy(update={"device": placement.driver_device})
+            config = config.model_copy(update={"model": model})
         return super().open_trainer(config, say, tokenizer)
 
     def open_sampler(self, config: Config, log_path: Path | None, say: Say, trained: Trained | None = None) -> Sampler:

@@ -77,7 +77,7 @@ class Published:
     def weights(self) -> Weights:
         """The whole state dict, as every sampler takes it."""
         shapes = {name: torch.Size(shape) for name, shape in self.header.shapes.items()}
-        return Weights(shapes, self.items)
+        return _PublishedWeights(shapes, self)
 
     def _streamed(self) -> Iterator[Ref]:
         with self._opening:
@@ -88,6 +88,14 @@ class Published:
             return self._window.read()
 
 
+class _PublishedWeights(Weights):
+    """What is published already, as a state dict: read here, or passed on by reference."""
+
+    def __init__(self, shapes: dict[str, torch.Size], published: Published) -> None:
+        super().__init__(shapes, published.items)
+        self.published = published
+
+
 def publish(
     given: Iterable[tuple[str, torch.Tensor]] | Adapter,
     policy_version: int,
@@ -95,13 +103,18 @@ def publish(
     lasts: bool = True,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Published:
-    """Publish a `state_dict()`'s items, or an adapter, which is one object and always lasts."""
+    """Publish a `state_dict()`'s items, or an adapter, which is one object and always lasts.
+
+    What is published already goes on as it is.
+    """
     if isinstance(given, Adapter):
         items = list(_adapter_items(given))
         shapes = {name: tuple(tensor.shape) for name, tensor in items}
         header = Header(policy_version, shapes, (given.rank, given.alpha))
         return Published(header, lambda: map(put, [Chunk.of(items)]), lasts=True)
     weights = Weights.of(given)
+    if isinstance(weights, _PublishedWeights) and weights.published.policy_version == policy_version:
+        return weights.published
     header = Header(policy_version, {name: tuple(shape) for name, shape in weights.shapes.items()})
     return Published(header, lambda: map(put, chunks(weights, chunk_bytes)), lasts=lasts)
 
