@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from treegrpo_cli.config import Config
 from treegrpo_cli.config.files import make_config
+from treegrpo_cli.rollout.tree import Tree
 from treegrpo_cli.run.generate import generate
 from treegrpo_cli.run.loop import train
 from treegrpo_cli.run.progress import Bar, Reporter
+from treegrpo_cli.types import Completion, SamplingParams, TokenIds
 
 from tests.runs import write_lines
-from tests.scripted import ScriptedParts
+from tests.scripted import ScriptedParts, ScriptedSampler
 from tests.tiny import make_tiny_tokenizer
 
 AN_OBJECT = 0.6
@@ -86,6 +88,23 @@ def test_a_run_holds_nothing_of_the_steps_behind_it(tiny_model_dir: Path, tmp_pa
     steps = {"num_steps": 600, "prompts_per_step": 1, "save_steps": 0, "save_trees": False}
     train(settings_of(tmp_path, tiny_model_dir, 7, train=steps), reporter, parts=parts)
     assert growth(reporter) < AN_OBJECT
+
+
+def test_nothing_of_a_step_is_held_while_the_next_one_grows(tiny_model_dir: Path, tmp_path: Path) -> None:
+    held: dict[int, set[int]] = {}
+
+    class Looking(ScriptedSampler):
+        async def sample(self, context: TokenIds, params: SamplingParams, seed: int) -> Completion:
+            if self.policy_version not in held:
+                gc.collect()
+                held[self.policy_version] = {thing.prompt.number for thing in gc.get_objects() if type(thing) is Tree}
+            return await super().sample(context, params, seed)
+
+    parts = ScriptedParts(make_tiny_tokenizer(), lambda _: 20)
+    parts.sampler = Looking(make_tiny_tokenizer(), lambda _: 20)
+    steps = {"num_steps": 3, "prompts_per_step": 2, "save_steps": 0}
+    train(settings_of(tmp_path, tiny_model_dir, 7, train=steps), Reporter(quiet=True), parts=parts)
+    assert [min(held[step]) // 2 for step in range(3)] == [0, 1, 2]
 
 
 def growth(reporter: Weighing) -> float:

@@ -41,16 +41,21 @@ def train(
     with Session(config, reporter, resume=resume, named=named, parts=parts) as session:
         session.evaluate_if_due()  # before the first step
         while not session.is_done:
-            session.clock.start()
-            trees = session.grow(prompts_from(session.tasks, config, session.num_prompts))
-            with session.clock.of("scoring"):
-                forest = join(trees)
-                scores = score(forest, trees, config.advantage)
-                prompts = learned_prompts(forest, config.advantage.dead_prompts)
-            metrics = session.update(forest, scores, prompts)
-            session.send_weights()
-            metrics |= tree_metrics(forest, scores, prompts)
-            session.finish_step(trees, scores, prompts, metrics)
+            take_step(session, config)
+
+
+def take_step(session: Session, config: Config) -> None:
+    """Grow trees, score them, learn from them, hand the new weights over; nothing of it is held behind its end."""
+    session.clock.start()
+    trees = session.grow(prompts_from(session.tasks, config, session.num_prompts))
+    with session.clock.of("scoring"):
+        forest = join(trees)
+        scores = score(forest, trees, config.advantage)
+        prompts = learned_prompts(forest, config.advantage.dead_prompts)
+    metrics = session.update(forest, scores, prompts)
+    session.send_weights()
+    metrics |= tree_metrics(forest, scores, prompts)
+    session.finish_step(trees, scores, prompts, metrics)
 
 
 def prompts_from(tasks: Sequence[Task], config: Config, first: int) -> Iterator[Prompt]:

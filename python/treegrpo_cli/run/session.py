@@ -198,6 +198,7 @@ class Session:
         self.course.beside(partial(self.keeper.save_if_due, is_last=self.is_done))
         if not self.is_done:
             self.course.check()
+        del self._growth, self._grown  # as large as the step, and the next one is about to grow
         self.evaluate_if_due()
         self.stop.check()
 
