@@ -29,8 +29,8 @@ class ScriptedSampler:
 
     def __init__(self, tokenizer: Any, turn_tokens: Callable[[int], int], answers: float = 0.25) -> None:
         self._turn_tokens, self._answers, self.policy_version = turn_tokens, answers, 0
-        self.seconds = 0.0
-        """That sampling took."""
+        self.num_turns, self.cpu_seconds = 0, 0.0
+        """Sampled so far, and what that took."""
         self._token_of = np.zeros(128, dtype=np.uint32)
         for code in range(32, 127):
             [self._token_of[code]] = tokenizer.encode(chr(code), add_special_tokens=False)
@@ -39,9 +39,9 @@ class ScriptedSampler:
         draw = np.random.default_rng(seed % 2**63)
         for _ in range(int(draw.integers(1, 4))):  # who is finished first is not who began first
             await asyncio.sleep(0)
-        start = time.perf_counter()
+        start = time.thread_time()
         completion = self._turn(params, draw)
-        self.seconds += time.perf_counter() - start
+        self.num_turns, self.cpu_seconds = self.num_turns + 1, self.cpu_seconds + time.thread_time() - start
         return completion
 
     def _turn(self, params: SamplingParams, draw: np.random.Generator) -> Completion:

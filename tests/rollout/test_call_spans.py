@@ -5,9 +5,11 @@ import random
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 from treegrpo_cli.config.files import make_config
 from treegrpo_cli.errors import UserError
-from treegrpo_cli.rollout import world
+from treegrpo_cli.rollout import token_places, world
 from treegrpo_cli.rollout.call_spans import harmony_spans, json_spans, tokens_of
 from treegrpo_cli.rollout.collect import collect
 from treegrpo_cli.rollout.dialects import InlineDialect
@@ -69,9 +71,16 @@ def test_the_tokens_of_a_call_are_those_that_hold_its_characters(text: str) -> N
     assert not tokens_of(TOKENIZER, token_ids, []).any()
 
 
-def test_wherever_a_span_stands_its_tokens_are_those_behind_which_it_begins_and_ends() -> None:
+@pytest.mark.parametrize("places", ["summed", "searched"])
+def test_wherever_a_span_stands_its_tokens_are_those_behind_which_it_begins_and_ends(
+    places: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if places == "searched":
+        monkeypatch.setattr(token_places, "_sizes_of", lambda tokenizer: None)
+    else:
+        monkeypatch.setattr(token_places, "SearchedPlaces", None)
     draw = random.Random(0)
-    words = ["a", "käse", "🧀🧀", " ", "the capital of ", "<search>", "x" * 40]
+    words = ["a", "käse", "🧀🧀", " ", "the capital of ", "<search>", "x" * 40, "<|im_end|>"]
     text = "".join(draw.choices(words, k=60))
     token_ids = TOKENIZER.encode(text, add_special_tokens=False)
     prefixes = [TOKENIZER.decode(token_ids[:num]) for num in range(1, len(token_ids))]
@@ -83,6 +92,31 @@ def test_wherever_a_span_stands_its_tokens_are_those_behind_which_it_begins_and_
         mask = tokens_of(TOKENIZER, token_ids, [(start, end)])
         assert mask.nonzero()[0].tolist() == list(range(first, last + 1))
     assert not tokens_of(TOKENIZER, token_ids[:5], [(len(text), len(text) + 1)]).any(), "behind all tokens"
+
+
+@pytest.mark.parametrize(
+    "vocabulary", [{"\u2581a": 0, "<0x0A>": 1}, {"##a": 0, "ä": 1, "中": 2}], ids=["pieces", "words"]
+)
+def test_only_the_tokens_of_byte_level_bpe_are_summed(vocabulary: dict[str, int]) -> None:
+    other = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token=next(iter(vocabulary))))
+    )
+    assert token_places._sizes_of(other) is None
+    sizes = token_places._sizes_of(TOKENIZER)
+    assert sizes is not None
+    assert len(sizes) == len(TOKENIZER)
+
+
+def test_a_turn_that_does_not_decode_to_the_bytes_of_its_tokens_is_searched() -> None:
+    [first, *_] = TOKENIZER.encode("🧀", add_special_tokens=False)
+    broken = [
+        *TOKENIZER.encode("a", add_special_tokens=False),
+        first,
+        *TOKENIZER.encode("bc", add_special_tokens=False),
+    ]
+    assert isinstance(token_places.places_of(TOKENIZER, broken), token_places.SearchedPlaces)
+    text = TOKENIZER.decode(broken)
+    assert tokens_of(TOKENIZER, broken, [(text.index("b"), len(text))]).tolist() == [False, False, True, True]
 
 
 class Asked(HashSampler):

@@ -10,12 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treegrpo_cli.rollout.own_readers import read_json
+from treegrpo_cli.rollout.token_places import places_of
 
 Span: TypeAlias = tuple[int, int]
 """[start, end) of characters."""
-
-UNFINISHED = "\N{REPLACEMENT CHARACTER}"
-"""What bytes of a character decode to while the rest of it is missing."""
 
 
 def json_spans(text: str) -> list[Span]:
@@ -69,42 +67,14 @@ def _messages_to_functions(text: str) -> Iterator[Span]:
 def tokens_of(tokenizer: Any, token_ids: Sequence[int], spans: Sequence[Span]) -> NDArray[np.bool_]:
     """Which tokens hold a character of the spans of their text, [T].
 
-    A token's place is the length of what the tokens before it decode to: a few decodings a span.
+    A token's place is the length of what the tokens before it decode to.
     """
-    mask, places = np.zeros(len(token_ids), dtype=np.bool_), Places(tokenizer, token_ids)
+    mask = np.zeros(len(token_ids), dtype=np.bool_)
+    if not spans:
+        return mask
+    places = places_of(tokenizer, token_ids)
     for start, end in spans:
         first = places.num_tokens(start + 1)  # those up to the one behind which the span has begun
         last = places.num_tokens(end)
         mask[first - 1 : last] = True
     return mask
-
-
-class Places:
-    """The tokens of a turn, by the characters that they decode to."""
-
-    def __init__(self, tokenizer: Any, token_ids: Sequence[int]) -> None:
-        self._tokenizer, self._ids = tokenizer, np.asarray(token_ids)  # of a list every entry's type is looked at
-        self._known = {0: 0}
-
-    def num_tokens(self, length: int) -> int:
-        """The fewest tokens that hold so many characters; one more than there are where all hold fewer.
-
-        Every other guess takes the characters as evenly spread, which most are; those between cut what is left in half.
-        """
-        low, high, is_even = 0, len(self._ids), True
-        if self._length(high) < length:
-            return high + 1
-        while high - low > 1:
-            share = (length - self._length(low)) / max(self._length(high) - self._length(low), 1) if is_even else 0.5
-            middle = min(max(low + round(share * (high - low)), low + 1), high - 1)
-            low, high = (low, middle) if self._length(middle) >= length else (middle, high)
-            is_even = not is_even
-        return high
-
-    def _length(self, num_tokens: int) -> int:
-        """Whole characters that the first tokens decode to."""
-        if num_tokens not in self._known:
-            text: str = self._tokenizer.decode(self._ids[:num_tokens], skip_special_tokens=False)
-            whole = text if num_tokens == len(self._ids) else text.rstrip(UNFINISHED)
-            self._known[num_tokens] = len(whole)
-        return self._known[num_tokens]

@@ -1,0 +1,182 @@
+"""What the driver takes for each of its duties, measured one by one: `bench_projection.py` reads it.
+
+CPU seconds, not seconds of the wall, so that other work on the machine counts little.
+"""
+
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from bench_driver_share import PARTS as STEP_PARTS
+from bench_driver_share import MeasuredParts, Stopwatches, settings_of
+from treegrpo_cli.config.files import make_config
+from treegrpo_cli.envs.calls import step_with_retries
+from treegrpo_cli.run import loop
+from treegrpo_cli.run.progress import Reporter
+from treegrpo_cli.samplers.routing import RoutedSampler
+from treegrpo_cli.types import Action, Completion, SamplingParams, StepResult
+
+PATH_TOKENS, CALLS = 4000, 4000
+
+
+@dataclass(frozen=True)
+class Rates:
+    """CPU seconds of the driver's main thread, and what they are for."""
+
+    prompts: int
+    tokens: int
+    turns: int
+    scoring_s: float
+    """Join, scores, metrics: a step."""
+    file_s: float
+    growing_s: float
+    """The event loop beside all turns of a step; tools of a calculator included."""
+    packing_s: float
+    column_bytes: int
+    routing_s: dict[int, float]
+    """A turn, by replicas."""
+    tool_s: float
+    """An instant asynchronous environment, a step of it."""
+    actor_call_s: float
+    put_bytes_a_second: float
+
+
+def cpu_seconds(work: Callable[[], Any], clock: Callable[[], float] = time.thread_time) -> float:
+    """Seconds of the main thread's CPU, or of another clock."""
+    start = clock()
+    work()
+    return clock() - start
+
+
+def measure_step(num_prompts: int) -> dict[str, Any]:
+    """Grow and finish steps as `bench_driver_share` does."""
+    watches, parts = Stopwatches(), MeasuredParts(PATH_TOKENS // 4, "lay out")
+    with tempfile.TemporaryDirectory() as folder, watches.on(*STEP_PARTS):
+        loop.train(settings_of(Path(folder), num_prompts, 1), Reporter(quiet=True), parts=parts)
+    cpu = {part: float(seconds[1]) for part, seconds in watches.seconds.items()}
+    trainer = parts.measured
+    scoring = ("join", "score", "learned prompts", "tree metrics", "run metrics")
+    return {
+        "tokens": trainer.num_tokens,
+        "prompts": num_prompts,
+        "turns": parts.sampler.num_turns,
+        "scoring_s": sum(cpu[part] for part in scoring),
+        "file_s": cpu["tree file"],
+        "growing_s": cpu["grow"] - parts.sampler.cpu_seconds,
+        "packing_s": float(trainer.seconds["lay out"][1]),
+        "column_bytes": trainer.column_bytes,
+    }
+
+
+def routing_seconds(num_replicas: int, num_waiting: int = 64) -> float:
+    """A turn of a sampler over replicas that answer at once, `num_waiting` turns a replica in flight."""
+    nothing = Completion([1], [0.0], "", "stop")
+
+    async def sample(*_: Any) -> Completion:
+        await asyncio.sleep(0)
+        return nothing
+
+    fields = {"max_model_len": 1 << 20, "keeps_prefixes": True, "takes_adapter": False, "sample": sample}
+    replicas: Any = [SimpleNamespace(name=f"engine {number}", **fields) for number in range(num_replicas)]
+    sampler = RoutedSampler("fakes", replicas, lambda weights, version: None)  # type: ignore[arg-type, return-value]
+    params, context = SamplingParams(max_tokens=1000), np.zeros(2000, dtype=np.uint32)
+
+    async def chain(key: int) -> None:
+        for turn in range(4):
+            await sampler.sample(context, replace(params, prefix_key=key // 6), turn)
+
+    async def work() -> None:
+        await asyncio.gather(*(chain(key) for key in range(num_chains)))
+
+    num_chains = max(min(num_replicas * num_waiting, CALLS), CALLS // 4)
+    return cpu_seconds(lambda: asyncio.run(work())) / (4 * num_chains)
+
+
+def tool_seconds() -> float:
+    """A step of an environment that answers at once."""
+
+    class Instant:
+        tools = ()
+
+        async def step(self, state: int, action: Action) -> tuple[int, StepResult]:
+            return state + 1, StepResult(({"role": "tool", "content": "57"},), num_tool_calls=1)
+
+    config, environment = make_config({}).environment, Instant()
+
+    async def chain() -> None:
+        for state in range(10):
+            await step_with_retries(environment, state, Action("x"), config)  # type: ignore[arg-type]
+
+    async def work() -> None:
+        await asyncio.gather(*(chain() for _ in range(CALLS // 10)))
+
+    return cpu_seconds(lambda: asyncio.run(work())) / CALLS
+
+
+def measure_ray(column_bytes: int) -> tuple[float, float]:
+    """Seconds of the driver's CPU a call of an asynchronous actor with a context of 2,000 tokens, 64 in flight; bytes a
+    second into the object store.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    with tempfile.TemporaryDirectory(prefix="r") as folder:
+        ray.init(
+            num_cpus=1,
+            include_dashboard=False,
+            object_store_memory=2**30,
+            _temp_dir=folder,
+            _node_ip_address="127.0.0.1",
+            logging_level="error",
+        )
+        try:
+            return actor_call_seconds(ray), put_rate(ray, min(column_bytes, 2**28))
+        finally:
+            ray.shutdown()
+
+
+def actor_call_seconds(ray: Any) -> float:
+    """All threads of the driver: Ray's own take part."""
+    completion = Completion([*range(1000)], [-0.1 * number for number in range(1000)], "x" * 3000, "stop")
+
+    class Engine:
+        async def sample(self, *_: Any) -> Completion:
+            return completion
+
+    actor = ray.remote(Engine).options(num_cpus=0, max_concurrency=256).remote()
+    context, params = np.zeros(2000, dtype=np.int64), SamplingParams(max_tokens=1000)
+
+    async def chain() -> None:
+        for number in range(CALLS // 64):
+            await actor.sample.remote(number, context, params, 0)
+
+    async def work() -> None:
+        await asyncio.gather(*(chain() for _ in range(64)))
+
+    ray.get(actor.sample.remote(0, context, params, 0))
+    return cpu_seconds(lambda: asyncio.run(work()), time.process_time) / CALLS
+
+
+def put_rate(ray: Any, num_bytes: int) -> float:
+    """Bytes a second, pages that were used before."""
+    columns = [np.zeros(num_bytes // 4, dtype=np.uint8) for _ in range(4)]
+    ray.get(ray.put(columns))
+    return num_bytes / min(cpu_seconds(lambda: ray.put(columns)) for _ in range(3))
+
+
+def measure(num_prompts: int, replicas: tuple[int, ...]) -> Rates:
+    """Measure everything; a minute or two."""
+    step = measure_step(num_prompts)
+    routing = {num: routing_seconds(num) for num in replicas}
+    call_s, put = measure_ray(step["column_bytes"])
+    return Rates(**step, routing_s=routing, tool_s=tool_seconds(), actor_call_s=call_s, put_bytes_a_second=put)
