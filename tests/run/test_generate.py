@@ -69,8 +69,11 @@ def test_every_prompt_has_its_trees_scored_and_together(whole: dict[tuple[str, i
         assert {"model", "sampling", "seed", "config_digest", "version"} <= set(tree["meta"])
 
 
-@pytest.mark.parametrize("changes", [{"sampler": {"max_num_seqs": 1}}, {"rollout": {"max_live_trees": 1}}])
-def test_the_same_seed_gives_the_same_trees_whatever_the_batch(
+@pytest.mark.parametrize(
+    "changes",
+    [{"sampler": {"max_num_seqs": 1}}, {"rollout": {"max_live_trees": 1}}, {"environment": {"workers": 2}}],
+)
+def test_the_same_seed_gives_the_same_trees_whatever_the_batch_and_wherever_the_world_is(
     settings: dict[str, Any], whole: dict[tuple[str, int], bytes], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     changed = {section: {**settings[section], **change} for section, change in changes.items()}

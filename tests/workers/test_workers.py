@@ -41,12 +41,12 @@ ROW = {"at": date(2020, 2, 29), "pair": (1, 2), "raw": b"x"}
 FAULTY = {"name": f"{WORLDS}:Faulty", "tool_retries": 1}
 
 
-def config_of(workers: int, name: str, rewards: list[str], **environment: Any) -> Config:
+def config_of(workers: int, name: str, rewards: list[str], max_live_trees: int = 6, **environment: Any) -> Config:
     return make_config(
         {
             "environment": {"name": name, "workers": workers, **environment},
-            "reward": {"functions": rewards},
-            "rollout": {"max_turns": 3, "num_expansions": 3, "max_live_trees": 6},
+            "reward": {"functions": rewards, "timeout_s": 2},
+            "rollout": {"max_turns": 3, "num_expansions": 3, "max_live_trees": max_live_trees},
         }
     )
 
@@ -260,6 +260,41 @@ def test_a_tool_that_holds_the_interpreter_for_ever_takes_its_process_with_it_an
         monkeypatch.setattr(worker, "_patience_s", 0.2)
     faults.play(game)
     assert len({*pids, *faults.pids}) == 3
+
+
+def test_so_does_one_that_only_does_not_come_back_but_not_one_that_is_late(
+    faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def give_up(_: Faults) -> list[int]:
+        root = await faults.plant()
+        await faults.environment.pool.ask_all("close_states", states=[])  # all of them answer
+        before, texts = faults.pids, ("sleep 0.15", f"sleep {seconds.pop(0)}")
+        given_up = (faults.step(root, text, tool_retries=0, tool_timeout_s=0.1) for text in texts)
+        raised = await asyncio.gather(*given_up, return_exceptions=True)
+        assert [str(error) for error in raised] == ["no answer within 0.1 s"] * 2
+        await asyncio.sleep(1.2)
+        return before
+
+    for worker in faults.environment.pool.workers:
+        monkeypatch.setattr(worker, "_patience_s", 1)
+    seconds = [0.2, 1000]
+    num_ended = [len(set(faults.play(give_up)) - set(faults.pids)) for _ in list(seconds)]
+    assert num_ended == [0, 1]
+
+
+def test_a_reward_that_hangs_or_kills_its_worker_leaves_its_own_leaves_unscored() -> None:
+    functions = [f"{WORLDS}:fragile", "environment"]
+    lines, failures = grown(config_of(1, f"{WORLDS}:Bag", functions, max_live_trees=1, options={"start": 4}))
+    reasons = {failure.prompt_id: failure.reason for failure in failures}
+    assert reasons == {
+        "00000001": f"reward {WORLDS}:fragile: no answer within 2 s (reward.timeout_s)",
+        "00000002": "reward: environment: its worker ended while this ran in it (exit code 7)",
+    }
+    for line in lines:
+        tree = orjson.loads(line)
+        leaves = [node for node in tree["nodes"] if node.get("kept")]
+        assert leaves
+        assert {node["reward"] is None for node in leaves} == {tree["prompt_id"] in reasons}
 
 
 def test_too_many_deaths_end_the_run(faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:

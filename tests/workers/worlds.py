@@ -45,6 +45,15 @@ def last_words(solution_str: str, rollout: Rollout) -> float:
     return len(solution_str) + len(rollout.turns) / 7
 
 
+def fragile(completions: list[str], prompts: list[str]) -> list[float]:
+    """A reward that sleeps for ever over one question, and takes its process with it at another."""
+    if "Number 1?" in prompts[0]:
+        time.sleep(1000)
+    if "Number 2?" in prompts[0]:
+        os._exit(7)
+    return [float(len(completion)) for completion in completions]
+
+
 async def search(query: str) -> str:
     """Look up.
 

@@ -77,9 +77,9 @@ class Pool:
         if self._refusal:
             raise FailedRunError(self._refusal)
 
-    async def ask_all(self, do: str) -> None:
+    async def ask_all(self, do: str, **given: Any) -> None:
         """Ask every worker the same."""
-        await asyncio.gather(*(worker.ask(self.number(), do) for worker in self.workers))
+        await asyncio.gather(*(worker.ask(self.number(), do, **given) for worker in self.workers))
 
     async def close(self) -> None:
         """Close all worlds and end all processes, whatever they do."""

@@ -23,6 +23,9 @@ from treegrpo_cli.workers.plain import NotPlainError, from_bytes
 from treegrpo_cli.workers.raised import as_data
 from treegrpo_cli.workers.serving import Server
 
+NICE = 5
+"""Where there are fewer cores than processes, the engine goes first."""
+
 
 def main() -> None:
     """Run a worker."""
@@ -52,6 +55,7 @@ async def _serve(connection: socket.socket) -> None:
 
     opening = await _next(reader)
     _Forwarding(loop, send).install(opening["level"])
+    os.nice(NICE)
     if opening["cpus"] and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, opening["cpus"])
     try:

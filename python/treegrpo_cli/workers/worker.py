@@ -146,9 +146,11 @@ class Worker:
         asyncio.get_running_loop().call_later(self._patience_s, self._check, number)
 
     def _check(self, number: int) -> None:
+        if number not in self._left or self.is_gone:
+            return
         if self.facts is None:  # it has not begun
             self._watch(number)
-        elif number in self._left:
+        else:
             self.kill(f"a call in it did not end within {self._patience_s:g} s of its time limit")
 
     def _attach(self) -> None:
