@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from treegrpo_cli.config import Config
-from treegrpo_cli.doctor import attention, engines
+from treegrpo_cli.doctor import attention, engines, versions
 from treegrpo_cli.doctor.finding import Check, Finding
 from treegrpo_cli.doctor.tiny_model import make_tiny_model
 from treegrpo_cli.errors import UserError
@@ -284,3 +284,17 @@ def test_a_gradient_that_is_a_little_off_is_found(
     monkeypatch.setattr(attention, "run_path", faulty)
     monkeypatch.setattr(attention, "registered", lambda: (reference_path(),))
     assert "chains in float32" in wrong(found(attention.checks(model, CPU)))
+
+
+def test_ray_is_looked_at_and_needed_for_no_more_than_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    def said() -> tuple[str, str]:
+        [check] = [check for check in versions.checks() if check.subject == "ray"]
+        [finding] = check.find()
+        return finding.verdict, finding.said
+
+    monkeypatch.setattr(versions, "_ranges", lambda extra: {"ray": ">=2.60"} if extra == "scale" else {})
+    assert said()[0] == "right"
+    monkeypatch.setattr(versions, "_version", lambda _: None)
+    assert said() == ("not here", "not installed; needed for [scale] alone: pip install 'treegrpo[scale]'")
+    monkeypatch.setattr(versions, "_version", lambda _: "2.9.3")
+    assert said() == ("wrong", "2.9.3 is installed, and treegrpo is made for >=2.60")

@@ -11,6 +11,7 @@ import pytest
 import tomli_w
 from treegrpo_cli.config.files import make_config
 from treegrpo_cli.errors import Problems, UserError
+from treegrpo_cli.run import preflight
 from treegrpo_cli.run.evaluate import evaluate_policy
 from treegrpo_cli.run.generate import generate
 from treegrpo_cli.run.loop import train
@@ -215,3 +216,16 @@ def test_a_dry_run_of_wrong_settings_is_a_line_for_each_and_exit_code_2(tiny_mod
     assert "exact_mach" in reward
     assert "missing.jsonl" in data
     assert all(line.startswith("treegrpo: ") for line in (folder, reward, data))
+
+
+def test_engines_under_ray_need_ray(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = small_run(tmp_path, tiny_model_dir, scale={"engines": 2})
+    monkeypatch.setattr(preflight, "find_spec", lambda _: None)
+    assert lines_of(settings) == ["[scale] needs Ray: pip install 'treegrpo[scale]'"]
+
+
+def test_servers_are_no_engines_under_ray(tiny_model_dir: Path, tmp_path: Path) -> None:
+    config = make_config(small_run(tmp_path, tiny_model_dir, scale={"engines": 2}))
+    config.sampler.__dict__["engine"] = "server"
+    with pytest.raises(UserError, match=r"^scale.engines: sampler.engine = \"server\" samples on servers that run"):
+        preflight.check_scale(config)

@@ -58,26 +58,3 @@ def until(condition: Callable[[], object], seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-def processes() -> dict[int, tuple[int, str]]:
-    """The processes of this machine that run: pid -> parent and name."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            name, rest = path.read_text().rsplit(")", 1)
-        except OSError:
-            continue
-        state, parent = rest.split()[:2]
-        if state != "Z":
-            found[int(path.parent.name)] = (int(parent), name.partition("(")[2])
-    return found
-
-
-def descendants(pid: int) -> set[int]:
-    """The processes below one, at any depth."""
-    parents = {child: parent for child, (parent, _) in processes().items()}
-    found: set[int] = set()
-    while fresh := {child for child, parent in parents.items() if parent in found | {pid}} - found:
-        found |= fresh
-    return found

@@ -1,6 +1,7 @@
 """Engines as Ray actors, here the small transformers sampler: what the one engine of a process does, they do."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,9 @@ from treegrpo_cli.train.checkpoint import checkpoints
 from treegrpo_cli.types import Completion, SamplingParams
 
 from tests.runs import small_run
+from tests.scale.conftest import handlers
 from tests.scale.engine_runs import SharedEngines, kill_after, until
+from tests.scale.processes import descendants, listening
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -190,6 +193,16 @@ def test_an_engine_that_cannot_start_says_so_in_its_own_line(tmp_path: Path) -> 
     assert str(tmp_path) in str(raised.value)
     assert "\n" not in str(raised.value)
     assert "ray" not in str(raised.value).lower()
+
+
+def test_ray_leaves_our_signals_alone(handlers_before: list[Any]) -> None:
+    assert handlers() == handlers_before
+
+
+def test_a_cluster_of_this_machine_listens_on_loopback_alone() -> None:
+    found = listening(descendants(os.getpid()) | {os.getpid()})
+    assert len(found) > 4
+    assert set(found) <= {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 
 
 def test_errors_of_users_arrive_as_they_were_raised() -> None:

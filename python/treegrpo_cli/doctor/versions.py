@@ -28,6 +28,7 @@ def checks() -> Iterator[Check]:
         yield Check(SECTION, name, partial(_checked, name, ranges.get(name, "")))
     yield Check(SECTION, "other packages", lambda: _others(ranges))
     yield Check(SECTION, "vllm", _vllm)
+    yield Check(SECTION, "ray", _ray)
     yield Check(SECTION, "driver", _driver)
     yield Check(SECTION, "devices", _devices)
 
@@ -78,6 +79,15 @@ def _vllm() -> str:
     if not all(_is_within(found, wanted) for found in builds.values()):
         raise WrongError(f"{told}, and treegrpo is made for {wanted}")
     return told
+
+
+def _ray() -> str:
+    found, wanted = _version("ray"), _ranges("scale").get("ray", "")
+    if found is None:
+        raise NotHereError("not installed; needed for [scale] alone: pip install 'treegrpo[scale]'")
+    if not _is_within(found, wanted):
+        raise WrongError(f"{found} is installed, and treegrpo is made for {wanted}")
+    return found
 
 
 def _version(name: str) -> str | None:

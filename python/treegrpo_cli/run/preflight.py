@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from treegrpo_cli.data.tasks import load_tasks
@@ -92,6 +93,7 @@ def prepare(
         found.by(check_logger, logger)
     found.by(load_rule, config)
     found.by(check_terms, config.advantage)
+    found.by(check_scale, config)
     tokenizer = _read_model(config, found, trains)
     world = found.by(_open_world, config, tokenizer) if tokenizer else found.by(_open_environment, config)
     if found.lines or world is None:
@@ -169,6 +171,23 @@ def _read_model(config: Config, found: _Found, trains: bool) -> Any:
     if trains and whole and tokenizer and len(found.lines) == before:
         found.by(check_memory, config)
     return tokenizer
+
+
+def check_scale(config: Config) -> None:
+    """Raise UserError where `[scale]` needs Ray and it is not installed, or asks for engines beside running servers."""
+    if config.scale.engines and str(config.sampler.engine) == "server":
+        raise UserError(
+            'scale.engines: sampler.engine = "server" samples on servers that run already, several in sampler.urls; '
+            "set scale.engines = 0"
+        )
+    if config.scale.uses_ray:
+        check_ray()
+
+
+def check_ray() -> None:
+    """Raise UserError where Ray is not installed."""
+    if find_spec("ray") is None:
+        raise UserError("[scale] needs Ray: pip install 'treegrpo[scale]'")
 
 
 def _check_engine(config: Config, device: str) -> None:

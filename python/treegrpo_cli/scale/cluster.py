@@ -18,7 +18,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,7 @@ RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray will do by default, and warns of until then
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # actors run in the driver's environment already
+    "RAY_worker_niceness": "0",  # engines are no background work
 }
 """What Ray reads in the driver and hands on to its own processes, unless the user set it."""
 
@@ -44,12 +44,6 @@ HANDED_ON = (
 CONNECT_S = 10.0
 
 
-def check_installed() -> None:
-    """Raise UserError where ray is not installed."""
-    if find_spec("ray") is None:
-        raise UserError("[scale] needs Ray: pip install 'treegrpo[scale]'")
-
-
 def address_of(config: Config) -> str:
     """Return the cluster to join, `host:port` or `auto`; empty where one is started for this run."""
     address = config.scale.address or os.environ.get("RAY_ADDRESS", "")
@@ -60,10 +54,9 @@ def address_of(config: Config) -> str:
 def open_cluster(config: Config, say: Callable[[str], None]) -> Iterator[None]:
     """Be connected to Ray: to the cluster of `scale.address`, else of RAY_ADDRESS, else to one that ends with this.
 
-    Where this process is connected already, it stays so. Raises UserError where Ray is not installed, or there is no
-    such cluster, or it does not let us in.
+    Where this process is connected already, it stays so. Raises UserError where there is no such cluster, or it does
+    not let us in.
     """
-    check_installed()
     prepare_environment()
     import ray
 
@@ -159,7 +152,7 @@ class _Connection:
 
     `ray.init` takes SIGTERM over when it runs in the main thread; ours stays as it was. The processes of a cluster of
     our own die with the thread that started them (PR_SET_PDEATHSIG), so that it lives as long as they: with a kill -9
-    of this process, too.
+    of this process, too. (Two small agents of Ray follow a minute after that: they first try to tell the dead ones.)
     """
 
     def __init__(self, address: str, folder: str | None) -> None:

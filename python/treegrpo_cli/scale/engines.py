@@ -54,7 +54,7 @@ def open_engines(
         log_path,
         trained,
     )
-    say(f"starting {scale.engines} engines ..." if scale.engines > 1 else "starting an engine ...")
+    say(f"starting {count_of(scale.engines)} ...")
     replicas = [
         EngineReplica(number, replace(settings, log_path=log_of(log_path, number)), placement.engine(number), say)
         for number in range(scale.engines)
@@ -71,7 +71,16 @@ def open_engines(
     for line in dict.fromkeys(line for replica in replicas for line in replica.facts.said):
         say(line)
     name = replicas[0].facts.name
-    return RoutedSampler(f"{len(replicas)} engines ({name})", replicas, publish, say=say)
+    return RoutedSampler(f"{count_of(len(replicas))} ({name})", replicas, publish, say=say)
+
+
+def count_of(engines: int) -> str:
+    """So many engines.
+
+    >>> count_of(1), count_of(2)
+    ('1 engine', '2 engines')
+    """
+    return "1 engine" if engines == 1 else f"{engines} engines"
 
 
 def log_of(path: Path | None, number: int) -> Path | None:

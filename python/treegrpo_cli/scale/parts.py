@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from treegrpo_cli.run.parts import Parts, Say, StepTrainer
-from treegrpo_cli.scale.cluster import check_installed, open_cluster
+from treegrpo_cli.run.preflight import check_ray
+from treegrpo_cli.scale.cluster import open_cluster
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
@@ -23,7 +24,7 @@ class RayParts(Parts):
     """
 
     def __init__(self) -> None:
-        check_installed()
+        check_ray()
         self._stack = ExitStack()
         self._placement: Placement | None = None
 

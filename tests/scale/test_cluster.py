@@ -1,0 +1,145 @@
+"""Ray is joined or started for a run, and gone with it, however that ends."""
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import orjson
+import pytest
+from treegrpo_cli.config import Config
+from treegrpo_cli.config.files import dump_config, make_config
+from treegrpo_cli.errors import UserError
+from treegrpo_cli.run import preflight
+from treegrpo_cli.scale.cluster import actor_options, address_of, open_cluster, variables_handed_on
+from treegrpo_cli.scale.parts import RayParts
+from treegrpo_cli.train.checkpoint import checkpoints
+
+from tests.command_line import refused
+from tests.runs import small_run, treegrpo
+from tests.scale.engine_runs import until
+from tests.scale.processes import descendants, is_running
+from tests.zygote import Command, zygote
+
+AGENTS = ("ray::DashboardA", "ray::RuntimeEnv")
+"""Processes of Ray that hear of a killed driver a minute later, as the kernel shortens their names."""
+
+
+def at(address: str) -> Config:
+    return make_config({"scale": {"engines": 1, "address": address}})
+
+
+def opened(config: Config) -> None:
+    with open_cluster(config, lambda _: None):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("address", "line"),
+    [
+        ("ray://somewhere:10001", "scale.address: got ray://somewhere:10001; give host:port"),
+        ("somewhere", "scale.address: got 'somewhere', expected host:port"),
+        ("127.0.0.1:99999", "there is no Ray cluster at 127.0.0.1:99999"),
+    ],
+)
+def test_an_address_that_names_no_cluster_is_refused(address: str, line: str) -> None:
+    with pytest.raises(UserError, match="^" + line.replace(".", r"\.")):
+        opened(at(address))
+
+
+def test_where_nothing_listens_there_is_no_cluster() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(UserError, match=f"^there is no Ray cluster at 127.0.0.1:{port}: Connection refused$"):
+        opened(at(f"127.0.0.1:{port}"))
+
+
+def test_the_settings_name_the_cluster_before_the_environment_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert [address_of(at("")), address_of(at("local")), address_of(at("a:1"))] == ["", "", "a:1"]
+    monkeypatch.setenv("RAY_ADDRESS", "b:2")
+    assert [address_of(at("")), address_of(at("local")), address_of(at("a:1"))] == ["b:2", "", "a:1"]
+
+
+def test_ray_that_is_missing_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"^\[scale\] needs Ray: pip install 'treegrpo\[scale\]'$"):
+        RayParts()
+
+
+def test_actors_get_the_variables_of_engines_and_modules_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    monkeypatch.setenv("PYTHONPATH", f"here{os.pathsep}/there")
+    found = variables_handed_on()
+    assert found["OMP_NUM_THREADS"] == "3"
+    assert found["PYTHONPATH"] == f"{Path.cwd() / 'here'}{os.pathsep}/there"
+    assert "WANDB_API_KEY" not in found
+
+
+def test_ray_restarts_no_actor_and_repeats_no_call() -> None:
+    options = actor_options(num_gpus=2, scheduling_strategy="SPREAD")
+    assert (options["max_restarts"], options["max_task_retries"], options["num_gpus"]) == (0, 0, 2)
+    assert options["scheduling_strategy"] == "SPREAD"
+
+
+def wait_for_steps(command: Command, metrics: Path, number: int) -> None:
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and sum(b'"reward"' in line for line in metrics.read_bytes().splitlines()) >= number):
+        assert command.poll() is None, command.communicate(1).stderr
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def press_ctrl_c(command: Command) -> None:
+    """What a terminal does: SIGINT to all of the group, Ray's own processes too."""
+    own = os.getpgid(command.pid)
+    group = [pid for pid in descendants(command.pid) if os.getpgid(pid) == own]
+    assert len(group) > 2
+    for pid in (*group, command.pid):
+        os.kill(pid, signal.SIGINT)
+
+
+def test_a_run_under_ray_stops_at_ctrl_c_goes_on_and_leaves_no_process_even_when_it_is_killed(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    before = set(Path("/tmp").glob("tg-ray-*"))
+    train = {"num_steps": 1000, "prompts_per_step": 1, "save_steps": 1, "eval_steps": 0}
+    settings = small_run(tmp_path, tiny_model_dir, scale={"engines": 1}, train=train)
+    (tmp_path / "c.toml").write_text(dump_config(make_config(settings)))
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    command = zygote().start(["train", "c.toml"], cwd=tmp_path)
+    wait_for_steps(command, metrics, 1)
+    started = descendants(command.pid)
+    press_ctrl_c(command)
+    done = command.communicate(timeout=60)
+    assert done.returncode == 130, done.stderr
+    lines = done.stderr.splitlines()
+    assert "rollouts run on 1 engine (transformers)" in done.stderr
+    assert lines[-1].startswith("treegrpo: stopped after step ")
+    assert not [line for line in lines if "ray" in line.lower().replace("starting ray ...", "")], done.stderr
+    assert "gone" not in done.stderr
+    until(lambda: not any(map(is_running, started)), 20)
+    assert set(Path("/tmp").glob("tg-ray-*")) <= before
+    steps = [orjson.loads(line)["step"] for line in metrics.read_bytes().splitlines()]
+
+    command = zygote().start(["train", "run", "--resume"], cwd=tmp_path)
+    wait_for_steps(command, metrics, len(steps) + 1)
+    started = descendants(command.pid)
+    assert len(started) > 4
+    os.kill(command.pid, signal.SIGKILL)
+    command.communicate(timeout=60)
+    agents = {pid for pid in started if Path(f"/proc/{pid}/comm").read_text().strip() in AGENTS}
+    assert len(agents) == 2
+    until(lambda: not any(map(is_running, started - agents)), 30)
+    for pid in agents:  # they would go by themselves
+        os.kill(pid, signal.SIGKILL)
+    assert checkpoints(tmp_path / "run")
+
+
+def test_a_cluster_that_is_not_there_ends_a_command_in_one_line(tiny_model_dir: Path, tmp_path: Path) -> None:
+    settings = small_run(tmp_path, tiny_model_dir, scale={"engines": 1, "address": "127.0.0.1:1"})
+    (tmp_path / "c.toml").write_text(dump_config(make_config(settings)))
+    done = treegrpo("train", "c.toml", "--quiet", cwd=tmp_path)
+    assert refused(done) == "treegrpo: there is no Ray cluster at 127.0.0.1:1: Connection refused"
