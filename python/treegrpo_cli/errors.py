@@ -67,10 +67,6 @@ class FileError(UserError):
         place = bounded(self.path, MAX_LINE // 2) + ("" if line is None else f":{line}")
         super().__init__(f"{place}: {message}")
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Cross from one process to another as it is."""
-        return type(self), (self.path, self.reason, self.line)
-
 
 class FailedRunError(UserError):
     """More of a run failed than `train.max_failed_fraction` allows; the command line exits with code 1."""
@@ -83,10 +79,6 @@ class Problems(UserError):  # noqa: N818 - it reads as what it is
         super().__init__("", trace)
         self.lines = tuple(str(UserError(line)) for line in lines)
         self.args = ("\n".join(self.lines),)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """Cross from one process to another as it is."""
-        return type(self), (self.lines, self.trace)
 
 
 class ToolError(RuntimeError):

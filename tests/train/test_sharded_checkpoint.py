@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,12 @@ from transformers import AutoModelForCausalLM
 from treegrpo_cli.errors import FileError
 from treegrpo_cli.train import tensor_files
 from treegrpo_cli.train.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
-from treegrpo_cli.train.ranks import Ranks
+from treegrpo_cli.train.ranks import ALONE, Ranks
 from treegrpo_cli.train.tensor_files import deal, files_of, write_files
 from treegrpo_cli.train.trainer import Trainer
 
-from tests.families import FAMILIES, OTHERS, save_model
+from tests.checkpoint_processes import NUM_STEPS, TABLES, NoTokenizer, go_on, take_a_step, trainer_of
+from tests.families import FAMILIES, OTHERS, relative, save_model
 from tests.steps import make_config, make_step
 from tests.tiny import make_tiny_model
 
@@ -103,7 +106,7 @@ def test_experts_that_are_computed_in_one_piece_are_stored_as_the_library_stores
     """Such a model's own names are not the stored ones; resumed, it is the same again."""
     model_dir = save_model(FUSED[family], tmp_path / "model")
     config = make_config(model_dir)
-    trainer = Trainer(config, tokenizer=_NoTokenizer())
+    trainer = Trainer(config, tokenizer=NoTokenizer())
     path = save_checkpoint(tmp_path, trainer, {})
     before = load_file(model_dir / "model.safetensors")
     after = load_file(path / "model.safetensors")
@@ -114,11 +117,6 @@ def test_experts_that_are_computed_in_one_piece_are_stored_as_the_library_stores
             weight.zero_()
     load_checkpoint(path, trainer)
     assert torch.equal(logits(trainer.policy.model), logits(AutoModelForCausalLM.from_pretrained(model_dir)))
-
-
-class _NoTokenizer:
-    def save_pretrained(self, folder: Path) -> None:
-        """The families have none."""
 
 
 def test_a_file_that_is_missing_or_there_twice_is_named(trained: Trainer, in_parts: Path) -> None:
@@ -147,3 +145,89 @@ def test_a_model_that_vouches_for_another_shape_is_refused(trained: Trainer, in_
     save_file(weights, file, metadata={"format": "pt"})
     with pytest.raises(FileError, match=rf"^{file}: .*model\.norm\.weight is of shape \[31\], not \[32\]"):
         read_checkpoint(in_parts, trained)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two and three ranks have left; before them, one process has saved `one/` of every case."""
+    folder = tmp_path_factory.mktemp("ranks")
+    make_tiny_model(folder / "tiny", hidden=32)
+    config = FAMILIES["qwen3-moe"]
+    config.vocab_size = 320
+    save_model(config, folder / "moe")
+    for case in TABLES:
+        alone = trainer_of(case, folder, ALONE)
+        for step in range(NUM_STEPS):
+            alone.update(*make_step(step))
+        save_checkpoint(folder / case / "one", alone, {"saved by": 1})
+        take_a_step(alone, {"saved by": 1}, folder / case / "after-1-one")
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.checkpoint_processes", str(folder)], capture_output=True, text=True, timeout=280
+    )
+    assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+Left = tuple[dict[str, Any], dict[str, torch.Tensor]]
+
+
+def left_by(folder: Path, case: str, size: int, written_by: str) -> Left:
+    place = folder / case / f"after-{size}-{written_by}"
+    return json.loads(place.with_suffix(".json").read_text()), load_file(place.with_suffix(".safetensors"))
+
+
+@pytest.mark.parametrize("case", TABLES)
+@pytest.mark.parametrize(("size", "written_by", "by"), [(2, "one", 1), (3, "one", 1), (3, "two", 2), (1, "two", 2)])
+def test_the_next_step_is_that_of_who_wrote_the_checkpoint_and_went_on(
+    folder: Path, case: str, size: int, written_by: str, by: int
+) -> None:
+    if size == 1:
+        go_on(case, folder, written_by, ALONE)
+    found, weights = left_by(folder, case, size, written_by)
+    expected, wanted = left_by(folder, case, by, written_by)
+    tolerance = 1e-3 if "bfloat16" in case else 1e-6
+    assert found["state"] == expected["state"] == {"saved by": by}
+    assert found["metrics"].keys() == expected["metrics"].keys()
+    for name, value in expected["metrics"].items():
+        near = value if isinstance(value, str) else pytest.approx(value, rel=10 * tolerance, abs=10 * tolerance)
+        assert found["metrics"][name] == near, name
+    assert weights.keys() == wanted.keys()
+    for name, weight in wanted.items():
+        assert relative(weights[name], weight) <= tolerance, name
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_one_process_has_the_weights_of_three_ranks_to_the_bit(folder: Path, case: str) -> None:
+    trainer = trainer_of(case, folder, ALONE)
+    assert load_checkpoint(folder / case / "three" / f"checkpoint-{NUM_STEPS + 1}", trainer) == {"saved by": 3}
+    sent = left_by(folder, case, 3, "two")[1]
+    for name, weight in trainer.state_dict_for_sampler():
+        assert torch.equal(weight, sent[name]), name
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_transformers_loads_what_ranks_wrote(folder: Path, case: str) -> None:
+    path = folder / case / "three" / f"checkpoint-{NUM_STEPS + 1}"
+    model, loading = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    sent = left_by(folder, case, 3, "two")[1]
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, sent[name]), name
+    assert len(list(path.glob("model-*.safetensors"))) >= 3
+    assert (path / "adapter" / "adapter_model.safetensors").exists() == ("adapters" in case)
+
+
+def test_a_full_disk_of_one_rank_leaves_the_earlier_checkpoint_and_tells_all_ranks(folder: Path) -> None:
+    found = json.loads((folder / "full.json").read_text())
+    assert found["told"] == [1.0, 1.0]
+    assert found["left"] == [f"checkpoint-{NUM_STEPS + 1}"]
+    assert found["said"].startswith("ElsewhereError: ")
+
+
+def test_a_number_that_is_none_in_the_rows_of_one_rank_stops_all_of_them(folder: Path) -> None:
+    found = [json.loads((folder / f"damaged-{rank}.json").read_text()) for rank in range(3)]
+    kinds = [one["said"].split(":")[0] for one in found]
+    assert kinds == ["ElsewhereError", "ElsewhereError", "FileError"]
+    assert "exp_avg.model.norm.weight has numbers that are not finite" in found[2]["said"]
+    assert [one["step"] for one in found] == [0, 0, 0]
