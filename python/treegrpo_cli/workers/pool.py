@@ -123,10 +123,11 @@ class Pool:
             self._refusal = f"environment: {self.num_ends} workers ended before their time; the last: {why}"
         logger.warning(
             "environment: worker %d ended (%s) and is started again; its %d trees go on where their turns, "
-            "played again, give the same results",
+            "played again, give the same results (ended so far: %d)",
             self.workers.index(worker) + 1,
             why,
             worker.num_trees,
+            self.num_ends,
         )
         self.workers[self.workers.index(worker)] = self._start()
 
