@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from treegrpo_cli.scale.chunks import Chunk, chunks
+from treegrpo_cli.models.chunks import Chunk, chunks
 from treegrpo_cli.scale.window import MissedError, Window
 
 

@@ -11,10 +11,10 @@ import torch
 from treegrpo_cli._core import Forest
 from treegrpo_cli.config import Config
 from treegrpo_cli.errors import FileError, Problems, UserError
+from treegrpo_cli.models.chunks import Chunk
 from treegrpo_cli.models.weights import Weights
 from treegrpo_cli.scale import trainer as trainer_module
 from treegrpo_cli.scale import weights as weights_module
-from treegrpo_cli.scale.chunks import Chunk
 from treegrpo_cli.scale.columns import StepColumns
 from treegrpo_cli.scale.rank_actor import Opened, PathRefusedError, Updated
 from treegrpo_cli.scale.rank_actors import RankDiedError, most_telling

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from treegrpo_cli.models.chunks import Chunk
 from treegrpo_cli.models.weights import Adapter, Weights
-from treegrpo_cli.scale.chunks import Chunk
 from treegrpo_cli.scale.weights import Arrival, Header, Published, Receiver, publish, send
 
 

@@ -14,11 +14,17 @@ class Weights:
     """A whole `state_dict()` whose tensors are made one by one, while somebody reads them.
 
     `shapes` names every tensor, tied ones under each of their names, before any of them is made. A pass over
-    `stream` yields just these; a tensor may share memory with the model it comes from.
+    `stream` yields just these; a tensor may share memory with the model it comes from. `dtypes` are known before, too,
+    where the weights are a policy's.
     """
 
-    def __init__(self, shapes: dict[str, torch.Size], stream: Callable[[], Iterator[tuple[str, torch.Tensor]]]) -> None:
-        self.shapes, self._stream = shapes, stream
+    def __init__(
+        self,
+        shapes: dict[str, torch.Size],
+        stream: Callable[[], Iterator[tuple[str, torch.Tensor]]],
+        dtypes: dict[str, torch.dtype] | None = None,
+    ) -> None:
+        self.shapes, self.dtypes, self._stream = shapes, dtypes or {}, stream
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         return self._stream()

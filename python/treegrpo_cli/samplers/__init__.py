@@ -44,12 +44,14 @@ def make_sampler(
     log_path: Path | None,
     say: Callable[[str], None] = logger.info,
     trained: Trained | None = None,
+    tensor_parallel: int = 1,
 ) -> Sampler:
     """Start the engine of `config.engine`; `auto` takes vLLM where a build for the device is installed.
 
     `dtype` is as `model.dtype`, `device` is `auto` or a torch device; `max_model_len` bounds context plus turn in
     tokens, 0 = what the model allows. The engine's log goes to `log_path`; `say` is told before what takes a while.
-    `trained`: what is sent to the engine while it runs, None where nothing is.
+    `trained`: what is sent to the engine while it runs, None where nothing is. The engine spreads the model over
+    `tensor_parallel` processes, on CUDA a card each.
 
     Raises UserError where the engine is not installed, or cannot do what is asked of it.
     """
@@ -59,6 +61,8 @@ def make_sampler(
         use_one_thread()
     engine = choose_engine(config.engine, device)
     check_engine(config, device, distinct=False, entropies=False)
+    if tensor_parallel > 1 and (reason := named(engine).why_not_parallel()):
+        raise UserError(reason)
     return named(engine).start(
         Start(
             model_path=model_path,
@@ -70,6 +74,7 @@ def make_sampler(
             log_path=log_path,
             say=say,
             trained=trained,
+            tensor_parallel=tensor_parallel,
         )
     )
 

@@ -25,9 +25,13 @@ class EngineCounts:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What an engine is started for that gets new weights while it runs: `adapter`, or all weights where it is None."""
+    """What an engine is started for that gets new weights while it runs: `adapter`, or all weights where it is None.
+
+    `transfer`: the backend of vLLM's weight-transfer API by which they come from another process; empty: as a stream.
+    """
 
     adapter: Adapter | None = None
+    transfer: str = ""
 
 
 class Sampler(Protocol):

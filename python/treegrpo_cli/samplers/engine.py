@@ -32,6 +32,7 @@ class Start:
     log_path: Path | None
     say: Callable[[str], None]
     trained: Trained | None
+    tensor_parallel: int = 1
 
     @property
     def adapter_beside(self) -> Adapter | None:
@@ -66,6 +67,10 @@ class Engine(ABC):
     def why_no_entropies(self) -> str | None:
         """Say why it cannot tell the entropies of what it draws from."""
         return None
+
+    def why_not_parallel(self) -> str | None:
+        """Say why it cannot spread a model over several processes."""
+        return "scale.tensor_parallel: only vLLM spreads a model over GPUs; set scale.tensor_parallel = 1"
 
     def why_no_adapter(self) -> str | None:
         """Say why adapters cannot stand beside its weights, where that is known before it starts."""

@@ -107,12 +107,17 @@ class SteppedSampler(ABC):
         """Replace all weights, each as it comes, and forget everything computed with the old ones."""
 
     takes_adapter: bool = False
+    names_version: bool = False
+    """Whether completions carry the version that sampled them already, by the engine's own word."""
     keeps_prefixes: bool = True
     """Whether what it has read of a prompt is cached for the next request."""
 
     def load_adapter(self, adapter: Adapter) -> None:
         """Compute with this adapter from now on, where `takes_adapter`; forget everything computed with another."""
         raise NotImplementedError
+
+    def label(self, policy_version: int) -> None:  # noqa: B027 - most engines have no word of their own
+        """Tell the engine the version of its new weights, where it says it of what it samples."""
 
     def fall_asleep(self) -> bool:
         """Give memory back and return True; an engine that has none to give stays awake and returns False."""
@@ -150,8 +155,7 @@ class SteppedSampler(ABC):
             raise
         self._prompt_tokens += len(request.context)
         self._cached_tokens += completion.num_cached_tokens
-        versioned: Completion = replace(completion, policy_version=self.policy_version)
-        return versioned
+        return completion if self.names_version else replace(completion, policy_version=self.policy_version)
 
     def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]], policy_version: int) -> None:
         """Take a whole `state_dict()`'s items, and forget everything computed with the old weights.
@@ -189,6 +193,7 @@ class SteppedSampler(ABC):
                 raise
         self._asleep = False
         self.policy_version = policy_version
+        self.label(policy_version)
 
     def _settle(self) -> None:
         """Be between two rollouts. Raises RuntimeError while requests run, EngineError where the engine died."""

@@ -1,6 +1,6 @@
 """Requests -> completions with vLLM in this process: paged key-value cache, prefix caching, CPU or GPU.
 
-This file and its neighbours named `vllm_...` are the only ones that import vllm.
+This file, its neighbours named `vllm_...` and `scale.transfer` are the only ones that import vllm.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from treegrpo_cli.samplers.vllm_engine import (
     weight_shapes,
 )
 from treegrpo_cli.samplers.vllm_entropies import return_entropies
+from treegrpo_cli.samplers.vllm_parallel import load_in_workers, parallel_settings
 from treegrpo_cli.samplers.vllm_settings import cpu_settings, float32_head, gpu_settings
 from treegrpo_cli.samplers.vllm_sleep import Sleep
+from treegrpo_cli.samplers.vllm_transfer import WeightTransfer, transfer_settings
 from treegrpo_cli.samplers.vllm_turns import EngineTurn, engine_words
 from treegrpo_cli.samplers.vllm_undrawn import draw_undrawn
 from treegrpo_cli.types import Completion
@@ -44,6 +46,7 @@ class VllmSampler(SteppedSampler):
     """Samples with vLLM's engine, stepped in the event loop that asks."""
 
     name = "vllm"
+    names_version = True
 
     def __init__(
         self,
@@ -57,16 +60,18 @@ class VllmSampler(SteppedSampler):
         log_path: Path | None,
         trained: Trained | None,
         say: Callable[[str], None],
+        tensor_parallel: int = 1,
     ) -> None:
         super().__init__(context_limit(model_path, max_model_len))
         self._weight_shapes = weight_shapes(model_path)
-        adapter = trained.adapter if trained else None
+        adapter, transfer = (trained.adapter, trained.transfer) if trained else (None, "")
         reloads = trained is not None and adapter is None
         settings = (
             cpu_settings(model_path, config, dtype, self.max_model_len)
             if device == "cpu"
-            else gpu_settings(model_path, config, device, reloads=reloads, say=say)
+            else gpu_settings(model_path, config, device, reloads=reloads, say=say, tensor_parallel=tensor_parallel)
         )
+        self._tensor_parallel = tensor_parallel
         sleeps = device != "cpu" and trained is not None and config.sleep is not False
         check_weight_files(model_path)
         self._log_handler = log_to(log_path)
@@ -87,6 +92,8 @@ class VllmSampler(SteppedSampler):
                 logprobs_mode="processed_logprobs",  # of the distribution sampled from
                 disable_log_stats=True,
                 **settings,
+                **parallel_settings(tensor_parallel),
+                **(transfer_settings(transfer) if transfer else {}),
                 **(adapter_settings(adapter) if adapter else {}),
             )
         except BaseException:
@@ -104,6 +111,8 @@ class VllmSampler(SteppedSampler):
         self._undrawn: dict[str, Undrawn] = {}
         """By the engine's own names of requests."""
         self._turns: dict[str, EngineTurn] = {}
+        self.transfer = WeightTransfer(self.engine, self._begin_update, self._end_update) if transfer else None
+        self.label(self.policy_version)
 
     def add(self, request: Request) -> None:
         """Hand a request to the engine, which knows it by an id of its own."""
@@ -124,7 +133,7 @@ class VllmSampler(SteppedSampler):
         undrawn = Undrawn(request.params.drawn) if request.params.drawn else None
         if undrawn:
             self._undrawn[engine_id] = undrawn
-        self._turns[request.request_id] = EngineTurn(request, engine_id, undrawn)
+        self._turns[request.request_id] = EngineTurn(request, engine_id, undrawn, policy_version=self.policy_version)
 
     def drop(self, request_id: str) -> None:
         """Abort a request, unless it has just ended."""
@@ -167,7 +176,10 @@ class VllmSampler(SteppedSampler):
     def load_weights(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
         """Load a state dict, a layer at a time, and reset the prefix cache: the old weights made it."""
         with kept_random_state():
-            self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+            if self._tensor_parallel > 1:
+                load_in_workers(self.engine, weights)
+            else:
+                self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         self.reset_prefix_cache()
 
     def load_adapter(self, adapter: Adapter) -> None:
@@ -176,6 +188,19 @@ class VllmSampler(SteppedSampler):
         with kept_random_state():
             self._adapter.load(adapter)
         self.reset_prefix_cache()
+
+    def label(self, policy_version: int) -> None:
+        """Let the engine say of every turn by which version its first token was sampled."""
+        self.engine.set_weight_version(str(policy_version))
+
+    def _begin_update(self) -> AbstractContextManager[None]:
+        self._settle()
+        return self.waking() if self._asleep else nullcontext()
+
+    def _end_update(self, policy_version: int) -> None:
+        self.reset_prefix_cache()
+        self.label(policy_version)
+        self.policy_version, self._asleep = policy_version, False
 
     def fall_asleep(self) -> bool:
         """Give weights and cache back, where `sampler.sleep` and the device let it."""

@@ -118,7 +118,7 @@ def write_adapter(folder: Path, adapter: Adapter, dtype: str) -> None:
 
 def unknown_layer(engine: Any, adapter: Adapter) -> str | None:
     """Say which layer the engine does not adapt, if there is one: it would leave its adapter out without a word."""
-    (known,) = engine.collective_rpc(adapted_layers, args=(sorted(adapter.layers),))
+    known = engine.collective_rpc(adapted_layers, args=(sorted(adapter.layers),))[0]  # workers differ in parts alone
     unknown = sorted(adapter.layers.keys() - known)
     remedy = 'name other modules in model.lora_target_modules, or set sampler.lora = "merged"'
     return f"vLLM has no adapter at {unknown[0]}; {remedy}" if unknown else None

@@ -44,28 +44,37 @@ def cpu_settings(model_path: str, config: SamplerConfig, dtype: str, max_model_l
 
 
 def gpu_settings(
-    model_path: str, config: SamplerConfig, device: str, *, reloads: bool, say: Callable[[str], None]
+    model_path: str,
+    config: SamplerConfig,
+    device: str,
+    *,
+    reloads: bool,
+    say: Callable[[str], None],
+    tensor_parallel: int = 1,
 ) -> dict[str, Any]:
-    """Return the engine's settings on a GPU that it shares with the trainer.
+    """Return the engine's settings on a GPU that it shares with the trainer, or on that and those behind it.
 
     `reloads`: whether new weights are loaded into the running engine. Some backends of experts would go on with the
-    old ones in a captured graph. Raises UserError where the card has less free memory than the engine will ask for.
+    old ones in a captured graph. Raises UserError where a card has less free memory than the engine will ask for.
     """
     import torch
 
     index = torch.device(device).index
     index = torch.cuda.current_device() if index is None else index
-    free, total = free_memory(index)
+    indices = list(range(index, index + tensor_parallel))
+    memory = {number: free_memory(number) for number in indices}
+    free, total = min(memory.values())
     share = config.gpu_memory_utilization
     if config.kv_cache_bytes:  # the share then sizes nothing; the engine only looks whether so much is free
         share = min(share, max(0.9 * free / total, 0.01))
-    check_free_memory(share, free, total, index)
+    for number in indices:
+        check_free_memory(share, *memory[number], number)
     eager = config.enforce_eager
     if reloads and not eager and has_experts(read_model_config(model_path)):
         say("the engine runs eagerly: with a mixture of experts, CUDA graphs may go on with old weights")
         eager = True
     return {
-        "device_ids": [index],
+        "device_ids": indices,
         "enforce_eager": eager,
         "gpu_memory_utilization": share,
         "kv_cache_memory_bytes": config.kv_cache_bytes or None,

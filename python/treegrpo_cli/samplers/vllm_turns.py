@@ -51,6 +51,8 @@ class EngineTurn:
     stop: tuple[str, ...] = ()
     """The stop string that ended the turn, if one did."""
     num_cached_tokens: int = 0
+    policy_version: int = 0
+    """Of the weights that sampled the first token."""
 
     def take(self, output: Any) -> None:
         """Add what an output of the engine brings, and say why the turn ends where it does."""
@@ -59,6 +61,8 @@ class EngineTurn:
         at = [each[token] for token, each in zip(sampled.token_ids, logprobs, strict=True)]
         self.ranks += [each.rank for each in at]
         self.num_cached_tokens = output.num_cached_tokens or self.num_cached_tokens
+        if sampled.weight_versions:
+            self.policy_version = int(sampled.weight_versions[0].version)
         ended = (sampled.finish_reason, sampled.stop_reason) if output.finished else None
         self.add(sampled.token_ids, [each.logprob for each in at], ended)
 
@@ -88,6 +92,7 @@ class EngineTurn:
             logprobs=self.logprobs,
             text=turn_text(tokenizer, self.token_ids, self.stop, end_ids),
             finish_reason=self.finish_reason,
+            policy_version=self.policy_version,
             num_cached_tokens=self.num_cached_tokens,
             entropies=entropies_in(self.ranks) if self.request.params.entropies else None,
         )

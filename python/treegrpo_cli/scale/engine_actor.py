@@ -6,7 +6,7 @@ import asyncio
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from treegrpo_cli.scale.cluster import Environment, enter_environment
 from treegrpo_cli.scale.weights import Header, Receiver
@@ -14,6 +14,7 @@ from treegrpo_cli.scale.weights import Header, Receiver
 if TYPE_CHECKING:
     from treegrpo_cli.config import SamplerConfig
     from treegrpo_cli.samplers.base import EngineCounts, Trained
+    from treegrpo_cli.samplers.vllm_transfer import WeightTransfer
     from treegrpo_cli.types import Completion, SamplingParams, TokenIds
 
 
@@ -30,6 +31,7 @@ class EngineSettings:
     seed: int
     log_path: Path | None
     trained: Trained | None
+    tensor_parallel: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class EngineActor(Receiver):
             log_path=settings.log_path,
             say=said.append,
             trained=settings.trained,
+            tensor_parallel=settings.tensor_parallel,
         )
         keeps_prefixes = isinstance(sampler, SteppedSampler) and sampler.keeps_prefixes
         facts = (sampler.name, os.getpid(), sampler.max_model_len, sampler.takes_adapter, keeps_prefixes)
@@ -91,6 +94,33 @@ class EngineActor(Receiver):
         """Wait for weights, behind what was dropped last."""
         await self._settled()
         super().begin_weights(header)
+
+    async def transfer_open(self, info: dict[str, Any]) -> None:
+        """Meet a trainer that sends weights by vLLM's weight-transfer API."""
+        self._transfer.open(info)
+
+    async def transfer_begin(self) -> None:
+        """Wait for its weights, behind what was dropped last."""
+        await self._settled()
+        self._transfer.begin()
+
+    async def transfer_take(self, info: Any) -> None:
+        """Take what it sends now."""
+        self._transfer.take(info)
+
+    async def transfer_end(self, policy_version: int) -> None:
+        """Compute with the new weights."""
+        self._transfer.end(policy_version)
+
+    async def transfer_close(self) -> None:
+        """Leave the trainer."""
+        self._transfer.close()
+
+    @property
+    def _transfer(self) -> WeightTransfer:
+        transfer: WeightTransfer | None = getattr(self.sampler, "transfer", None)
+        assert transfer is not None, "this engine was started without weight transfer"
+        return transfer
 
     async def sleep(self) -> None:
         """Give the engine's memory back until the next update."""

@@ -53,6 +53,7 @@ def open_engines(
         config.seed,
         log_path,
         trained,
+        scale.tensor_parallel,
     )
     say(f"starting {count_of(scale.engines)} ...")
     replicas = [

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from treegrpo_cli.models.chunks import CHUNK_BYTES, Chunk
 from treegrpo_cli.models.devices import choose_device
 from treegrpo_cli.models.weights import Adapter
 from treegrpo_cli.run.local_trainer import LocalTrainer
-from treegrpo_cli.scale.chunks import CHUNK_BYTES, Chunk
 from treegrpo_cli.scale.cluster import Environment, enter_environment
 from treegrpo_cli.train.arriving import check_merged
 from treegrpo_cli.train.path_errors import PathFailedError

@@ -20,9 +20,9 @@ from typing import Any, TypeAlias
 
 import torch
 
+from treegrpo_cli.models.chunks import CHUNK_BYTES, Chunk, chunks
 from treegrpo_cli.models.weights import Adapter, Weights
 from treegrpo_cli.samplers.base import Sampler
-from treegrpo_cli.scale.chunks import CHUNK_BYTES, Chunk, chunks
 from treegrpo_cli.scale.window import MissedError, Window
 
 WINDOW = 3

@@ -19,12 +19,14 @@ from treegrpo_cli.train.shards import whole
 
 def merged_weights(model: Any, dtype: torch.dtype) -> Weights:
     """Return the plain model's `state_dict()`, tied names included; a tensor of it may share the weights' memory."""
-    shapes = {
-        name.replace(".base_layer.", "."): tensor.shape
+    own = {
+        name.replace(".base_layer.", "."): tensor
         for name, tensor in model.state_dict().items()
         if not _is_of_an_adapter(name)
     }
-    return Weights(shapes, lambda: _merged(model, dtype))
+    shapes = {name: tensor.shape for name, tensor in own.items()}
+    dtypes = {name: dtype if tensor.is_floating_point() else tensor.dtype for name, tensor in own.items()}
+    return Weights(shapes, lambda: _merged(model, dtype), dtypes)
 
 
 def trained_adapter(model: Any, settings: ModelConfig) -> Adapter:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from treegrpo_cli.errors import UserError
-from treegrpo_cli.samplers.base import Trained
 from treegrpo_cli.samplers.engine import Engine, Start, register
 from treegrpo_cli.samplers.vllm_presence import why_no_vllm
 
@@ -38,6 +38,10 @@ class VllmEngine(Engine):
         )
         return None if device == "cpu" else on_cuda
 
+    def why_not_parallel(self) -> str | None:
+        """Its workers are processes."""
+        return None
+
     def start(self, given: Start) -> Sampler:
         """Start it, adapters beside its weights where that can be had."""
         from treegrpo_cli.samplers.vllm import VllmSampler
@@ -52,8 +56,9 @@ class VllmEngine(Engine):
             max_model_len=given.max_model_len,
             seed=given.seed,
             log_path=given.log_path,
-            trained=given.trained and Trained(adapter),
+            trained=given.trained and replace(given.trained, adapter=adapter),
             say=given.say,
+            tensor_parallel=given.tensor_parallel,
         )
 
     def _adapter(self, given: Start) -> Adapter | None:
