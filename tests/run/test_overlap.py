@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from treegrpo_cli.config import Config
 from treegrpo_cli.config.files import load_config, make_config
 from treegrpo_cli.errors import FailedRunError, Stopped, UserError
 from treegrpo_cli.models.pretrained import load_causal_lm
+from treegrpo_cli.rollout.disagreement import RewardsSoFar
 from treegrpo_cli.rollout.gate import Gate
+from treegrpo_cli.rollout.player import Player
 from treegrpo_cli.run.loop import train
 from treegrpo_cli.run.progress import Reporter
 from treegrpo_cli.run.staleness import staleness_metrics
@@ -119,6 +121,27 @@ def test_the_next_step_grows_while_this_one_trains_and_goes_on_under_new_weights
         for trees in (list(read_trees(path)) for path in sorted((tmp_path / "run" / "trees").iterdir()))
     ]
     assert written == [set(versions) for _, versions in parts.story.trained]
+
+
+@pytest.mark.parametrize("max_staleness", [1, 2])
+def test_a_step_knows_the_rewards_of_all_steps_that_had_trained_when_it_began(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_staleness: int
+) -> None:
+    parts, of_step = NotingParts(), Player.of_step
+    known: list[tuple[int, int]] = []
+
+    def noted(self: Player, rewards_so_far: RewardsSoFar, live_trees: asyncio.Semaphore) -> Player:
+        known.append((parts.sampler.policy_version, rewards_so_far.count))
+        return of_step(self, rewards_so_far, live_trees)
+
+    monkeypatch.setattr(Player, "of_step", noted)
+    config = overlapping_run(tmp_path, tiny_model_dir, max_staleness)
+    train(config, QUIET, parts=parts)
+    leaves = [0, *(int(line["tree/num_leaves"]) for line in lines_of(config))]
+    rewards_behind = list(accumulate(leaves))
+    for step, (version, count) in enumerate(known, 1):
+        assert version in versions_that_may_sample(step, max_staleness)
+        assert count == rewards_behind[version]
 
 
 def test_in_turns_nothing_grows_beside_an_update(tiny_model_dir: Path, tmp_path: Path) -> None:
