@@ -376,6 +376,14 @@ def test_what_cannot_overlap_is_refused_in_one_line(given: list[str], message: s
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "elsewhere",
+    [["scale.engines=1"], ["scale.trainer_ranks=1"], ["sampler.engine=server", 'sampler.urls=["http://h:1"]']],
+)
+def test_dropout_may_draw_where_engine_and_trainer_are_processes_of_their_own(elsewhere: list[str]) -> None:
+    load_config(None, ["scale.max_staleness=1", "model.lora_rank=4", "model.lora_dropout=0.1", *elsewhere])
+
+
 def test_an_engine_beside_updates_never_sleeps() -> None:
     assert make_config({"scale": {"max_staleness": 1}}).sampler.sleep is False
     assert make_config({}).sampler.sleep == "auto"

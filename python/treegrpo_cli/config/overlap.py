@@ -26,9 +26,14 @@ def check_overlap(config: Config) -> None:
             f'loss.importance_clip = 0 with loss.old_logprobs = "recomputed" beside {staleness}: nothing makes up for '
             'the age of trees; set loss.importance_clip = "auto" or loss.old_logprobs = "sampler"'
         )
-    in_one_process = not config.scale.engines and not config.scale.trainer_ranks
-    if in_one_process and config.model.lora_rank and config.model.lora_dropout:
+    if computes_in_one_process(config) and config.model.lora_rank and config.model.lora_dropout:
         raise ValueError(
             f"model.lora_dropout beside {staleness}: it draws from the one random state of this process, which the "
             "engine uses meanwhile; set model.lora_dropout = 0, or scale.engines or scale.trainer_ranks"
         )
+
+
+def computes_in_one_process(config: Config) -> bool:
+    """Whether the policy is trained in the process that it is sampled in."""
+    has_engine = not config.scale.engines and config.sampler.engine != "server"
+    return has_engine and not config.scale.trainer_ranks

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from treegrpo_cli.config.overlap import computes_in_one_process
 from treegrpo_cli.samplers.base import Trained
 from treegrpo_cli.train.arriving import check_merged
 from treegrpo_cli.train.checkpoint import load_checkpoint, save_checkpoint
@@ -33,7 +34,7 @@ class LocalTrainer(Trainer):
         ranks: Ranks = ALONE,
     ) -> None:
         super().__init__(config, say, tokenizer, ranks=ranks)
-        overlaps = config.scale.max_staleness > 0 and not config.scale.engines
+        overlaps = config.scale.max_staleness > 0 and computes_in_one_process(config)
         self._threads = Threads(config.train.num_threads, self.policy.device, say, num_left=int(overlaps))
 
     @property
