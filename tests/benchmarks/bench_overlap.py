@@ -1,4 +1,4 @@
-"""Steps in turns against steps that overlap: `python tests/benchmarks/overlap.py`.
+"""Steps in turns against steps that overlap: `python tests/benchmarks/bench_overlap.py`.
 
 Real parts: the loop, the vLLM engine on the tests' tiny model, trees, tools that answer after a log-normal while (a
 function of the turn alone), weights that are sent after each step. Simulated: the update, which sleeps as long as the
