@@ -1,0 +1,69 @@
+"""Ranks in processes of their own: every case is trained on each number of ranks that it names.
+
+`python -m tests.rank_processes MODELS RESULTS` imports the trainer once and forks the ranks, all of which have ended
+when it does; each leaves `RESULTS/SIZE/RANK/NAME.safetensors` behind a case.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+from treegrpo_cli.train import sharding  # noqa: F401  each rank would import it
+from treegrpo_cli.train.ranks import Ranks, join, leave, open_store
+
+from tests.rank_cases import CASES, run_case
+
+LONGEST_S = 500
+"""After so many seconds a rank ends, whatever it waits for."""
+
+TIMEOUT_S = 120.0
+
+
+def main(models: Path, results: Path) -> None:
+    pids = [pid for size in (2, 3) for pid in _fork_ranks(size, models, results)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    sys.exit(any(codes))
+
+
+def _fork_ranks(size: int, models: Path, results: Path) -> list[int]:
+    """Fork so many processes; the first tells the others where they meet."""
+    reading, writing = os.pipe()
+    pids = []
+    for rank in range(size):
+        if (pid := os.fork()) == 0:
+            os._exit(_run_rank(rank, size, reading, writing, models, results / str(size) / str(rank)))
+        pids.append(pid)
+    os.close(reading)
+    os.close(writing)
+    return pids
+
+
+def _run_rank(rank: int, size: int, reading: int, writing: int, models: Path, results: Path) -> int:
+    signal.alarm(LONGEST_S)
+    try:
+        ranks = _join(rank, size, reading, writing)
+        results.mkdir(parents=True)
+        for name, case in CASES.items():
+            if size in case.sizes:
+                run_case(name, models, ranks).save(results / f"{name}.safetensors")
+        leave()
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _join(rank: int, size: int, reading: int, writing: int) -> Ranks:
+    if rank == 0:
+        store = open_store(timeout_s=TIMEOUT_S)
+        os.write(writing, f"{store.port:6d}".encode() * (size - 1))
+        return join(rank, size, store, timeout_s=TIMEOUT_S)
+    return join(rank, size, ("127.0.0.1", int(os.read(reading, 6))), timeout_s=TIMEOUT_S)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(*map(Path, sys.argv[1:3]))
