@@ -32,6 +32,7 @@ class LyingServer(ThreadingHTTPServer):
         self.has_generate = self.has_weight_routes = self.is_processed = True
         self.label, self.weights, self.is_paused = "default", "as started", False
         self.loaded: list[Path] = []
+        self.restarts_behind_load = False
         self.asked: list[tuple[str, Any]] = []
         self.num_at_once = self.most_at_once = 0
         self.delay_s = 0.0
@@ -146,6 +147,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def control(self, path: str, body: Any) -> None:
         server = self.server
+        if path == "/reset_prefix_cache" and server.restarts_behind_load:
+            server.restarts_behind_load, server.label, server.weights = False, "default", "as started"
+            self.close_connection = True
+            return None
         if path == "/collective_rpc":
             folder = Path(body["kwargs"]["weights_path"])
             if not list(folder.glob("*.safetensors")):

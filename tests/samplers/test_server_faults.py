@@ -11,15 +11,19 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from treegrpo_cli.config import SamplerConfig
 from treegrpo_cli.config.files import make_config
-from treegrpo_cli.errors import UserError
+from treegrpo_cli.doctor import engines
+from treegrpo_cli.errors import Problems, UserError
 from treegrpo_cli.models.pretrained import load_causal_lm
-from treegrpo_cli.samplers import make_sampler, server, server_client, server_replica
+from treegrpo_cli.run.preflight import check, training_questions
+from treegrpo_cli.samplers import check_distinct, make_sampler, server, server_client, server_replica, server_weights
 from treegrpo_cli.samplers.base import Trained
 from treegrpo_cli.samplers.routing import NoReplicaError
 from treegrpo_cli.types import Completion, SamplingParams
 
+from tests.runs import small_run
 from tests.samplers.lying_server import Answer, Handler, LyingServer, lying
 
 PARAMS = SamplingParams(max_tokens=6)
@@ -437,6 +441,18 @@ def test_a_server_that_was_started_again_has_the_current_weights_before_anything
         assert [len(names) for names, _ in uncompared] == [2, 2]  # as started, and with the first weights sent
 
 
+def test_a_server_that_is_started_again_between_its_weights_and_their_name_gets_both_again(
+    tiny_model_dir: Path, tmp_path: Path, one: LyingServer, weights: dict[str, torch.Tensor], uncompared: list[Any]
+) -> None:
+    sampler = start(tiny_model_dir, one, trained=Trained(), weights_dir=str(tmp_path / "weights"))
+    one.restarts_behind_load = True
+    sampler.update_weights(weights.items(), 1)
+    found = asyncio.run(ask(sampler))
+    sampler.close()
+    assert {completion.policy_version for completion in found} == {1}
+    assert (one.weights, one.label[-2:], len(one.loaded)) == ("1", "-1", 2)
+
+
 def test_weights_that_a_server_cannot_read_end_the_run_in_a_line_that_names_the_setting(
     tiny_model_dir: Path, one: LyingServer, weights: dict[str, torch.Tensor], uncompared: list[Any], tmp_path: Path
 ) -> None:
@@ -454,6 +470,70 @@ def test_weights_that_a_server_cannot_read_end_the_run_in_a_line_that_names_the_
     with pytest.raises(UserError, match=r"could not load weights from .*sampler\.weights_dir .* must name a folder"):
         sampler.update_weights(weights.items(), 1)
     sampler.close()
+
+
+def test_weights_stand_whole_under_their_name_or_not_at_all(
+    tmp_path: Path, weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in several files, tied weights in each of their names; what a killed run left is gone, others' is kept."""
+    monkeypatch.setattr(server_weights, "FILE_BYTES", 50_000)
+    for is_own in (False, True):
+        (tmp_path / "treegrpo-killed-7").mkdir(exist_ok=True)
+        (tmp_path / "notes").mkdir(exist_ok=True)
+        folder = server_weights.WeightsFolder(tmp_path, server_weights.Labels(), is_own=is_own)
+        update = folder.publish(weights.items(), 3)
+        files = sorted(update.folder.iterdir())
+        assert len(files) > 2
+        stored = {name: tensor for file in files for name, tensor in load_file(file).items()}
+        assert stored.keys() == weights.keys()
+        assert "lm_head.weight" in stored
+        assert all(torch.equal(stored[name], weights[name]) for name in stored)
+
+        def interrupted() -> Iterator[tuple[str, torch.Tensor]]:
+            yield next(iter(weights.items()))
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            folder.publish(interrupted(), 4)
+        left = {path.name for path in tmp_path.iterdir()}
+        assert left == ({"notes"} if is_own else {"notes", "treegrpo-killed-7"})
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"the servers' weights cannot be written"):
+        server_weights.WeightsFolder(tmp_path / "file", server_weights.Labels(), is_own=True).publish([], 1)
+
+
+def test_what_a_server_cannot_give_is_found_before_anything_starts(tiny_model_dir: Path, tmp_path: Path) -> None:
+    for rollout, line in (({"entropies": True}, "a server gives no entropies"), ({}, "")):
+        settings = small_run(
+            tmp_path, tiny_model_dir, sampler={"engine": "server", "urls": ["http://127.0.0.1:9"]}, rollout=rollout
+        )
+        config = make_config(settings)
+        if line:
+            with pytest.raises(Problems, match=line):
+                check(config, training_questions(config), trains=True)
+        else:  # nobody is asked
+            check(config, training_questions(config), trains=True)
+    with pytest.raises(UserError, match=r"^rollout\.distinct_siblings: a server cannot leave out"):
+        check_distinct(True, "server", "cpu")
+
+
+def test_the_doctor_looks_at_servers_and_starts_no_engine(
+    tiny_model_dir: Path, tmp_path: Path, one: LyingServer, uncompared: list[Any]
+) -> None:
+    one.has_weight_routes = False
+    sampler = {"engine": "server", "urls": [one.url], "server_wait_s": 1.0}
+    config = make_config(small_run(tmp_path, tiny_model_dir, sampler=sampler))
+
+    def found() -> dict[str, str]:
+        looked = engines.checks(
+            tiny_model_dir, config, torch.device("cpu"), torch.float32, tmp_path / "log", lambda _: None
+        )
+        return {finding.subject: f"{finding.verdict}: {finding.said}" for check in looked for finding in check.find()}
+
+    assert found()["server: turns"] == "right: vLLM servers"
+    assert "cannot be trained" in found()["server: new weights"]
+    one.end()
+    assert all("wrong" in line and "no answer within 1 s" in line for line in found().values())
 
 
 def test_what_a_server_cannot_do_is_refused_before_it_is_asked(no_weights: Path, one: LyingServer) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import gettempdir
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.models.pretrained import context_limit, load_tokenizer, read_model_config
@@ -50,8 +50,9 @@ class ServerSampler(RoutedSampler):
         self._model_path, self._dtype, self._say = model_path, dtype, say
         self._weight_shapes = weight_shapes(model_path) if trains else {}
         labels = Labels()
-        parent = Path(config.weights_dir or (log_path.parent if log_path else Path(gettempdir())) / FOLDER)
-        self._folder = WeightsFolder(parent, labels)
+        in_run = (log_path.parent if log_path else Path(gettempdir())) / FOLDER
+        is_own = log_path is not None and not config.weights_dir
+        self._folder = WeightsFolder(Path(config.weights_dir or in_run), labels, is_own=is_own)
         self._is_compared = False
         tokenizer = load_tokenizer(model_path)
         wanted = Wanted(
@@ -77,9 +78,9 @@ class ServerSampler(RoutedSampler):
         check_shapes(self._weight_shapes, stream.shapes)
         super().update_weights(stream, policy_version)
         if not self._is_compared:
-            self._is_compared = True
-            found = {server.name: server.greedy() for server in self._servers if server in self.live}
+            found = dict(self._each(lambda replica: (replica.name, cast(ServerReplica, replica).greedy())))
             self._compare(found, self._folder.current)
+            self._is_compared = bool(found)
 
     def close(self) -> None:
         """Leave the servers as they are, and remove the folder of weights."""

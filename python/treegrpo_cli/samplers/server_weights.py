@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from treegrpo_cli.errors import FileError, UserError, said
 from treegrpo_cli.samplers.server_client import FailedError, RefusedError, refused_by
@@ -61,10 +61,13 @@ class FolderUpdate:
 
 
 class WeightsFolder:
-    """The folder below `parent` that has the current weights, and nothing once it is closed."""
+    """The folder below `parent` that has the current weights, and nothing once it is closed.
 
-    def __init__(self, parent: Path, labels: Labels) -> None:
-        self._parent, self._labels = parent.absolute(), labels
+    Where `is_own`, no other run writes below `parent`, and what a killed one left there is removed.
+    """
+
+    def __init__(self, parent: Path, labels: Labels, *, is_own: bool) -> None:
+        self._parent, self._labels, self._is_own = parent.absolute(), labels, is_own
         self.current: Path | None = None
 
     def publish(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> FolderUpdate:
@@ -75,6 +78,8 @@ class WeightsFolder:
         label = self._labels.label(version)
         folder, partial = self._parent / label, self._parent / f"{label}.partial"
         self.clear()
+        for left in self._parent.glob(f"{TRAINED}-*") if self._is_own else ():
+            shutil.rmtree(left, ignore_errors=True)
         try:
             partial.mkdir(parents=True)
             write_weights(weights, partial)
@@ -125,10 +130,10 @@ def write_weights(weights: Iterable[tuple[str, torch.Tensor]], folder: Path) -> 
         write()
 
 
-async def read_label(client: ServerClient) -> str:
+async def read_label(client: ServerClient, **limits: Any) -> str:
     """Return what a server calls its weights. Raises UserError where it has no routes for weights."""
     try:
-        answer = await client.get("/weight_info")
+        answer = await client.get("/weight_info", **limits)
     except (RefusedError, FailedError) as error:
         if refused_by(error, (403, 404, 405)):
             raise UserError(
@@ -149,7 +154,9 @@ async def set_going(client: ServerClient) -> None:
 async def load_weights(client: ServerClient, update: FolderUpdate, setting: str) -> None:
     """Have a server load a folder's weights and take their label, while no turn runs and behind empty caches.
 
-    `setting` is `sampler.weights_dir` as it was given. Raises UserError where it cannot read the folder.
+    Behind the first, nothing is asked twice: a server that was started again in between must not get the label of
+    weights that it has lost. `setting` is `sampler.weights_dir` as it was given. Raises UserError where it cannot read
+    the folder.
     """
     body = {"method": "reload_weights", "kwargs": {"weights_path": str(update.folder)}}
     try:
@@ -164,17 +171,17 @@ async def load_weights(client: ServerClient, update: FolderUpdate, setting: str)
                 f"({given}) must name a folder that it sees under the same path, and may read"
             ) from None
         await _forget_prefixes(client)
-        await client.post("/update_weight_version", {"new_version": update.label})
-        if (label := await read_label(client)) != update.label:
+        await client.post("/update_weight_version", {"new_version": update.label}, retries=0)
+        if (label := await read_label(client, retries=0)) != update.label:
             raise client.wrong("/weight_info", f"its weights are {label!r:.60} behind an update to {update.label!r}")
     finally:
-        await client.post("/resume")
+        await client.post("/resume", retries=0)
 
 
 async def _forget_prefixes(client: ServerClient) -> None:
     """Reset the prefix cache: the old weights made it. It is refused while a turn still ends."""
     for _ in range(CACHE_TRIES):
-        answer = await client.post("/reset_prefix_cache")
+        answer = await client.post("/reset_prefix_cache", retries=0)
         if isinstance(answer, dict) and answer.get("success") is True:
             return
         await asyncio.sleep(CACHE_PAUSE_S)
