@@ -46,7 +46,7 @@ def open_engines(
     settings = EngineSettings(
         environment(),
         config.sampler,
-        os.path.abspath(config.model.path),
+        path_everywhere(config.model.path),
         config.model.dtype,
         placement.device,
         config.rollout.context_tokens,
@@ -82,6 +82,11 @@ def count_of(engines: int) -> str:
     ('1 engine', '2 engines')
     """
     return "1 engine" if engines == 1 else f"{engines} engines"
+
+
+def path_everywhere(model_path: str) -> str:
+    """Return a folder's path from the root on, whatever folder an actor starts in; a name on the Hub as it is."""
+    return os.path.abspath(model_path) if os.path.isdir(model_path) else model_path
 
 
 def log_of(path: Path | None, number: int) -> Path | None:
