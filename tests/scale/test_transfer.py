@@ -265,7 +265,7 @@ def test_a_version_is_the_one_by_which_a_turn_began(engine: Any) -> None:
         0, "", [5], None, [{5: SimpleNamespace(logprob=-1.0, rank=1)}], None, finish_reason="stop"
     )
     output.weight_versions = spans
-    turn = EngineTurn(Request("1", [1], PARAMS, 0), "engine-1", 4)
+    turn = EngineTurn(Request("1", [1], PARAMS, 0), "engine-1", policy_version=4)
     turn.take(SimpleNamespace(outputs=[output], num_cached_tokens=0, finished=True))
     assert turn.completion(engine.tokenizer, engine.end_ids).policy_version == 3
 
@@ -318,8 +318,8 @@ def test_other_engines_than_last_time_meet_the_sender_anew(
     for handles in (one, one, both):
         sender.send(handles, ("127.0.0.1", 1), 1)
     names = [told[0] for told in first.told]
-    assert (names.count("transfer_open"), names.count("transfer_end"), names[-1]) == (1, 2, "transfer_close")
-    assert [told[0] for told in second.told][:2] == ["transfer_open", "transfer_begin"]
+    assert (names.count("transfer_open"), names.count("transfer_end"), names[0]) == (1, 2, "transfer_close")
+    assert [told[0] for told in second.told][:3] == ["transfer_close", "transfer_open", "transfer_begin"]
 
 
 def test_a_source_says_before_what_it_will_yield(vllm_on_cpu: None, tiny_model_dir: Path) -> None:

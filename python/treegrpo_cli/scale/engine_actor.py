@@ -95,6 +95,9 @@ class EngineActor(Receiver):
         await self._settled()
         super().begin_weights(header)
 
+    async def alive(self) -> None:
+        """Answer, when nothing else is being done."""
+
     async def transfer_open(self, info: dict[str, Any]) -> None:
         """Meet a trainer that sends weights by vLLM's weight-transfer API."""
         self._transfer.open(info)

@@ -19,9 +19,10 @@ from treegrpo_cli.errors import UserError, said
 from treegrpo_cli.samplers.base import EngineCounts, Trained
 from treegrpo_cli.samplers.routing import ReplicaGoneError, RoutedSampler
 from treegrpo_cli.samplers.stepping import EngineError
+from treegrpo_cli.scale.card_update import CardUpdate
 from treegrpo_cli.scale.cluster import actor_options, environment, unwrapped
 from treegrpo_cli.scale.engine_actor import EngineActor, EngineFacts, EngineSettings
-from treegrpo_cli.scale.weights import Published, publish, send
+from treegrpo_cli.scale.weights import Published, publish
 from treegrpo_cli.types import Completion, SamplingParams, TokenIds
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ LOOK_S = 0.2
 
 def open_engines(
     config: Config, placement: Placement, log_path: Path | None, say: Callable[[str], None], trained: Trained | None
-) -> RoutedSampler:
+) -> RayEngines:
     """Start the engines side by side, each in its place. Raises UserError where one of them says so."""
     scale = config.scale
     settings = EngineSettings(
@@ -72,7 +73,7 @@ def open_engines(
     for line in dict.fromkeys(line for replica in replicas for line in replica.facts.said):
         say(line)
     name = replicas[0].facts.name
-    return RoutedSampler(f"{count_of(len(replicas))} ({name})", replicas, publish, say=say)
+    return RayEngines(f"{count_of(len(replicas))} ({name})", replicas, publish, say=say)
 
 
 def count_of(engines: int) -> str:
@@ -96,6 +97,15 @@ def log_of(path: Path | None, number: int) -> Path | None:
     return path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
+class RayEngines(RoutedSampler):
+    """The sampler over engines that are Ray actors."""
+
+    @property
+    def actors(self) -> list[Any]:
+        """Those of the engines that serve now."""
+        return [replica.actor for replica in self.live if isinstance(replica, EngineReplica)]
+
+
 class EngineReplica:
     """A `samplers.replicas.Replica`: the driver's end of one engine, and how it is started again."""
 
@@ -110,6 +120,11 @@ class EngineReplica:
         self._num_restarts, self._started = 0, time.monotonic()
         self._closed = Event()
         self._start()
+
+    @property
+    def actor(self) -> Any:
+        """Its process, as Ray names it."""
+        return self._actor
 
     @property
     def max_model_len(self) -> int:
@@ -151,9 +166,9 @@ class EngineReplica:
             raise
         return completion
 
-    def take(self, update: Published) -> None:
-        """Load what is published, chunk by chunk."""
-        self._ask(lambda: send(update, self._actor))
+    def take(self, update: Published | CardUpdate) -> None:
+        """Load what is published, chunk by chunk, or what comes from card to card."""
+        self._ask(lambda: update.send_to(self._actor))
 
     def revive(self) -> None:
         """Start the engine again, behind a pause that grows. Raises ReplicaGoneError where it died too often."""

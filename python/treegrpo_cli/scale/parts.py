@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from treegrpo_cli.run.parts import Parts, Say, StepTrainer
 from treegrpo_cli.run.preflight import check_ray
+from treegrpo_cli.samplers import why_no_vllm
 from treegrpo_cli.scale.cluster import open_cluster
 
 if TYPE_CHECKING:
@@ -41,8 +42,11 @@ class RayParts(Parts):
         placement = self._placed(config, say)
         if config.scale.trainer_ranks:
             from treegrpo_cli.scale.trainer import open_ranks
+            from treegrpo_cli.scale.ways import way_of
 
-            return open_ranks(config, say, tokenizer, placement.rank)
+            engine = "transformers" if config.sampler.engine == "auto" and why_no_vllm(placement.device) else ""
+            way = way_of(config, placement.device, engine or config.sampler.engine)
+            return open_ranks(config, say, tokenizer, placement.rank, way)
         if placement.driver_device is not None:
             model = config.model.model_copy(update={"device": placement.driver_device})
             config = config.model_copy(update={"model": model})

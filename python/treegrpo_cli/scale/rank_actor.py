@@ -6,6 +6,7 @@ Every rank gets the same calls in the same order; what it keeps and computes of 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from treegrpo_cli.models.chunks import CHUNK_BYTES, Chunk
 from treegrpo_cli.models.devices import choose_device
 from treegrpo_cli.models.weights import Adapter
 from treegrpo_cli.run.local_trainer import LocalTrainer
+from treegrpo_cli.samplers.vllm_engine import prepare_import
 from treegrpo_cli.scale.cluster import Environment, enter_environment
 from treegrpo_cli.train.arriving import check_merged
 from treegrpo_cli.train.path_errors import PathFailedError
@@ -27,6 +29,7 @@ from treegrpo_cli.train.self_check import Disagreement
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
     from treegrpo_cli.scale.columns import StepColumns
+    from treegrpo_cli.scale.transfer import Sender
 
 LOOPBACK = "127.0.0.1"
 
@@ -69,6 +72,7 @@ class Rank:
         self._lines: list[str] = []
         self._store: Any = None
         self._weights: Iterator[tuple[str, torch.Tensor]] = iter(())
+        self._sender: Sender | None = None
         self._trainer: LocalTrainer
 
     def meeting_place(self) -> tuple[str, int]:
@@ -137,6 +141,31 @@ class Rank:
             return None
         layers = {name: (down.detach().cpu(), up.detach().cpu()) for name, (down, up) in adapter.layers.items()}
         return Adapter(adapter.rank, adapter.alpha, layers)
+
+    def empty_cache(self) -> None:
+        """Give the card back what no tensor holds any more: an engine that shares it wakes next."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def address(self) -> tuple[str, int]:
+        """This machine, and a port that is free on it."""
+        import ray
+
+        with socket.socket() as listening:
+            listening.bind(("", 0))
+            return str(ray.util.get_node_ip_address()), int(listening.getsockname()[1])
+
+    def send_to_cards(
+        self, backend: str, engines: list[Any], tensor_parallel: int, address: tuple[str, int], policy_version: int
+    ) -> None:
+        """Send all weights to engines by vLLM's weight-transfer API, together with the other ranks."""
+        if self._sender is None:
+            prepare_import()
+            from treegrpo_cli.scale.transfer import PolicySource, Sender
+
+            source = PolicySource(self._trainer.state_dict_for_sampler())
+            self._sender = Sender(backend, self._number, source, tensor_parallel)
+        self._sender.send(engines, address, policy_version)
 
     def begin_weights(self) -> None:
         """Begin a pass over the weights."""

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.samplers.base import Trained
+from treegrpo_cli.scale.card_update import CardUpdate
 from treegrpo_cli.scale.columns import StepColumns
+from treegrpo_cli.scale.engines import RayEngines
 from treegrpo_cli.scale.rank_actor import Opened, PathRefusedError, Refusals, Updated
 from treegrpo_cli.scale.rank_actors import Options, RankActors, RankDiedError
+from treegrpo_cli.scale.ways import API, Way
 from treegrpo_cli.scale.weights import Header, Published, Ref
 from treegrpo_cli.train.checkpoint_folders import step_of
 
@@ -39,11 +42,13 @@ MAX_KEPT_BYTES = 16 << 30
 Metrics = dict[str, float | str]
 
 
-def open_ranks(config: Config, say: Callable[[str], None], tokenizer: Any, options: Options) -> RankGroup:
-    """Start the ranks. Raises UserError as loading a policy does."""
+def open_ranks(
+    config: Config, say: Callable[[str], None], tokenizer: Any, options: Options, way: Way = "store"
+) -> RankGroup:
+    """Start the ranks; `way`: how their weights get to engines. Raises UserError as loading a policy does."""
     num_ranks = config.scale.trainer_ranks
     say(f"starting {num_ranks} trainer rank{'s' if num_ranks > 1 else ''} ...")
-    return RankGroup(config, say, tokenizer, options)
+    return RankGroup(config, say, tokenizer, options, way)
 
 
 class RankGroup:
@@ -53,9 +58,12 @@ class RankGroup:
     thread.
     """
 
-    def __init__(self, config: Config, say: Callable[[str], None], tokenizer: Any, options: Options) -> None:
+    def __init__(
+        self, config: Config, say: Callable[[str], None], tokenizer: Any, options: Options, way: Way = "store"
+    ) -> None:
         self.step, self.is_whole, self.packing_s = 0, True, 0.0
         self._config, self._say, self._tokenizer, self._options = config, say, tokenizer, options
+        self._way = way
         self._saved: Path | None = None
         self._since: list[Ref] = []
         self._kept_bytes = 0
@@ -74,7 +82,7 @@ class RankGroup:
     @property
     def trained(self) -> Trained:
         """The adapter as it started, or all weights."""
-        return Trained(self._adapter)
+        return Trained(self._adapter, self._way if self._way in API else "")
 
     def check(self, sampler: Sampler) -> None:
         """Raise UserError where adapters must be merged, and rounding would keep too little of them."""
@@ -103,8 +111,30 @@ class RankGroup:
             adapter: Adapter = self._ask("adapter")
             sampler.update_adapter(adapter, self.step)
         else:
-            published = Published(Header(self.step, self._shapes), self._chunks, lasts=False)
-            sampler.update_weights(published.weights(), self.step)
+            header = Header(self.step, self._shapes)
+            if not isinstance(sampler, RayEngines):
+                streamed = Published(header, self._chunks, lasts=False)
+                sampler.update_weights(streamed.weights(), self.step)
+            elif self._way in API:
+                beside = Published(header, self._chunks, lasts=False)
+                sampler.hand_over(self._from_card_to_card(sampler.actors, beside))
+            else:
+                sampler.hand_over(Published(header, self._chunks, lasts=True))
+
+    def _from_card_to_card(self, engines: list[Any], beside: Published) -> CardUpdate:
+        def exchange() -> None:
+            self._ask("empty_cache")
+            ranks, parallel = self._ready(), self._config.scale.tensor_parallel
+            try:
+                ranks.ask("send_to_cards", self._way, engines, parallel, ranks.ask("address"), self.step)
+            except RankDiedError as error:
+                self.close()
+                raise UserError(
+                    f"step {self.step}: weights did not get from rank to engine ({error}); what both print is in "
+                    f"{self._config.output_dir}; go on with --resume"
+                ) from error
+
+        return CardUpdate(engines, exchange, self.close, beside)
 
     def save(self, output_dir: Path, state: dict[str, Any]) -> Path:
         """Write a checkpoint of this step, every rank its share."""

@@ -12,7 +12,6 @@ backend of the test's own; what it calls of vLLM is held to the installed versio
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -117,10 +116,10 @@ class Sender:
             self._open = None
 
     def _meet(self, actors: list[Any], address: tuple[str, int]) -> None:
-        if self._engines is not None and self._rank == 0:
-            self._engines.leave()
         self.close()
         self._actors, self._engines = actors, Engines(actors, self._tensor_parallel)
+        if self._rank == 0:
+            self._engines.leave()  # whoever sent before, perhaps a rank that is gone
         info = INFOS[self._backend](self._rank, address, 1 + len(actors) * self._tensor_parallel)
         self._open = WeightTransferTrainerFactory.trainer_init(info, client=self._engines, source=self._source)
 
@@ -145,13 +144,6 @@ def ipc_info(rank: int, address: tuple[str, int], world_size: int) -> TrainerIni
 
 INFOS: dict[str, Callable[[int, tuple[str, int], int], TrainerInitInfo]] = {"nccl": nccl_info, "ipc": ipc_info}
 """By the backend: a rank, the first rank's address, and how many the sender and all workers of all engines are."""
-
-
-def free_port() -> int:
-    """Return a port that is free on this machine now."""
-    with socket.socket() as listening:
-        listening.bind(("", 0))
-        return int(listening.getsockname()[1])
 
 
 def _wait(calls: list[Any]) -> None:

@@ -67,6 +67,10 @@ class Published:
         """Yield all chunks' references; who reads at the same time in other threads shares the pass."""
         return self._streamed() if self._refs is None else iter(self._refs)
 
+    def send_to(self, actor: Any) -> None:
+        """Let one engine's actor take it. Raises what Ray raises."""
+        send(self, actor)
+
     def items(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield names and tensors. They lie in the object store: they are read, and never written to."""
         import ray
