@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -23,32 +24,42 @@ TIMEOUT_S = 120.0
 
 
 def main(models: Path, results: Path) -> None:
-    pids = [pid for size in (2, 3) for pid in _fork_ranks(size, models, results)]
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-    sys.exit(any(codes))
+    """Train every case; exit with 1 where a rank fails."""
+
+    def work(ranks: Ranks) -> None:
+        folder = results / str(ranks.size) / str(ranks.rank)
+        folder.mkdir(parents=True)
+        for name, case in CASES.items():
+            if ranks.size in case.sizes:
+                run_case(name, models, ranks).save(folder / f"{name}.safetensors")
+
+    pids = [pid for size in (2, 3) for pid in fork_ranks(size, work)]
+    sys.exit(not ended_well(pids))
 
 
-def _fork_ranks(size: int, models: Path, results: Path) -> list[int]:
-    """Fork so many processes; the first tells the others where they meet."""
+def fork_ranks(size: int, work: Callable[[Ranks], None]) -> list[int]:
+    """Fork so many processes that do this work as ranks; the first tells the others where they meet."""
     reading, writing = os.pipe()
     pids = []
     for rank in range(size):
         if (pid := os.fork()) == 0:
-            os._exit(_run_rank(rank, size, reading, writing, models, results / str(size) / str(rank)))
+            os._exit(_run_rank(rank, size, reading, writing, work))
         pids.append(pid)
     os.close(reading)
     os.close(writing)
     return pids
 
 
-def _run_rank(rank: int, size: int, reading: int, writing: int, models: Path, results: Path) -> int:
+def ended_well(pids: Sequence[int]) -> bool:
+    """Wait for all of them."""
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    return not any(codes)
+
+
+def _run_rank(rank: int, size: int, reading: int, writing: int, work: Callable[[Ranks], None]) -> int:
     signal.alarm(LONGEST_S)
     try:
-        ranks = _join(rank, size, reading, writing)
-        results.mkdir(parents=True)
-        for name, case in CASES.items():
-            if size in case.sizes:
-                run_case(name, models, ranks).save(results / f"{name}.safetensors")
+        work(_join(rank, size, reading, writing))
         leave()
     except BaseException:
         traceback.print_exc()

@@ -68,9 +68,13 @@ class PathChooser:
         return {} if difference is None else {"tree/self_check": difference}
 
     def give_up(self, reason: str) -> None:
-        """Leave the `path`, which failed in a forward, for chains. Raises UserError where the settings ask for it."""
+        """Leave the `path`, which failed in a forward, for chains. Raises UserError where the settings ask for it.
+
+        On several ranks it is noted, and they choose together at the next step that they take.
+        """
         self.checks.give_up(self.path, reason)
-        self._take(self._choose())
+        if self._policy.ranks.size == 1:
+            self._take(self._choose())
 
     def micro_batches(self, layout: Layout) -> list[MicroBatch | None]:
         """Cut a layout made for the `path` into what is computed at once; return what has targets.
