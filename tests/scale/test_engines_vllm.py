@@ -22,6 +22,7 @@ def test_trees_are_the_same_with_two_engines_with_one_killed_among_them_and_with
     monkeypatch.setattr(engines_module, "MAX_RESTARTS", 0)
     sampler = {"engine": "vllm", "kv_cache_bytes": 16 << 20}
     settings = small_run(tmp_path, tiny_model_dir, scale={"engines": 2}, sampler=sampler)
+    settings["environment"]["options"]["instructions"] = "Think, search, and answer in one word. " * 3  # whole blocks
     config, said = make_config(settings), []  # type: ignore[var-annotated]
     engines = open_engines(config, place(config), tmp_path / "engine.log", said.append, None)
     trees, hits = {}, []

@@ -82,16 +82,6 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def check_resources(num_gpus: float = 0, num_cpus: float = 0) -> None:
-    """Raise UserError where the cluster has fewer, counting what others use: Ray itself would wait for ever."""
-    import ray
-
-    there = ray.cluster_resources()
-    for name, asked in (("GPU", num_gpus), ("CPU", num_cpus)):
-        if asked > there.get(name, 0.0):
-            raise UserError(f"[scale] asks for {asked:g} {name}s, and the Ray cluster has {there.get(name, 0.0):g}")
-
-
 def actor_options(
     *, num_cpus: float = 0, num_gpus: float = 0, max_concurrency: int = 1000, **place: Any
 ) -> dict[str, Any]:
