@@ -1,6 +1,8 @@
 """Ray is joined or started for a run, and gone with it, however that ends."""
 
 import os
+import re
+import shutil
 import signal
 import socket
 import time
@@ -92,6 +94,12 @@ def wait_for_steps(command: Command, metrics: Path, number: int) -> None:
         time.sleep(0.02)
 
 
+def folders_of(pids: set[int]) -> set[Path]:
+    """Where the Ray of these processes has its sockets and logs."""
+    commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids]
+    return {Path(found) for command in commands for found in re.findall(r"/tmp/tg-ray-\w+", command)}
+
+
 def press_ctrl_c(command: Command) -> None:
     """What a terminal does: SIGINT to all of the group, Ray's own processes too."""
     own = os.getpgid(command.pid)
@@ -104,7 +112,6 @@ def press_ctrl_c(command: Command) -> None:
 def test_a_run_under_ray_stops_at_ctrl_c_goes_on_and_leaves_no_process_even_when_it_is_killed(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    before = set(Path("/tmp").glob("tg-ray-*"))
     train = {"num_steps": 1000, "prompts_per_step": 1, "save_steps": 1, "eval_steps": 0}
     settings = small_run(tmp_path, tiny_model_dir, scale={"engines": 1}, train=train)
     (tmp_path / "c.toml").write_text(dump_config(make_config(settings)))
@@ -112,6 +119,7 @@ def test_a_run_under_ray_stops_at_ctrl_c_goes_on_and_leaves_no_process_even_when
     command = zygote().start(["train", "c.toml"], cwd=tmp_path)
     wait_for_steps(command, metrics, 1)
     started = descendants(command.pid)
+    [folder] = folders_of(started)
     press_ctrl_c(command)
     done = command.communicate(timeout=60)
     assert done.returncode == 130, done.stderr
@@ -121,13 +129,13 @@ def test_a_run_under_ray_stops_at_ctrl_c_goes_on_and_leaves_no_process_even_when
     assert not [line for line in lines if "ray" in line.lower().replace("starting ray ...", "")], done.stderr
     assert "gone" not in done.stderr
     until(lambda: not any(map(is_running, started)), 20)
-    assert set(Path("/tmp").glob("tg-ray-*")) <= before
+    assert not folder.exists()
     steps = [orjson.loads(line)["step"] for line in metrics.read_bytes().splitlines()]
 
     command = zygote().start(["train", "run", "--resume"], cwd=tmp_path)
     wait_for_steps(command, metrics, len(steps) + 1)
     started = descendants(command.pid)
-    assert len(started) > 4
+    [folder] = folders_of(started)
     os.kill(command.pid, signal.SIGKILL)
     command.communicate(timeout=60)
     agents = {pid for pid in started if Path(f"/proc/{pid}/comm").read_text().strip() in AGENTS}
@@ -135,6 +143,7 @@ def test_a_run_under_ray_stops_at_ctrl_c_goes_on_and_leaves_no_process_even_when
     until(lambda: not any(map(is_running, started - agents)), 30)
     for pid in agents:  # they would go by themselves
         os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(folder)
     assert checkpoints(tmp_path / "run")
 
 
