@@ -18,6 +18,7 @@ from treegrpo_cli.rollout.selection import load_rule, reads_entropies
 from treegrpo_cli.rollout.world import World
 from treegrpo_cli.run.loggers import check_logger
 from treegrpo_cli.run.memory import check_memory
+from treegrpo_cli.run.scale_checks import check_engines
 from treegrpo_cli.samplers import check_engine, resolve_device, runs_here
 from treegrpo_cli.workers import open_environment
 
@@ -88,6 +89,8 @@ def prepare(
     found = _Found()
     for check in checks:
         found.by(check)
+    if config.scale.uses_ray:
+        found.by(check_engines, config)
     tasks = {asked.key: _read_questions(config, asked, found) for asked in questions}
     for logger in loggers:
         found.by(check_logger, logger)
