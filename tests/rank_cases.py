@@ -95,9 +95,9 @@ SMALL = {"microbatch_tokens": 64}
 """Several micro-batches a step."""
 
 CASES: dict[str, RankCase] = {
-    "chains": RankCase(on_path("chains", train=SMALL), model="untied"),
+    "chains": RankCase(on_path("chains", train=SMALL), model="untied", num_steps=2),
     "dense": RankCase(on_path("dense"), num_steps=2),
-    "runs": RankCase(on_path("runs", train=SMALL), sizes=(2, 3), flexes=True),
+    "runs": RankCase(on_path("runs", train=SMALL), num_steps=3, sizes=(2, 3), flexes=True),
     "depth-first": RankCase(on_path("depth-first"), step=few, num_steps=2),
     "turn ratio": RankCase(on_path("runs", loss={"ratio": "turn"}), num_steps=2),
     "turn ratio, depth-first": RankCase(on_path("depth-first", loss={"ratio": "turn"}), step=few, num_steps=1),
@@ -159,6 +159,13 @@ def _of_rows() -> tuple[Forest, Scores]:
     return rows.forest, rows.scores
 
 
+def write_whole(file: Path, text: str) -> None:
+    """Write a file that others wait for: it is there once it is whole."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(text)
+    partial.rename(file)
+
+
 @dataclass
 class Outcome:
     """Metrics of each step, lines that were said, and what was raised; `tensors`: first and last gradient, weights.
@@ -174,7 +181,7 @@ class Outcome:
     def save(self, file: Path) -> None:
         save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, file)
         told = {"metrics": self.metrics, "lines": self.lines, "raised": self.raised}
-        file.with_suffix(".json").write_text(json.dumps(told))
+        write_whole(file.with_suffix(".json"), json.dumps(told))
 
     @classmethod
     def load(cls, file: Path) -> "Outcome":

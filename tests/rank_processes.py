@@ -4,18 +4,22 @@
 when it does; each leaves `RESULTS/SIZE/RANK/NAME.safetensors` behind a case.
 """
 
+import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from treegrpo_cli.errors import UserError
 from treegrpo_cli.train import sharding  # noqa: F401  each rank would import it
 from treegrpo_cli.train.ranks import Ranks, join, leave, open_store
 
-from tests.rank_cases import CASES, run_case
+from tests.rank_cases import CASES, run_case, write_whole
 
 LONGEST_S = 500
 """After so many seconds a rank ends, whatever it waits for."""
@@ -29,12 +33,36 @@ def main(models: Path, results: Path) -> None:
     def work(ranks: Ranks) -> None:
         folder = results / str(ranks.size) / str(ranks.rank)
         folder.mkdir(parents=True)
+        write_whole(folder / "meeting", json.dumps(_meet(ranks)))
         for name, case in CASES.items():
             if ranks.size in case.sizes:
                 run_case(name, models, ranks).save(folder / f"{name}.safetensors")
 
     pids = [pid for size in (2, 3) for pid in fork_ranks(size, work)]
     sys.exit(not ended_well(pids))
+
+
+def _meet(ranks: Ranks) -> dict[str, Any]:
+    """What a rank sees of the others; one of them fails in its turn."""
+    failed = False
+    try:
+        with ranks.in_turn():
+            start = time.monotonic()
+            time.sleep(0.05)
+            end = time.monotonic()
+            if ranks.rank == 1:
+                raise UserError("no model here")
+    except UserError:
+        failed = True
+    mine = torch.tensor([float(ranks.rank), 10.0 - ranks.rank])
+    return {
+        "turn": [start, end],
+        "failed": failed,
+        "sum": ranks.sum(mine).tolist(),
+        "max": ranks.max(mine).tolist(),
+        "gather": ranks.gather(mine).tolist(),
+        "agreed": ranks.agree({"of": ranks.rank, "infinite": float("inf")}),
+    }
 
 
 def fork_ranks(size: int, work: Callable[[Ranks], None]) -> list[int]:

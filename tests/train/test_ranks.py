@@ -3,6 +3,7 @@
 The ranks are real processes, started once for all tests here; each case is named as in `tests.rank_cases`.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,10 @@ TIMEOUT_S = 520
 TOLERANCE = {FLOAT64: 1e-10, BUT_NORMS: 1e-6}
 """Relative. What norms in float32 round otherwise where a layout is cut otherwise is in the second."""
 
-OnRanks = Callable[[str, int, int], Outcome]
+OnRanks = Callable[[str, int, int], Any]
+
+MEETING = "meeting"
+"""Under this name each rank leaves what it saw of the others."""
 
 PAIRS = [(name, size) for name, case in CASES.items() for size in case.sizes]
 EXACT = [(name, size) for name, size in PAIRS if CASES[name].numbers in TOLERANCE and not CASES[name].fails]
@@ -58,13 +63,13 @@ def on_ranks(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     command = [sys.executable, "-m", "tests.rank_processes", str(models), str(results)]
     process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
-    def found(name: str, size: int, rank: int) -> Outcome:
-        told = results / str(size) / str(rank) / f"{name}.json"
+    def found(name: str, size: int, rank: int) -> Any:
+        told = results / str(size) / str(rank) / (name if name == MEETING else f"{name}.json")
         end = time.monotonic() + TIMEOUT_S
         while not told.exists() and process.poll() is None and time.monotonic() < end:
             time.sleep(0.05)
         assert told.exists(), (results / "log").read_text()
-        return Outcome.load(told.with_suffix(".safetensors"))
+        return json.loads(told.read_text()) if name == MEETING else Outcome.load(told.with_suffix(".safetensors"))
 
     try:
         yield cache(found)
@@ -100,6 +105,32 @@ def assert_metrics(found: list[dict[str, Any]], expected: list[dict[str, Any]], 
             if name != "tree/self_check":  # no more than noise
                 same = value if isinstance(value, str) else pytest.approx(value, rel=tolerance, abs=tolerance)
                 assert ours[name] == same, name
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_add_up_compare_and_agree(on_ranks: OnRanks, size: int) -> None:
+    for rank in range(size):
+        seen = on_ranks(MEETING, size, rank)
+        assert seen["gather"] == [[float(other), 10.0 - other] for other in range(size)]
+        assert seen["sum"] == [sum(range(size)), 10.0 * size - sum(range(size))]
+        assert seen["max"] == [size - 1.0, 10.0]
+        assert seen["agreed"] == {"of": 0, "infinite": float("inf")}
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_take_turns_also_where_one_fails_in_its_own(on_ranks: OnRanks, size: int) -> None:
+    seen = [on_ranks(MEETING, size, rank) for rank in range(size)]
+    assert [one["failed"] for one in seen] == [rank == 1 for rank in range(size)]
+    for one, after in pairwise(seen):
+        assert one["turn"][1] <= after["turn"][0]
+
+
+def test_one_process_is_its_own_sum_and_asks_nobody() -> None:
+    values = torch.tensor([1.0, 2.0])
+    assert ALONE.sum(values) is values
+    assert ALONE.max(values) is values
+    assert torch.equal(ALONE.gather(values), values[None])
+    assert (ALONE.rank, ALONE.size, ALONE.agree("value")) == (0, 1, "value")
 
 
 @pytest.mark.parametrize(("name", "size"), EXACT, ids=[f"{name}, {size}" for name, size in EXACT])

@@ -14,6 +14,7 @@ from treegrpo_cli.errors import UserError
 from treegrpo_cli.train import paths
 from treegrpo_cli.train.check_forest import is_outgrown, path_length, small_forest, windows_of
 from treegrpo_cli.train.counts import Step
+from treegrpo_cli.train.forward import class_name
 from treegrpo_cli.train.policy import Policy
 from treegrpo_cli.train.self_check import Disagreement, Trial
 
@@ -81,7 +82,7 @@ class SelfChecks:
         found = trial.of(chains)
         if found.refusal is not None:
             if not trial.is_repeatable():
-                name = type(self._policy.model).__name__
+                name = class_name(self._policy.model)
                 raise UserError(
                     f"model.path: {name} cannot be trained: it computes the same row differently every time"
                 )

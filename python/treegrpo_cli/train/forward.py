@@ -103,6 +103,11 @@ def decoder_of(model: Any) -> Any:
     return getattr(model, "model", found)  # in some models "decoder" is a layer, and some name their base otherwise
 
 
+def class_name(model: Any) -> str:
+    """Return the name of a model's class in its library; torch's FSDP puts a word before it."""
+    return type(model).__name__.removeprefix("FSDP")
+
+
 def chooses_keys(config: Any) -> bool:
     """Whether attention sees a few chosen keys: of those that score alike, others in a longer row."""
     layer_types = set(getattr(config, "layer_types", None) or ())

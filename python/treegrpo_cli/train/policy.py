@@ -28,7 +28,7 @@ from treegrpo_cli.models.pretrained import context_limit
 from treegrpo_cli.models.weights import Adapter, Weights
 from treegrpo_cli.train import head as heads
 from treegrpo_cli.train.dealing import idle_batch
-from treegrpo_cli.train.forward import Decoder, decoder_of
+from treegrpo_cli.train.forward import Decoder, class_name, decoder_of
 from treegrpo_cli.train.head import Head, HeadGradients, HeadResult, Objective, nothing
 from treegrpo_cli.train.networks import (
     add_lora,
@@ -203,7 +203,7 @@ class Policy:
         In float32: rounding in bfloat16 moves logits that are large by more than such a model may.
         """
         targets = torch.arange(4, device=self.device)
-        cannot = f"model.path: {type(self.model).__name__} cannot be trained"
+        cannot = f"model.path: {class_name(self.model)} cannot be trained"
         try:
             with self.computing_in(torch.float32), self.residence.open(self.model):
                 logits = self.model(input_ids=targets[None], use_cache=False).logits[0]
