@@ -18,19 +18,20 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from treegrpo_cli.config import Config, ModelConfig
 from treegrpo_cli.models.devices import choose_dtype
 from treegrpo_cli.models.sizes import ModelSizes
 from treegrpo_cli.train import products
 from treegrpo_cli.train.counts import CACHED_TOKENS
-from treegrpo_cli.train.networks import add_lora, store_frozen_in_bfloat16
+from treegrpo_cli.train.networks import add_lora, layers_of, store_frozen_in_bfloat16
 from treegrpo_cli.train.paths import named
 from treegrpo_cli.train.schedule import prompts_per_minibatch
 
@@ -42,13 +43,32 @@ READERS = 2.5
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """Bytes of a network in the parts that ranks gather: all `layers`, the largest `layer`, and the `rest` at once."""
+
+    layers: int
+    layer: int
+    rest: int
+
+    @property
+    def whole(self) -> int:
+        """All of it."""
+        return self.layers + self.rest
+
+    @property
+    def at_once(self) -> int:
+        """What is there in a forward or backward pass: a layer, the next one on its way, and the rest."""
+        return self.rest + min(2 * self.layer, self.layers)
+
+
+@dataclass(frozen=True, slots=True)
 class TrainerBytes:
     """Bytes of training. `weights`, `moments` (AdamW's two) and `reference` stay; `gradients` live from the first
     backward pass to the optimizer step; the others are those of one micro-batch.
 
     `copies` are what autocast makes of weights in bfloat16 and a graph keeps, `activations` what lies between forward
     and backward pass, `head` the LM head with its chunk of logits, `layer` what the gradient of one layer takes behind
-    the head.
+    the head, `exchanged` what a rank holds beside its own part: weights that are gathered, gradients not summed yet.
     """
 
     weights: int
@@ -59,6 +79,7 @@ class TrainerBytes:
     activations: int
     head: int
     layer: int
+    exchanged: int = 0
 
     @property
     def kept(self) -> int:
@@ -68,40 +89,63 @@ class TrainerBytes:
     @property
     def micro_batch(self) -> int:
         """What a micro-batch takes beside that and the gradients."""
-        return self.copies + self.activations + max(self.head, self.layer)
+        return self.exchanged + self.copies + self.activations + max(self.head, self.layer)
 
 
-def trainer_bytes(config: Config, model: Any, device: torch.device) -> TrainerBytes:
-    """Count for `model`, a causal LM on torch's meta device, which stays as it is.
+def trainer_bytes(config: Config, model: Any, device: torch.device, ranks: int = 1) -> TrainerBytes:
+    """Count for `model`, a causal LM on torch's meta device, which stays as it is; on one of `ranks`.
 
     Raises UserError where adapters do not fit it, UncountableError where it does not name its sizes.
     """
     dtype, sizes = choose_dtype(config.model.dtype, device), ModelSizes.of(model)
-    kept = _kept(model, dtype, config.model.lora_rank, json.dumps(config.model.lora_target_modules))
+    kept = _network(config, model, dtype)
     needs_reference = config.loss.kl_coef > 0 and not config.model.lora_rank
+    reference = _frozen_bytes(model, dtype) if needs_reference else 0
     tokens = _tokens(config, sizes, device)
     pairs = tokens * dtype.itemsize if config.train.attention_path == "dense" else 0
     whole = _kept_bytes(config, model, sizes, dtype) + pairs
     again = config.model.gradient_checkpointing
     return TrainerBytes(
-        weights=kept.weights,
-        gradients=FLOAT * kept.trained,
-        moments=2 * FLOAT * kept.trained,
-        reference=_frozen_bytes(model, dtype) if needs_reference else 0,
+        weights=_shared(kept.weights.whole, ranks),
+        gradients=_shared(kept.gradients.whole, ranks),
+        moments=2 * _shared(kept.gradients.whole, ranks),
+        reference=_shared(reference, ranks),
         copies=kept.copies // (sizes.num_layers if again and not _is_edge_by_edge(config) else 1),
         activations=tokens * sizes.num_layers * (FLOAT * sizes.hidden if again else whole),
         head=_head(config, sizes, tokens, device, dtype),
         layer=tokens * ((whole if again else 0) + 3 * (FLOAT * sizes.hidden + dtype.itemsize * sizes.intermediate)),
+        exchanged=_exchanged(config, kept, reference) if ranks > 1 else 0,
     )
+
+
+def exchanged_parts(config: Config, model: Any, device: torch.device) -> tuple[Parts, Parts]:
+    """Return weights as they travel between ranks, and the gradients that are summed. Raises UserError."""
+    kept = _network(config, model, choose_dtype(config.model.dtype, device))
+    return kept.weights, kept.gradients
+
+
+def _shared(num_bytes: int, ranks: int) -> int:
+    return -(-num_bytes // ranks)
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """Of the policy's network: the numbers that are trained, and bytes of weights and of autocast's copies."""
+    """Bytes of the policy's network: its weights, gradients of what is trained, and autocast's copies."""
 
-    trained: int
-    weights: int
+    weights: Parts
+    gradients: Parts
     copies: int
+
+
+def _exchanged(config: Config, kept: _Kept, reference: int) -> int:
+    """What a rank holds of the others' parts; a path that reads weights edge by edge holds all, models too."""
+    if _is_edge_by_edge(config):
+        return kept.weights.whole + kept.gradients.whole + reference
+    return kept.weights.at_once + kept.gradients.at_once
+
+
+def _network(config: Config, model: Any, dtype: torch.dtype) -> _Kept:
+    return _kept(model, dtype, config.model.lora_rank, json.dumps(config.model.lora_target_modules))
 
 
 @lru_cache(maxsize=4)
@@ -111,10 +155,18 @@ def _kept(model: Any, dtype: torch.dtype, lora_rank: int, targets: str) -> _Kept
     if lora_rank:
         with torch.device("meta"):
             network = add_lora(network, ModelConfig(lora_rank=lora_rank, lora_target_modules=json.loads(targets)))
-    trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+    trained = {id(weight) for weight in network.parameters() if weight.requires_grad}
+    gradients = _parts(network, lambda weight: FLOAT * weight.numel() if id(weight) in trained else 0)
     if dtype == torch.bfloat16:
         store_frozen_in_bfloat16(network)
-    return _Kept(trained, _bytes(network), _copies(network) if dtype == torch.bfloat16 else 0)
+    weights = _parts(network, lambda weight: weight.numel() * weight.element_size())
+    return _Kept(weights, gradients, _copies(network) if dtype == torch.bfloat16 else 0)
+
+
+def _parts(network: nn.Module, bytes_of: Callable[[Tensor], int]) -> Parts:
+    """Add up by layers and the rest; weights that are tied count once."""
+    sizes = [sum(map(bytes_of, layer.parameters())) for layer in layers_of(network)]
+    return Parts(sum(sizes), max(sizes, default=0), sum(map(bytes_of, network.parameters())) - sum(sizes))
 
 
 @lru_cache(maxsize=4)

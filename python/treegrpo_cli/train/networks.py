@@ -98,6 +98,15 @@ def without_dropout(network: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+def layers_of(network: nn.Module) -> list[nn.Module]:
+    """Return the layers that the library checkpoints, none of which is in another: ranks gather one at a time."""
+    layers: list[nn.Module] = []
+    for module in network.modules():
+        if isinstance(module, GradientCheckpointingLayer) and not any(module in set(one.modules()) for one in layers):
+            layers.append(module)
+    return layers
+
+
 def store_frozen_in_bfloat16(model: nn.Module) -> None:
     """Store frozen linear weights in bfloat16; a tied LM head stays: autocast does not round embeddings."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from transformers.modeling_layers import GradientCheckpointingLayer
 
+from treegrpo_cli.train.networks import layers_of
 from treegrpo_cli.train.ranks import JoinedRanks
 from treegrpo_cli.train.residence import Residence, States, states_of
 from treegrpo_cli.train.shards import own_part
@@ -115,15 +115,6 @@ class Sharded(Residence):
         for part in parts:
             part.mul_(factor.to(part.dtype))
         return sums
-
-
-def layers_of(decoder: nn.Module) -> list[nn.Module]:
-    """Return what is gathered at a time: the layers that the library checkpoints, none of which is in another."""
-    layers: list[nn.Module] = []
-    for module in decoder.modules():
-        if isinstance(module, GradientCheckpointingLayer) and not any(module in set(one.modules()) for one in layers):
-            layers.append(module)
-    return layers
 
 
 def _reshard(model: Any, error: object, *_: object) -> None:
