@@ -13,13 +13,14 @@ def check_overlap(config: Config) -> None:
     staleness = f"scale.max_staleness = {config.scale.max_staleness}"
     if config.sampler.sleep is True:
         raise ValueError(
-            f'sampler.sleep = true beside {staleness}: trees grow while it would; set sampler.sleep = "auto"'
+            f"sampler.sleep = true beside {staleness}: an engine cannot sleep while trees grow; set "
+            'sampler.sleep = "auto"'
         )
     for name in ("prompt_seconds", "step_seconds"):
         if getattr(config.budget, name):
             raise ValueError(
-                f"budget.{name} beside {staleness}: growth is held for weights and evaluations, and shares the machine "
-                "with updates, so that seconds say nothing of it; set a budget of tokens, tool calls or leaves"
+                f"budget.{name} beside {staleness}: growth waits for weights and evaluations and shares the machine "
+                "with updates, so seconds do not measure it; set a budget of tokens, tool calls or leaves"
             )
     if config.loss.old_logprobs == "recomputed" and config.loss.importance_clip == 0:
         raise ValueError(

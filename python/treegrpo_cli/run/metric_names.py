@@ -53,7 +53,7 @@ METRICS: Mapping[str, Sequence[Metric]] = {
             "sampling/sampling_logp_difference/mean",
             "nats",
             "How far log-probabilities of engine and trainer are apart before any update: mean absolute difference. "
-            "Under `scale.max_staleness` it holds what the policy has moved since a token was sampled.",
+            "With `scale.max_staleness` it includes how far the policy has moved since a token was sampled.",
             TRAINED,
         ),
         Metric("sampling/sampling_logp_difference/max", "nats", "The greatest of these differences.", TRAINED),

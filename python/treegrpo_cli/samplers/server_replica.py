@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 1.0
 """Seconds between two looks for a server that does not answer."""
-SCALE_OUT = "it is vLLM 0.32 or newer, started with --enable-scale-out"
+SCALE_OUT = "use vLLM 0.32 or newer, started with --enable-scale-out"
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,8 @@ class EnvironmentConfig(Section):
     max_concurrent_tools: Count = 64
     """Tool calls that run at the same time; others wait. Lower it for a service that cannot answer so many."""
     workers: CountOrNone = 0
-    """Processes that the world and the reward functions run in; 0 runs them in the program's own. Use them where your
-    Python computes for long: it would hold up the engine. Each process has a world and rewards of its own."""
+    """Processes for the world and the reward functions; 0 runs them in the program's own. Use them where your Python
+    computes for long, which would hold up the engine. Each process has its own world and rewards."""
     stop: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(
         default_factory=list, max_length=16, json_schema_extra=one_or_many
     )

@@ -29,21 +29,22 @@ class SamplerConfig(Section):
     """The engine that generates turns. `auto` takes vLLM where it is installed, else transformers; `server` asks the
     vLLM servers of `urls`."""
     urls: list[str] = Field(default_factory=list, max_length=1024)
-    """Addresses of vLLM servers, for `engine = "server"`, such as `["http://127.0.0.1:8000"]`. Of several each prompt
-    keeps to one; one that is gone is left out until it is back."""
+    """Addresses of vLLM servers for `engine = "server"`, such as `["http://127.0.0.1:8000"]`. With several, each prompt
+    keeps to one of them; a server that is gone is left out until it is back."""
     api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "VLLM_API_KEY"
-    """Name of the environment variable with the servers' API key. It is read when a run starts and written nowhere;
-    where the variable is not set, none is sent."""
+    """Name of the environment variable that holds the servers' API key. It is read when a run starts and written
+    nowhere. If it is not set, no key is sent."""
     request_timeout_s: Seconds = 600.0
-    """Seconds until a server must have answered a request, waiting there included. One that has not counts as gone."""
+    """Seconds within which a server must answer a request, its queue included. A server that does not counts as
+    gone."""
     request_retries: Annotated[int, Field(ge=0, le=100)] = 3
-    """How often a server is asked again that refuses a connection, breaks it off, or says that it is overloaded. The
-    pauses grow from about half a second."""
+    """How often a request is repeated where a server refuses the connection, breaks it off, or says that it is
+    overloaded. The pauses grow from about half a second."""
     server_wait_s: Seconds = 600.0
-    """Seconds to wait for servers that do not answer: at the start for each of them, later where all are gone."""
+    """Seconds to wait for servers that do not answer: for each one at the start, and later when all are gone."""
     weights_dir: str = ""
-    """Folder through which servers get new weights, seen under this path by them too. Empty is `server-weights` in
-    `output_dir`. It takes the size of the model."""
+    """Folder through which servers get new weights; they must see it under the same path. Empty means `server-weights`
+    in `output_dir`. It needs as much space as the model."""
     max_num_seqs: Count = 256
     """Most turns that are decoded in one batch. More are faster until memory for keys and values runs out."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.45

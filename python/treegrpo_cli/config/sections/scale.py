@@ -15,7 +15,7 @@ class ScaleConfig(Section):
     engines: CountOrNone = 0
     """Engines that sample side by side, each a process of its own under Ray. 0 keeps the one engine in this process."""
     tensor_parallel: Count = 1
-    """GPUs that one engine spreads its model over."""
+    """GPUs of one machine that an engine spreads its model over."""
     trainer_ranks: CountOrNone = 0
     """Processes that train together under Ray, the model sharded between them by FSDP2, one GPU each. 0 trains in this
     process."""
@@ -23,15 +23,15 @@ class ScaleConfig(Section):
     """Where engines and trainer ranks run. `separate`: each on GPUs of its own. `colocated`: an engine and a rank share
     a GPU, and the engine sleeps while the rank trains."""
     max_staleness: CountOrNone = 0
-    """Steps that the weights which began a tree may be behind those that train on it. 0 grows and trains in turns,
-    which is on-policy and exact. 1 grows the next step's trees while this one trains, 2 those of the next two;
-    unfinished ones go on under new weights, turn by turn. A step has the same prompts at any value; which weights
-    sampled a turn depends on how long things take. What is chosen by rewards so far knows those of the steps that had
-    trained when its own began. `budget.run_*` counts the steps that trained; trees that had begun beyond the last are
-    thrown away."""
+    """How many steps the weights that begin a tree may be behind those that train on it. 0 grows and trains in turns,
+    which is on-policy and exact. With 1 the next step's trees grow while this one trains, with 2 those of the next two;
+    unfinished trees go on under new weights, turn by turn. A step has the same prompts at any value, but which weights
+    sample a turn depends on how long things take. Selections that look at earlier rewards see those of the steps that
+    had trained when their own step began. The limits of a whole run, such as `budget.run_tokens`, count steps that
+    trained; trees begun beyond the last step are thrown away."""
     address: str = ""
-    """The Ray cluster to join, as `ray start` names it. Empty joins the one of RAY_ADDRESS, or starts one on this
-    machine for this run."""
+    """Address of the Ray cluster to join, host:port as `ray start` prints it. Empty joins that of RAY_ADDRESS, or, if
+    that is not set, starts Ray on this machine for this run."""
 
     @property
     def uses_ray(self) -> bool:
