@@ -27,8 +27,8 @@ class ScaleConfig(Section):
     which is on-policy and exact. With 1 the next step's trees grow while this one trains, with 2 those of the next two;
     unfinished trees go on under new weights, turn by turn. A step has the same prompts at any value, but which weights
     sample a turn depends on how long things take. Selections that look at earlier rewards see those of the steps that
-    had trained when their own step began. The limits of a whole run, such as `budget.run_tokens`, count steps that
-    trained; trees begun beyond the last step are thrown away."""
+    had trained when their own step began. A budget of the whole run counts the steps that trained; trees begun beyond
+    the last step are thrown away."""
     address: str = ""
     """Address of the Ray cluster to join, host:port as `ray start` prints it. Empty joins that of RAY_ADDRESS, or, if
     that is not set, starts Ray on this machine for this run."""
