@@ -67,6 +67,7 @@ def two_ranks(folder: Path, ranks: Ranks) -> None:
         save_checkpoint(folder / case / "two", trainer, {"saved by": 2})
         take_a_step(trainer, {"saved by": 2}, folder / case / "after-2-two")
         go_on(case, folder, "one", ranks)
+    disk_is_full_from_the_first_file_on(trainer, folder / "full-at-once", ranks)
     disk_of_one_rank_is_full(trainer, folder / "full", ranks)
 
 
@@ -92,6 +93,17 @@ def take_a_step(trainer: Trainer, state: dict[str, Any], place: Path) -> None:
     if trainer.ranks.is_first:
         save_file(weights, place.with_suffix(".safetensors"))
         place.with_suffix(".json").write_text(json.dumps({"metrics": metrics, "state": state}))
+
+
+def disk_is_full_from_the_first_file_on(trainer: Trainer, folder: Path, ranks: Ranks) -> None:
+    """The first rank's, which writes what is not gathered alone."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if ranks.is_first:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    said = what_is_raised(lambda: save_checkpoint(folder, trainer, {}))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (folder.parent / f"full-at-once-{ranks.rank}.json").write_text(json.dumps(said))
 
 
 def disk_of_one_rank_is_full(trainer: Trainer, folder: Path, ranks: Ranks) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.train import sharding  # noqa: F401  each rank would import it
-from treegrpo_cli.train.ranks import Ranks, join, leave, open_store
+from treegrpo_cli.train.ranks import JoinedRanks, Ranks, join, leave, open_store
 
 from tests.rank_cases import CASES, run_case, write_whole
 
@@ -55,6 +55,8 @@ def _meet(ranks: Ranks) -> dict[str, Any]:
     except UserError:
         failed = True
     mine = torch.tensor([float(ranks.rank), 10.0 - ranks.rank])
+    with _on_two_machines(ranks).in_turn():
+        pass
     return {
         "turn": [start, end],
         "failed": failed,
@@ -63,6 +65,12 @@ def _meet(ranks: Ranks) -> dict[str, Any]:
         "gather": ranks.gather(mine).tolist(),
         "agreed": ranks.agree({"of": ranks.rank, "infinite": float("inf")}),
     }
+
+
+def _on_two_machines(ranks: Ranks) -> JoinedRanks:
+    """The same ranks, as if the first were alone on its machine and the others together on another."""
+    turn, turns = (0, 1) if ranks.is_first else (ranks.rank - 1, ranks.size - 1)
+    return JoinedRanks(torch.device("cpu"), turn, turns)
 
 
 def fork_ranks(size: int, work: Callable[[Ranks], None]) -> list[int]:

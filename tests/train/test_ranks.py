@@ -6,6 +6,7 @@ The ranks are real processes, started once for all tests here; each case is name
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from treegrpo_cli.train.ranks import ALONE
+from treegrpo_cli.train.ranks import ALONE, JoinedRanks, open_store
 from treegrpo_cli.train.trainer import Trainer
 
 from tests.families import FAMILIES, FOREIGN_ATTENTION, relative, save_model
@@ -123,6 +124,22 @@ def test_ranks_take_turns_also_where_one_fails_in_its_own(on_ranks: OnRanks, siz
     assert [one["failed"] for one in seen] == [rank == 1 for rank in range(size)]
     for one, after in pairwise(seen):
         assert one["turn"][1] <= after["turn"][0]
+
+
+def test_a_rank_waits_for_the_others_where_exchanges_are_only_queued(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a card. A tensor without numbers stands for the answer: reading it shows that it is waited for."""
+    ranks = object.__new__(JoinedRanks)
+    ranks.device, ranks._turn, ranks._turns = torch.device("cpu"), 1, 2
+    monkeypatch.setattr(ranks, "gather", lambda values: values.to("meta"))
+    with pytest.raises(NotImplementedError, match="meta"), ranks.in_turn():
+        pytest.fail("it did not wait for its turn")
+
+
+def test_no_other_machine_reaches_the_place_where_ranks_of_one_machine_meet() -> None:
+    store = open_store(timeout_s=20.0)
+    socket.create_connection(("127.0.0.1", store.port), timeout=20).close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", store.port), timeout=20)
 
 
 def test_one_process_is_its_own_sum_and_asks_nobody() -> None:

@@ -225,6 +225,13 @@ def test_a_full_disk_of_one_rank_leaves_the_earlier_checkpoint_and_tells_all_ran
     assert found["said"].startswith("ElsewhereError: ")
 
 
+def test_a_disk_that_takes_no_file_at_all_leaves_no_rank_waiting_for_weights(folder: Path) -> None:
+    first, second = (json.loads((folder / f"full-at-once-{rank}.json").read_text()) for rank in (0, 1))
+    assert first.startswith("FileError: ")
+    assert second.startswith("ElsewhereError: ")
+    assert list((folder / "full-at-once").iterdir()) == []
+
+
 def test_a_number_that_is_none_in_the_rows_of_one_rank_stops_all_of_them(folder: Path) -> None:
     found = [json.loads((folder / f"damaged-{rank}.json").read_text()) for rank in range(3)]
     kinds = [one["said"].split(":")[0] for one in found]

@@ -86,7 +86,7 @@ class Generate:
         token_ids = _token_ids(choice, vocab_size)
         if [_table(entry).get("token_id") for entry in entries] != token_ids:
             raise ValueError(f"its {len(entries)} log-probabilities are not those of its {len(token_ids)} tokens")
-        tops = [[_table(top).get("logprob") for top in entry.get("top_logprobs") or ()] for entry in entries]
+        tops = [[_table(top).get("logprob") for top in _tops(entry)] for entry in entries]
         logprobs = [entry.get("logprob") for entry in entries]
         return _checked(answer, choice, request, token_ids, logprobs, tops, _labels(choice))
 
@@ -105,7 +105,7 @@ class Completions:
         """The tokens beside the text, which is not read."""
         choice = _choice(answer)
         found = _table(choice.get("logprobs"))
-        tops = [list(_table(top).values()) for top in found.get("top_logprobs") or ()]
+        tops = [list(_table(top).values()) for top in _tops(found)]
         logprobs = _listed(found.get("token_logprobs"), "log-probabilities")
         return _checked(answer, choice, request, _token_ids(choice, vocab_size), logprobs, tops, None)
 
@@ -183,6 +183,11 @@ def _token_ids(choice: dict[str, Any], vocab_size: int) -> list[int]:
 def _labels(choice: dict[str, Any]) -> tuple[str, ...] | None:
     spans = choice.get("weight_versions")
     return None if spans is None else tuple(str(_table(span).get("version")) for span in _listed(spans, "versions"))
+
+
+def _tops(table: dict[str, Any]) -> list[Any]:
+    found = table.get("top_logprobs")
+    return [] if found is None else _listed(found, "top log-probabilities")
 
 
 def _cached(answer: dict[str, Any], context_tokens: int) -> int | None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
+from treegrpo_cli.config import SamplerConfig
 from treegrpo_cli.errors import UserError, said
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def open_cluster(config: Config, say: Callable[[str], None]) -> Iterator[None]:
     address = address_of(config)
     folder = None if address else tempfile.mkdtemp(prefix="tg-ray-", dir="/tmp")  # a short path, for sockets
     say(f"joining the Ray cluster at {address} ..." if address else "starting Ray ...")
-    connection = _Connection(address, folder)
+    connection = _Connection(address, folder, variables_handed_on(config.sampler.api_key_env))
     try:
         connection.open()
         yield
@@ -145,8 +146,8 @@ class _Connection:
     of this process, too. (Two small agents of Ray follow a minute after that: they first try to tell the dead ones.)
     """
 
-    def __init__(self, address: str, folder: str | None) -> None:
-        self._address, self._folder = address, folder
+    def __init__(self, address: str, folder: str | None, variables: dict[str, str]) -> None:
+        self._address, self._folder, self._variables = address, folder, variables
         self._is_open, self._shall_close = Event(), Event()
         self._error: BaseException | None = None
         self._thread = Thread(target=self._live, name="ray", daemon=True)
@@ -184,7 +185,7 @@ class _Connection:
         import ray
 
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-        settings["runtime_env"] = {"env_vars": variables_handed_on()}
+        settings["runtime_env"] = {"env_vars": self._variables}
         with _quietly():
             if self._address:
                 ray.init(self._address, **settings)
@@ -208,9 +209,13 @@ def check_reachable(address: str) -> None:
         raise UserError(f"there is no Ray cluster at {address}: {said(error)}") from error
 
 
-def variables_handed_on() -> dict[str, str]:
-    """Return the variables that actors share with the driver, wherever they run."""
-    found = {name: value for name, value in os.environ.items() if name.startswith(HANDED_ON)}
+def variables_handed_on(secret: str) -> dict[str, str]:
+    """Return the variables that actors share with the driver, wherever they run.
+
+    Ray shows them to all who see the cluster: not `secret`, the one with the servers' API key, which the driver reads.
+    """
+    names = os.environ.keys() - {secret, SamplerConfig().api_key_env}
+    found = {name: os.environ[name] for name in names if name.startswith(HANDED_ON)}
     if path := os.environ.get("PYTHONPATH"):
         found["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in path.split(os.pathsep) if entry)
     return found

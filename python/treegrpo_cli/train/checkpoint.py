@@ -46,7 +46,7 @@ from treegrpo_cli.train.checkpoint_parts import (
     read_moments,
     read_training_state,
 )
-from treegrpo_cli.train.model_folder import tied_names, write_model
+from treegrpo_cli.train.model_folder import tied_names, write_model, write_settings
 from treegrpo_cli.train.shards import own_part, whole
 from treegrpo_cli.train.tensor_files import write_files
 from treegrpo_cli.train.together import ElsewhereError, on_all, on_first
@@ -104,7 +104,7 @@ def save_checkpoint(output_dir: str | Path, trainer: Trainer, state: dict[str, A
         put_in_place(path)
 
     try:
-        on_first(ranks, path, lambda: _begin(partial))
+        on_first(ranks, path, lambda: _begin(partial, trainer))
         on_all(ranks, path, lambda: write_model(partial, trainer.policy, ranks))
         on_all(ranks, path, lambda: _write_moments(partial, trainer))
         on_first(ranks, path, lambda: _write_beside(partial, trainer, adapter))
@@ -141,9 +141,10 @@ def load_checkpoint(path: str | Path, trainer: Trainer) -> dict[str, Any]:
     return checkpoint.saved.state
 
 
-def _begin(partial: Path) -> None:
+def _begin(partial: Path, trainer: Trainer) -> None:
     remove_leftovers(partial.parent)
     partial.mkdir(parents=True)
+    write_settings(partial, trainer.policy)
 
 
 def _write_beside(folder: Path, trainer: Trainer, adapter: dict[str, Tensor]) -> None:

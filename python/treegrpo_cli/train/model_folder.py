@@ -29,10 +29,8 @@ LAYER = re.compile(r".*?\.\d+\.")
 
 
 def write_model(folder: Path, policy: Policy, ranks: Ranks) -> None:
-    """Write configuration and weights: float32 as trained, with LoRA merged and in the policy's dtype."""
-    dtype = policy.dtype if policy.uses_lora else torch.float32
-    if ranks.rank == 0:
-        _write_settings(folder, policy.model, dtype)
+    """Write the weights: float32 as trained, with LoRA merged and in the policy's dtype."""
+    dtype = _stored_dtype(policy)
     weights, tied = policy.weights(dtype), tied_names(policy.model)
     shapes = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in weights.shapes.items()}
     announced = stored(policy.model, ((name, tensor) for name, tensor in shapes.items() if name not in tied))
@@ -67,9 +65,15 @@ def _layer_of(name: str) -> str:
     return found[0] if found else name
 
 
-def _write_settings(folder: Path, model: Any, dtype: torch.dtype) -> None:
+def _stored_dtype(policy: Policy) -> torch.dtype:
+    return policy.dtype if policy.uses_lora else torch.float32
+
+
+def write_settings(folder: Path, policy: Policy) -> None:
+    """Write the configuration of what `write_model` writes, which gathers: it is one rank's work, and may fail."""
+    model = policy.model
     config = copy.deepcopy(model.config)
-    config.dtype = str(dtype).removeprefix("torch.")
+    config.dtype = str(_stored_dtype(policy)).removeprefix("torch.")
     config.architectures = [type(model).__name__.removeprefix("FSDP")]  # sharding renames the class
     config.save_pretrained(folder)
     if model.can_generate():

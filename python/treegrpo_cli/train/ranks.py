@@ -12,10 +12,11 @@ which micro-batches it computes, and which part of each weight it keeps.
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -80,8 +81,9 @@ class JoinedRanks(Ranks):
 
         self._distributed = distributed
         self.rank, self.size, self.device = distributed.get_rank(), distributed.get_world_size(), device
-        self._turn, self._turns = turn, turns
         self.mesh: DeviceMesh = init_device_mesh(device.type, (self.size,))
+        self._turn = turn
+        self._turns = int(self.max(torch.tensor([turns], device=device)))  # machines may have more ranks or fewer
 
     def gather(self, values: Tensor) -> Tensor:
         """See `Ranks`."""
@@ -122,14 +124,24 @@ class JoinedRanks(Ranks):
                 self._meet()
 
     def _meet(self) -> None:
-        self.gather(torch.zeros(1, device=self.device))
+        self.gather(torch.zeros(1, device=self.device)).tolist()  # on a card an exchange is only queued
 
 
 def open_store(host: str = "127.0.0.1", timeout_s: float = TIMEOUT_S) -> TCPStore:
-    """Open the place where ranks meet, at an address of rank 0's machine; its `port` is chosen by the system."""
+    """Open the place where ranks meet, at an address of rank 0's machine; its `port` is chosen by the system.
+
+    At a loopback address no other machine reaches it.
+    """
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    return TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=timeout_s))
+    own: dict[str, Any] = {}
+    port = 0
+    if host.startswith("127."):
+        listening = socket.create_server((host, 0))
+        port = listening.getsockname()[1]
+        own["master_listen_fd"] = listening.detach()
+    timeout = timedelta(seconds=timeout_s)
+    return TCPStore(host, port, is_master=True, wait_for_workers=False, timeout=timeout, **own)
 
 
 def join(
