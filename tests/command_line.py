@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from treegrpo_cli.cli.app import main
 
-HEAVY = ["torch", "vllm", "transformers", "datasets", "pandas", "pyarrow", "numpy", "pydantic"]
+HEAVY = ["torch", "vllm", "transformers", "datasets", "pandas", "pyarrow", "numpy", "pydantic", "ray", "httpx"]
 
 
 def run(*arguments: str | Path, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[str]:

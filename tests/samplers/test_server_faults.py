@@ -191,6 +191,7 @@ def test_what_may_be_better_a_little_later_is_asked_again_from_the_same_seed(
         (logprob(None), r"None is no log-probability"),
         (logprob(0.5), r"above 0: start it with --logprobs-mode processed_logprobs"),
         (logprob(-9999.0), r"without a log-probability"),
+        (changed(lambda c: c["logprobs"]["content"][0].update(top_logprobs=5)), r"no list of top log-probabilities: 5"),
         (token(10**6), r"token 1000000 is not of the model's \d+"),
         (token(-1), r"token -1 is not"),
         (token(True), r"token True is not"),

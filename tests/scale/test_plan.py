@@ -3,6 +3,8 @@
 import pytest
 from treegrpo_cli.config import Config
 from treegrpo_cli.errors import UserError
+from treegrpo_cli.run.parts import Parts
+from treegrpo_cli.scale.parts import RayParts
 from treegrpo_cli.scale.placement import Found, Placement, check_paths
 from treegrpo_cli.scale.plan import Bundle, Machine, plan
 
@@ -44,6 +46,30 @@ def test_what_stays_in_the_driver_has_a_gpu_of_the_drivers_machine(scale: dict[s
     assert dealt.bundles[0] == Bundle(1, is_drivers=True)
     assert dealt.drivers == 0
     assert dealt.num_gpus == 4
+
+
+def test_beside_servers_the_driver_needs_no_gpu() -> None:
+    table = {"scale": {"trainer_ranks": 3}, "sampler": {"engine": "server", "urls": ["http://a"]}}
+    dealt = plan(Config.model_validate(table), machines(3))
+    assert dealt.bundles == tuple(Bundle(1, ranks=(number,)) for number in range(3))
+    assert dealt.drivers is None
+
+
+@pytest.mark.parametrize("scale", [{"engines": 3}, {"trainer_ranks": 3}])
+def test_what_stays_in_the_driver_is_opened_on_its_own_gpu(
+    scale: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
+    wanted, opened = settings(**scale), list[str]()
+    monkeypatch.setattr(Parts, "open_trainer", lambda _, config, *rest: opened.append(config.model.device))
+    monkeypatch.setattr(Parts, "open_sampler", lambda _, config, *rest: opened.append(config.model.device))
+    parts = RayParts()
+    parts._placement = Placement(plan(wanted, machines(4)), found=[Found("a", ("7",))])
+    if "engines" in scale:
+        parts.open_trainer(wanted, print, None)
+    else:
+        parts.open_sampler(wanted, None, print)
+    assert opened == ["cuda:1"]
 
 
 @pytest.mark.parametrize(("device", "gpus"), [("auto", 0), ("cpu", 8), ("cpu:0", 8)])

@@ -12,7 +12,7 @@ from treegrpo_cli._core import Forest
 from treegrpo_cli.config import Config
 from treegrpo_cli.errors import FileError, Problems, UserError
 from treegrpo_cli.models.chunks import Chunk
-from treegrpo_cli.models.weights import Weights
+from treegrpo_cli.models.weights import Adapter, Weights
 from treegrpo_cli.scale import trainer as trainer_module
 from treegrpo_cli.scale import weights as weights_module
 from treegrpo_cli.scale.columns import StepColumns
@@ -218,6 +218,26 @@ def test_where_more_was_trained_than_is_kept_a_death_ends_the_run_behind_its_che
     with pytest.raises(UserError, match=r"more than is kept: lower train\.save_steps"):
         group.update(*step)
     assert not group.is_whole
+
+
+def test_ranks_give_free_memory_back_before_a_colocated_engine_wakes_for_an_adapter(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, woken = Adapter(1, 1.0, {}), []
+    monkeypatch.setattr(FakeActors, "opening", lambda _: Opened("float32", adapter, {}))
+    monkeypatch.setattr(FakeActors, "adapter", lambda _: adapter, raising=False)
+    monkeypatch.setattr(FakeActors, "empty_cache", lambda _: None, raising=False)
+
+    class Sleeps:
+        takes_adapter = True
+
+        def update_adapter(self, given: Adapter, policy_version: int) -> None:
+            assert given is adapter
+            woken.append(played.count("empty_cache"))
+
+    config = Config.model_validate({"scale": {"engines": 2, "trainer_ranks": 2, "placement": "colocated"}})
+    RankGroup(config, print, None, lambda _: {}).send_weights(Sleeps())  # type: ignore[arg-type]
+    assert woken == [1]
 
 
 def test_a_checkpoint_lets_go_of_the_steps_before_it(group: RankGroup, tmp_path: Path) -> None:

@@ -47,18 +47,22 @@ class RayParts(Parts):
             engine = "transformers" if config.sampler.engine == "auto" and why_no_vllm(placement.device) else ""
             way = way_of(config, placement.device, engine or config.sampler.engine)
             return open_ranks(config, say, tokenizer, placement.rank, way)
-        if placement.driver_device is not None:
-            model = config.model.model_copy(update={"device": placement.driver_device})
-            config = config.model_copy(update={"model": model})
-        return super().open_trainer(config, say, tokenizer)
+        return super().open_trainer(self._on_drivers_gpu(config), say, tokenizer)
 
     def open_sampler(self, config: Config, log_path: Path | None, say: Say, trained: Trained | None = None) -> Sampler:
-        """Start `scale.engines` engines; without any, one in this process."""
+        """Start `scale.engines` engines; without any, one in this process, on the GPU left to it, or by address."""
         if not config.scale.engines:
-            return super().open_sampler(config, log_path, say, trained)
+            return super().open_sampler(self._on_drivers_gpu(config), log_path, say, trained)
         from treegrpo_cli.scale.engines import open_engines
 
         return open_engines(config, self._placed(config, say), log_path, say, trained)
+
+    def _on_drivers_gpu(self, config: Config) -> Config:
+        """The settings of a part in this process, where others have GPUs of this machine too."""
+        device = None if self._placement is None else self._placement.driver_device
+        if device is None:
+            return config
+        return config.model_copy(update={"model": config.model.model_copy(update={"device": device})})
 
     def _placed(self, config: Config, say: Say) -> Placement:
         """Where everything lives, on the cluster that is joined when this is first asked."""

@@ -102,7 +102,7 @@ def place(config: Config, say: Callable[[str], None] = lambda _: None, *, reserv
         raise
     if group is not None:
         homes = {found.address for found in placement.found}
-        say(f"{asked(config.scale)}: {planned.num_gpus} GPUs on {len(homes)} machine{'s' if len(homes) > 1 else ''}")
+        say(f"{asked(config)}: {planned.num_gpus} GPUs on {len(homes)} machine{'s' if len(homes) > 1 else ''}")
     return placement
 
 
@@ -159,7 +159,7 @@ def _reserve(planned: Plan, machines: Sequence[Machine], config: Config, reserve
         remove_placement_group(group)
         free = ray.available_resources().get("GPU", 0.0)
         raise UserError(
-            f"[scale] asks for {planned.num_gpus} GPUs ({asked(config.scale)}), and {free:g} of the Ray cluster's "
+            f"[scale] asks for {planned.num_gpus} GPUs ({asked(config)}), and {free:g} of the Ray cluster's "
             f"{ray.cluster_resources().get('GPU', 0.0):g} are free; others hold the rest"
         )
     return group

@@ -2,7 +2,7 @@
 
     separate    a bundle of `tensor_parallel` GPUs for each engine, one of a GPU for each rank
     colocated   a bundle of `tensor_parallel` GPUs for each engine and its ranks together
-    without trainer ranks, one more bundle: the GPU on the driver's machine that the trainer in the driver computes on
+    one more bundle, where trainer or engine is in the driver: the GPU on the driver's machine that it computes on
 
 A bundle lies on one machine. There is no Ray in here.
 """
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from treegrpo_cli.config import Config
-from treegrpo_cli.config.sections.scale import ScaleConfig
 from treegrpo_cli.errors import UserError
+from treegrpo_cli.samplers import runs_here
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +78,18 @@ def plan(config: Config, machines: Sequence[Machine]) -> Plan:
         raise UserError(
             f'model.device: {device!r} names one card, and [scale] gives each process its own; set it to "cuda"'
         )
-    bundles = _bundles(config.scale)
-    _check(config.scale, bundles, machines)
+    bundles = _bundles(config)
+    _check(config, bundles, machines)
     return Plan(bundles)
 
 
-def asked(scale: ScaleConfig) -> str:
+def asked(config: Config) -> str:
     """What the settings ask for, in words.
 
-    >>> asked(ScaleConfig(engines=2, tensor_parallel=4, trainer_ranks=8))
+    >>> asked(Config.model_validate({"scale": {"engines": 2, "tensor_parallel": 4, "trainer_ranks": 8}}))
     '2 engines of 4 GPUs and 8 trainer ranks'
     """
+    scale = config.scale
     engines = f"{scale.engines} engine{'s' if scale.engines > 1 else ''}"
     if scale.tensor_parallel > 1:
         engines += f" of {scale.tensor_parallel} GPUs"
@@ -97,27 +98,30 @@ def asked(scale: ScaleConfig) -> str:
         return f"{engines} that share their GPUs with {ranks}"
     if not scale.trainer_ranks:
         return f"{engines} and the trainer in the driver"
-    return f"{engines} and {ranks}" if scale.engines else f"{ranks} and the engine in the driver"
+    if scale.engines:
+        return f"{engines} and {ranks}"
+    return f"{ranks} and the engine in the driver" if runs_here(config.sampler.engine) else ranks
 
 
-def _bundles(scale: ScaleConfig) -> tuple[Bundle, ...]:
-    size = scale.tensor_parallel
+def _bundles(config: Config) -> tuple[Bundle, ...]:
+    scale, size = config.scale, config.scale.tensor_parallel
     if scale.placement == "colocated":
         return tuple(
             Bundle(size, (number,), tuple(range(number * size, (number + 1) * size))) for number in range(scale.engines)
         )
-    driver = (Bundle(1, is_drivers=True),) if not (scale.engines and scale.trainer_ranks) else ()
+    is_in_driver = not scale.trainer_ranks or (not scale.engines and runs_here(config.sampler.engine))
+    driver = (Bundle(1, is_drivers=True),) if is_in_driver else ()
     engines = (Bundle(size, engines=(number,)) for number in range(scale.engines))
     ranks = (Bundle(1, ranks=(number,)) for number in range(scale.trainer_ranks))
     return (*driver, *engines, *ranks)
 
 
-def _check(scale: ScaleConfig, bundles: Sequence[Bundle], machines: Sequence[Machine]) -> None:
+def _check(config: Config, bundles: Sequence[Bundle], machines: Sequence[Machine]) -> None:
     wanted, there = sum(bundle.num_gpus for bundle in bundles), sum(machine.num_gpus for machine in machines)
     if wanted > there:
-        raise UserError(f"[scale] asks for {_gpus(wanted)} ({asked(scale)}), and the Ray cluster has {_number(there)}")
+        raise UserError(f"[scale] asks for {_gpus(wanted)} ({asked(config)}), and the Ray cluster has {_number(there)}")
     if any(bundle.is_drivers for bundle in bundles) and not any(m.is_drivers and m.num_gpus for m in machines):
-        what, name = ("engine", "engines") if scale.trainer_ranks else ("trainer", "trainer_ranks")
+        what, name = ("engine", "engines") if config.scale.trainer_ranks else ("trainer", "trainer_ranks")
         raise UserError(
             f"[scale]: the {what} runs in the driver, whose machine has no GPU; set scale.{name} = 1, or start "
             "the run on a machine with one"
@@ -125,8 +129,8 @@ def _check(scale: ScaleConfig, bundles: Sequence[Bundle], machines: Sequence[Mac
     if not _fits(bundles, machines):
         sizes = ", ".join(str(machine.num_gpus) for machine in machines)
         raise UserError(
-            f"[scale]: {asked(scale)} do not fit the machines of the Ray cluster, which have {sizes} GPUs: an engine's "
-            "GPUs are on one machine"
+            f"[scale]: {asked(config)} do not fit the machines of the Ray cluster, which have {sizes} GPUs: an "
+            "engine's GPUs are on one machine"
         )
 
 

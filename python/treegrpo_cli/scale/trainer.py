@@ -107,9 +107,9 @@ class RankGroup:
 
     def send_weights(self, sampler: Sampler) -> None:
         """Hand the sampler all weights, gathered and sent chunk by chunk, or the adapter where it takes that."""
-        if self._config.scale.placement == "colocated":
-            self._ask("empty_cache")
         if self._adapter is not None and sampler.takes_adapter:
+            if self._config.scale.placement == "colocated":
+                self._ask("empty_cache")  # an engine that shares the card wakes for the adapter
             adapter: Adapter = self._ask("adapter")
             sampler.update_adapter(adapter, self.step)
         else:
@@ -125,6 +125,7 @@ class RankGroup:
 
     def _from_card_to_card(self, engines: list[Any], beside: Published) -> CardUpdate:
         def exchange() -> None:
+            self._ask("empty_cache")
             ranks, parallel = self._ready(), self._config.scale.tensor_parallel
             try:
                 ranks.ask("send_to_cards", self._way, engines, parallel, ranks.ask("address"), self.step)
