@@ -22,9 +22,12 @@ from treegrpo_cli.run.loop import train
 from treegrpo_cli.run.parts import Parts, Say, StepTrainer
 from treegrpo_cli.run.progress import Reporter
 from treegrpo_cli.scale.trainer import RankGroup, open_ranks
+from treegrpo_cli.scale.weights import Receiver
 
 from tests.families import relative
 from tests.runs import small_run
+from tests.scale.engine_runs import until
+from tests.scale.rank_runs import die_at_the_next_optimizer_step, on_rank, sent
 from tests.steps import make_config, make_step
 from tests.tiny import make_tiny_model
 
@@ -58,22 +61,6 @@ def local(config: Config) -> LocalTrainer:
     return LocalTrainer(config)
 
 
-class TakesWeights:
-    """A sampler that keeps what it is sent."""
-
-    takes_adapter = False
-
-    def update_weights(self, weights: Weights, policy_version: int) -> None:
-        self.version, self.weights = policy_version, {name: tensor.clone() for name, tensor in weights}
-        assert {name: tensor.shape for name, tensor in self.weights.items()} == weights.shapes
-
-
-def sent(trainer: Any) -> tuple[int, dict[str, torch.Tensor]]:
-    sampler = TakesWeights()
-    trainer.send_weights(sampler)
-    return sampler.version, sampler.weights
-
-
 def assert_same_weights(one: Any, other: Any) -> None:
     """As a whole: where a gradient vanishes but for rounding, Adam moves a weight by the sign of that."""
     (version, weights), (other_version, others) = sent(one), sent(other)
@@ -94,17 +81,6 @@ def assert_same_metrics(one: dict[str, Any], other: dict[str, Any], but: str = "
             assert value == pytest.approx(other[name], rel=1e-5, abs=1e-5, nan_ok=True), name
 
 
-def on_rank(group: RankGroup, rank: int, work: Callable[[Any], Any]) -> Any:
-    """Do something inside a rank's process; `work` takes its trainer."""
-    assert group._actors is not None
-    actor = group._actors._actors[rank]
-    return ray.get(actor.__ray_call__.remote(lambda self: work(self._trainer)))
-
-
-def die_at_the_next_optimizer_step(trainer: Any) -> None:
-    trainer.optimizer.register_step_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-
-
 def test_ranks_take_the_steps_of_one_process(group: RankGroup, local: LocalTrainer, said: list[str]) -> None:
     for step in range(3):
         assert_same_metrics(group.update(*make_step(step)), local.update(*make_step(step)))
@@ -115,20 +91,68 @@ def test_ranks_take_the_steps_of_one_process(group: RankGroup, local: LocalTrain
     assert group.trained.adapter is None
 
 
+def is_held(lock: Any) -> bool:
+    """Whether another thread has it."""
+    if lock.acquire(blocking=False):
+        lock.release()
+        return False
+    return True
+
+
+def returned_engine() -> Any:
+    """The process of an engine that came back: it has nothing but what it is sent."""
+
+    class Returned(Receiver):
+        def __init__(self) -> None:
+            self.sampler: Any = self
+
+        def update_weights(self, weights: Weights, policy_version: int) -> None:
+            self.found = policy_version, {name: tensor.clone() for name, tensor in weights}
+
+        def received(self) -> tuple[int, dict[str, torch.Tensor]]:
+            return self.found
+
+    return ray.remote(Returned).options(num_cpus=0).remote()
+
+
+def test_an_engine_that_comes_back_is_brought_what_ranks_hold_behind_the_update_that_runs(
+    group: RankGroup, local: LocalTrainer
+) -> None:
+    """Where weights go from card to card nothing lies in the store: ranks gather again for one engine."""
+    update = group._from_card_to_card([])
+    actor = returned_engine()
+    update.send_to(actor)
+    before, _ = ray.get(actor.received.remote())
+    on_rank(group, 0, lambda trainer: trainer.optimizer.register_step_pre_hook(_wait))
+    training = threading.Thread(target=group.update, args=make_step(3))
+    training.start()
+    until(lambda: is_held(group._turn))
+    update.send_to(actor)
+    version, weights = ray.get(actor.received.remote())
+    training.join()
+    local.update(*make_step(3))
+    assert (before, version) == (3, 4)
+    _, expected = sent(local)
+    assert weights.keys() == expected.keys()
+    for name, weight in weights.items():
+        assert relative(weight, expected[name]) <= NEAR, name
+    ray.kill(actor)
+
+
 def test_a_step_whose_rank_is_killed_is_taken_again(
     group: RankGroup, local: LocalTrainer, said: list[str], tmp_path: Path
 ) -> None:
     """Killed between two checkpoints, in the middle of an update: what was trained since is trained once more."""
     path = group.save(tmp_path, {"rows": 3})
     said.clear()
-    assert_same_metrics(group.update(*make_step(3)), local.update(*make_step(3)))
+    assert_same_metrics(group.update(*make_step(4)), local.update(*make_step(4)))
     before = {on_rank(group, rank, lambda _: os.getpid()) for rank in range(2)}
     on_rank(group, 1, die_at_the_next_optimizer_step)
-    assert_same_metrics(group.update(*make_step(4)), local.update(*make_step(4)))
+    assert_same_metrics(group.update(*make_step(5)), local.update(*make_step(5)))
     assert_same_weights(group, local)
     [warning] = [line for line in said if line.startswith("warning: ")]
     assert warning == (
-        f"warning: trainer rank 1 has died: all trainer ranks start again from {path.name} and take step 4 once more"
+        f"warning: trainer rank 1 has died: all trainer ranks start again from {path.name} and take step 5 once more"
     )
     assert not before & {on_rank(group, rank, lambda _: os.getpid()) for rank in range(2)}
     assert not any(map(is_alive, before))
@@ -139,15 +163,15 @@ def test_any_number_of_ranks_goes_on_from_a_checkpoint_of_any_number(
 ) -> None:
     from_ranks = group.save(tmp_path / "ranks", {"place": 5})
     from_one = local.save(tmp_path / "one", {"place": 6})
-    expected = local.update(*make_step(5))
+    expected = local.update(*make_step(6))
     alone = LocalTrainer(config)
     assert alone.load(from_ranks) == {"place": 5}
-    assert_same_metrics(alone.update(*make_step(5)), expected)
+    assert_same_metrics(alone.update(*make_step(6)), expected)
     assert_same_weights(alone, local)
-    assert_same_metrics(group.update(*make_step(5)), expected)
+    assert_same_metrics(group.update(*make_step(6)), expected)
     assert group.load(from_one) == {"place": 6}
-    assert group.step == 5
-    assert_same_metrics(group.update(*make_step(5)), expected)
+    assert group.step == 6
+    assert_same_metrics(group.update(*make_step(6)), expected)
     assert_same_weights(group, local)
 
 

@@ -1,7 +1,8 @@
 """New weights that go from rank to engine, card to card -> an `Update` that the routed sampler hands out.
 
 All engines take part in one exchange, which the ranks begin when the first engine is to take its weights. One that is
-not part of it, since it came back meanwhile, reads the same weights from the object store.
+not part of it, since it came back meanwhile or later, is brought weights through the object store: they are gathered
+for it when it asks.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Lock
 from typing import Any
 
-from treegrpo_cli.scale.weights import Published, send
-
 LOOK_S = 1.0
 """Seconds between two looks at an engine that takes weights."""
 
@@ -20,23 +19,29 @@ LOOK_S = 1.0
 class CardUpdate:
     """Weights of a version for `members`, the actors that take part; `exchange` blocks until all of them have these.
 
-    An exchange whose member died may never end: `abort` is called then, and has to end it with an error.
+    An exchange whose member died may never end: `abort` is called then, and has to end it with an error. `bring` sends
+    weights to one more actor, at any time: those of this version, or newer ones where a step has been trained since.
     """
 
-    lasts = False
+    lasts = True
 
     def __init__(
-        self, members: Sequence[Any], exchange: Callable[[], None], abort: Callable[[], None], beside: Published
+        self,
+        policy_version: int,
+        members: Sequence[Any],
+        exchange: Callable[[], None],
+        abort: Callable[[], None],
+        bring: Callable[[Any], None],
     ) -> None:
-        self.policy_version = beside.policy_version
-        self._members, self._exchange, self._abort, self._beside = members, exchange, abort, beside
+        self.policy_version = policy_version
+        self._members, self._exchange, self._abort, self._bring = members, exchange, abort, bring
         self._lock = Lock()
         self._exchanged: Future[None] | None = None
 
     def send_to(self, actor: Any) -> None:
         """Return when an engine has the weights. It raises what Ray raises where that engine died."""
         if actor not in self._members:
-            send(self._beside, actor)
+            self._bring(actor)
             return
         exchanged = self._begin()
         try:

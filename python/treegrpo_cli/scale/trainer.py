@@ -4,6 +4,15 @@ The driver loads no model. It keeps references to the forests and scores of all 
 lie in Ray's object store (about 20 bytes a token, on disk where memory runs short; 16 GiB at most). Where a rank dies,
 all are started again, load that checkpoint, take those steps again, and then the one that was cut off: in float32 on as
 many ranks the run ends with the same weights and metrics. That costs at most `train.save_steps` updates, no rollout.
+
+An engine that comes back where weights go from card to card asks for them (`CardUpdate`), in the thread of its return,
+whatever the others do. Two locks keep that apart, always taken in this order: `sending` of the routed sampler, then the
+ranks' own. The engine has `sending` until it serves, so that nothing is handed over meanwhile, and waits for the ranks
+where an update or a checkpoint holds them; an update waits for the engine in turn, and never asks for `sending`; who
+hands over has no hold on the ranks while it waits for `sending`. The event loop takes neither. So the engine always
+gets there before weights are handed over, also where turns in flight wait for it, and the hand-over for those. It gets
+what the ranks hold then: the weights of the others, or those of the update that it waited for, which the others get
+next; its turns carry their version.
 """
 
 from __future__ import annotations
@@ -11,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from treegrpo_cli.errors import UserError
@@ -21,7 +31,7 @@ from treegrpo_cli.scale.engines import RayEngines
 from treegrpo_cli.scale.rank_actor import Opened, PathRefusedError, Refusals, Updated
 from treegrpo_cli.scale.rank_actors import Options, RankActors, RankDiedError
 from treegrpo_cli.scale.ways import API, Way
-from treegrpo_cli.scale.weights import Header, Published, Ref
+from treegrpo_cli.scale.weights import Header, Published, Ref, send
 from treegrpo_cli.train.checkpoint_folders import step_of
 
 if TYPE_CHECKING:
@@ -55,7 +65,7 @@ class RankGroup:
     """A `StepTrainer`: `scale.trainer_ranks` processes that train one model. `say` takes what rank 0 says.
 
     `is_whole` stays True where ranks are gone: they can come back to the last whole step. One call at a time, from any
-    thread.
+    thread; engines that come back ask beside it.
     """
 
     def __init__(
@@ -68,7 +78,9 @@ class RankGroup:
         self._since: list[Ref] = []
         self._kept_bytes = 0
         self._refusals: Refusals = {}
-        self._num_losses, self._is_opened = 0, False
+        self._num_losses, self._is_opened, self._is_closed = 0, False, False
+        self._turn = RLock()
+        """Held while ranks do something that is one piece: an update, an exchange, all weights for one engine."""
         self._actors: RankActors | None = None
         opened: Opened = self._ask("opening")
         self._is_opened = True
@@ -95,14 +107,15 @@ class RankGroup:
 
         columns = StepColumns.of(forest, scores, prompts)
         step = ray.put(columns)
-        try:
-            updated: Updated = self._ask("update", step)
-        except UserError:
-            self._look_whether_whole()
-            raise
-        self._keep(step, columns.num_bytes)
-        self._num_losses = 0
-        self.step, self.packing_s = self.step + 1, updated.packing_s
+        with self._turn:
+            try:
+                updated: Updated = self._ask("update", step)
+            except UserError:
+                self._look_whether_whole()
+                raise
+            self._keep(step, columns.num_bytes)
+            self._num_losses = 0
+            self.step, self.packing_s = self.step + 1, updated.packing_s
         return updated.metrics
 
     def send_weights(self, sampler: Sampler) -> None:
@@ -118,25 +131,31 @@ class RankGroup:
                 streamed = Published(header, self._chunks, lasts=False)
                 sampler.update_weights(streamed.weights(), self.step)
             elif self._way in API:
-                beside = Published(header, self._chunks, lasts=False)
-                sampler.hand_over(self._from_card_to_card(sampler.actors, beside))
+                sampler.hand_over(self._from_card_to_card(sampler.actors))
             else:
                 sampler.hand_over(Published(header, self._chunks, lasts=True))
 
-    def _from_card_to_card(self, engines: list[Any], beside: Published) -> CardUpdate:
-        def exchange() -> None:
+    def _from_card_to_card(self, engines: list[Any]) -> CardUpdate:
+        return CardUpdate(self.step, engines, lambda: self._exchange(engines), self._end_ranks, self._bring)
+
+    def _exchange(self, engines: list[Any]) -> None:
+        with self._turn:
             self._ask("empty_cache")
             ranks, parallel = self._ready(), self._config.scale.tensor_parallel
             try:
                 ranks.ask("send_to_cards", self._way, engines, parallel, ranks.ask("address"), self.step)
             except RankDiedError as error:
-                self.close()
+                self._end_ranks()
                 raise UserError(
                     f"step {self.step}: weights did not get from rank to engine ({error}); what both print is in "
                     f"{self._config.output_dir}; go on with --resume"
                 ) from error
 
-        return CardUpdate(engines, exchange, self.close, beside)
+    def _bring(self, engine: Any) -> None:
+        """Let an engine that came back take the weights that the ranks hold, when they are free."""
+        with self._turn:
+            send(Published(Header(self.step, self._shapes), self._chunks, lasts=False), engine)
+            self._ask("empty_cache")
 
     def save(self, output_dir: Path, state: dict[str, Any]) -> Path:
         """Write a checkpoint of this step, every rank its share."""
@@ -151,25 +170,33 @@ class RankGroup:
         return dict(state)
 
     def close(self) -> None:
-        """End the ranks."""
-        if self._actors is not None:
-            self._actors.kill()
-            self._actors = None
+        """End the ranks; who still asks them for something gets an error."""
+        self._is_closed = True
+        self._end_ranks()
+
+    def _end_ranks(self) -> None:
+        """Kill them, from any thread: what they were asked ends with an error."""
+        actors, self._actors = self._actors, None
+        if actors is not None:
+            actors.kill()
 
     def _ask(self, method: str, *args: Any) -> Any:
         """Ask all ranks; where one dies, let them come back to this step and ask again."""
-        while True:
-            try:
-                answer = self._ready().ask(method, *args)
-                self._pass_on_lines()
-                return answer
-            except (RankDiedError, PathRefusedError) as error:
-                self._lose(error)
+        with self._turn:
+            while True:
+                try:
+                    answer = self._ready().ask(method, *args)
+                    self._pass_on_lines()
+                    return answer
+                except (RankDiedError, PathRefusedError) as error:
+                    self._lose(error)
 
     def _ready(self) -> RankActors:
         """The ranks, started and brought to this step where they are not there."""
+        if self._is_closed:
+            raise RuntimeError("the ranks were closed")
         if self._actors is not None and not self._actors.is_usable:
-            self.close()
+            self._end_ranks()
         if self._actors is None:
             self._actors = self._started()
         return self._actors
@@ -193,7 +220,9 @@ class RankGroup:
 
     def _lose(self, error: RankDiedError | PathRefusedError) -> None:
         """Kill the ranks, and say how it goes on. Raises UserError where it has happened too often in a row."""
-        self.close()
+        if self._is_closed:
+            raise error
+        self._end_ranks()
         self._num_losses += 1
         if isinstance(error, PathRefusedError):
             self._refusals |= error.refusals
