@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 from treegrpo_cli.config import Config
 from treegrpo_cli.run.parts import Parts
 from treegrpo_cli.samplers.routing import RoutedSampler
+from treegrpo_cli.scale.watch import Watch
 
 
 class SharedEngines(Parts):
@@ -33,7 +35,20 @@ class _Kept:
         """Nothing: the module's fixture closes it."""
 
 
-def kill_after(sampler: RoutedSampler, number: int, place: int) -> Callable[[], None]:
+def kill(replica: Any) -> None:
+    os.kill(replica.facts.pid, signal.SIGKILL)
+
+
+def hang(replica: Any) -> None:
+    """Let its process live and do nothing; who watches over it loses patience soon."""
+    os.kill(replica.facts.pid, signal.SIGSTOP)
+    replica._watch.end()
+    replica._watch = Watch(replica.actor, 1.0, replica._on_hang)
+
+
+def kill_after(
+    sampler: RoutedSampler, number: int, place: int, kill: Callable[[Any], None] = kill
+) -> Callable[[], None]:
     """Kill the process of a live engine when so many turns were asked for; return what takes the trap away."""
     asked, sample = 0, sampler.sample
 
@@ -41,7 +56,7 @@ def kill_after(sampler: RoutedSampler, number: int, place: int) -> Callable[[], 
         nonlocal asked
         asked += 1
         if asked == number:
-            os.kill(sampler.live[place].facts.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+            kill(sampler.live[place])
         return await sample(*arguments)
 
     sampler.sample = counting  # type: ignore[method-assign]
@@ -58,3 +73,11 @@ def until(condition: Callable[[], object], seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    measured = ("step_time", "time/", "tokens_per_second/", "engine/", "memory/", "budget/step_seconds")
+    lines = (folder / "metrics.jsonl").read_bytes().splitlines()
+    return [
+        {name: value for name, value in orjson.loads(line).items() if not name.startswith(measured)} for line in lines
+    ]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from treegrpo_cli.config import Config
 from treegrpo_cli.errors import FileError, Problems, UserError
 from treegrpo_cli.models.chunks import Chunk
 from treegrpo_cli.models.weights import Adapter, Weights
+from treegrpo_cli.scale import rank_actors
 from treegrpo_cli.scale import trainer as trainer_module
 from treegrpo_cli.scale import weights as weights_module
 from treegrpo_cli.scale.columns import StepColumns
 from treegrpo_cli.scale.rank_actor import Opened, PathRefusedError, Updated
-from treegrpo_cli.scale.rank_actors import RankDiedError, most_telling
+from treegrpo_cli.scale.rank_actors import RankActors, RankDiedError, most_telling
 from treegrpo_cli.scale.trainer import MAX_LOSSES, RankGroup
 from treegrpo_cli.train.self_check import Disagreement
 from treegrpo_cli.train.together import ElsewhereError
@@ -80,6 +82,9 @@ class FakeActors:
         self.played.asked.append(("next_chunk", ()))
         self.played.fate("next_chunk", self.played.count("next_chunk"))
         return next(self.left, None)
+
+    def empty_cache(self) -> None:
+        """Nothing is cached."""
 
     def take_lines(self) -> list[str]:
         return []
@@ -191,6 +196,35 @@ def test_weights_go_on_where_a_rank_died_while_they_were_sent(group: RankGroup, 
     assert played.num_started == 2
 
 
+def test_an_engine_that_comes_back_is_brought_whole_weights_also_where_a_rank_dies_meanwhile(
+    group: RankGroup, played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received: list[tuple[int, list[list[float]]]] = []
+
+    def send(published: weights_module.Published, engine: object) -> None:
+        assert not published.lasts
+        tensors = [tensor.tolist() for chunk in published.refs() for _, tensor in chunk.items()]
+        received.append((published.policy_version, tensors))
+
+    monkeypatch.setattr(trainer_module, "send", send)
+    update = group._from_card_to_card([])
+    group.update(*make_step(0))
+    played.fate = dying("next_chunk", 2)
+    update.send_to(object())
+    assert received == [(1, [[1.0, 1.0, 1.0], [0.0, 1.0]])]
+    assert played.num_started == 2
+
+
+def test_ranks_that_were_closed_are_not_started_again_by_an_engine_that_comes_back(
+    group: RankGroup, played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_module, "send", lambda published, _: list(published.refs()))
+    group.close()
+    with pytest.raises(RuntimeError, match="the ranks were closed"):
+        group._from_card_to_card([]).send_to(object())
+    assert played.num_started == 1
+
+
 def test_published_weights_are_passed_on_as_they_are(group: RankGroup) -> None:
     seen: list[Any] = []
 
@@ -255,6 +289,27 @@ def test_of_several_errors_the_one_that_says_why_is_told() -> None:
     assert isinstance(most_telling({1: torch.distributed.DistNetworkError("lost")}), RankDiedError)
     refused = PathRefusedError({"runs": Disagreement(None, "no", longest=1)})
     assert isinstance(most_telling({0: bug, 1: refused}), PathRefusedError)
+
+
+@pytest.mark.parametrize(("seconds", "is_late"), [(10.0, False), (2000.0, True)])
+def test_a_rank_that_hangs_is_the_one_that_others_waited_for_in_vain(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, is_late: bool
+) -> None:
+    """An exchange is given up behind half an hour; an error before that is what it says."""
+    clock = iter([0.0, *(seconds + number for number in range(100))])
+    monkeypatch.setattr(rank_actors.time, "monotonic", lambda: next(clock))
+    bug = RuntimeError("what gloo says, or a bug")
+
+    def take_answers(waiting: dict[Any, int], answers: dict[int, Any], failures: dict[int, BaseException]) -> None:
+        if waiting.pop("first", None) is not None:
+            failures[0] = bug
+
+    monkeypatch.setattr(rank_actors, "_take_answers", take_answers)
+    actors: Any = SimpleNamespace(is_usable=True)
+    with pytest.raises(RankDiedError if is_late else RuntimeError) as raised:
+        RankActors._answers(actors, ["first", "second"])
+    assert str(raised.value) == ("trainer rank 1 hangs" if is_late else str(bug))
+    assert not actors.is_usable
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from treegrpo_cli.models.weights import Adapter
 
 
+LOOK_S = 0.1
+"""Seconds between two looks for the end of a step."""
+
+
 class EngineError(RuntimeError):
     """The engine has died or is closed; every request that waits for it gets this."""
 
@@ -202,6 +206,12 @@ class SteppedSampler(ABC):
         if self._futures:
             raise RuntimeError(f"{len(self._futures)} requests are still running: update weights between rollouts")
         self._join()
+
+    async def step_ended(self) -> None:
+        """Return at once, or when a step that runs beside the loop has ended."""
+        counts = self._counts
+        while self._stepping and self._counts is counts:
+            await asyncio.sleep(LOOK_S)
 
     def prefix_cache_hit_ratio(self) -> float | None:
         """Cached over all prompt tokens of requests finished since the last call; None without any."""

@@ -96,7 +96,11 @@ class EngineActor(Receiver):
         super().begin_weights(header)
 
     async def alive(self) -> None:
-        """Answer, when nothing else is being done."""
+        """Answer when nothing else is being done, and the step that runs has ended, wherever it runs."""
+        from treegrpo_cli.samplers.stepping import SteppedSampler
+
+        if isinstance(self.sampler, SteppedSampler):
+            await self.sampler.step_ended()
 
     async def transfer_open(self, info: dict[str, Any]) -> None:
         """Meet a trainer that sends weights by vLLM's weight-transfer API."""

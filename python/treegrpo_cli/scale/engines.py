@@ -22,6 +22,7 @@ from treegrpo_cli.samplers.stepping import EngineError
 from treegrpo_cli.scale.card_update import CardUpdate
 from treegrpo_cli.scale.cluster import actor_options, environment, unwrapped
 from treegrpo_cli.scale.engine_actor import EngineActor, EngineFacts, EngineSettings
+from treegrpo_cli.scale.watch import Watch, hang_s
 from treegrpo_cli.scale.weights import Published, publish
 from treegrpo_cli.types import Completion, SamplingParams, TokenIds
 
@@ -119,6 +120,8 @@ class EngineReplica:
         self._request_ids = count()
         self._num_restarts, self._started = 0, time.monotonic()
         self._closed = Event()
+        self._watch: Watch | None = None
+        self._hung: Any = None
         self._start()
 
     @property
@@ -152,6 +155,7 @@ class EngineReplica:
                 asked = float("inf")
         self.facts = self._ask(lambda: ray.get(self._starting))
         self._started = time.monotonic()
+        self._watch = Watch(self._actor, hang_s(self._settings.device), self._on_hang)
 
     async def sample(self, context: TokenIds, params: SamplingParams, seed: int) -> Completion:
         """Sample one turn in the engine's process; who is cancelled drops it there."""
@@ -175,6 +179,7 @@ class EngineReplica:
         if time.monotonic() - self._started > LONG_LIFE_S:
             self._num_restarts = 0
         self._kill()
+        self._end_watch()
         if self._num_restarts == MAX_RESTARTS:
             raise ReplicaGoneError(f"it died {MAX_RESTARTS + 1} times; its log is {self._settings.log_path}")
         if self._closed.wait(FIRST_PAUSE_S * 2**self._num_restarts):
@@ -197,10 +202,20 @@ class EngineReplica:
         """End the engine's process."""
         self._closed.set()
         self._kill()
+        self._end_watch()
 
     def _start(self) -> None:
         self._actor = ray.remote(**actor_options(**self._options))(EngineActor).remote()
         self._starting = self._actor.start.remote(self._settings)
+
+    def _end_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.end()
+
+    def _on_hang(self) -> None:
+        """Kill the engine: who waits for it is told, and it is started again."""
+        self._hung = self._actor
+        self._kill()
 
     def _kill(self) -> None:
         if ray.is_initialized():
@@ -220,5 +235,5 @@ class EngineReplica:
         if isinstance(error, RayTaskError):
             return cause
         if isinstance(error, ActorDiedError):
-            return ReplicaGoneError("its process died")
+            return ReplicaGoneError("it hung" if self._hung is self._actor else "its process died")
         return ReplicaGoneError(f"{type(error).__name__}: {said(error)}")

@@ -1,7 +1,9 @@
 """Trainer ranks as Ray actors -> all asked at once, one answer, and an error for each way to fail.
 
 A rank that is gone leaves the others waiting in an exchange that will never end: nothing can be asked of them any
-more, and they are killed. Nobody waits in one long call: the driver stays able to notice a signal.
+more, and they are killed. One that lives and hangs is the one that still does not answer when the others have given up
+an exchange with it, behind `TIMEOUT_S`: it counts as gone, too. Nobody waits in one long call: the driver stays able to
+notice a signal.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.scale.cluster import actor_options, environment, unwrapped
 from treegrpo_cli.scale.rank_actor import PathRefusedError, Rank
+from treegrpo_cli.train.ranks import TIMEOUT_S
 from treegrpo_cli.train.together import ElsewhereError
 
 if TYPE_CHECKING:
@@ -93,7 +96,7 @@ class RankActors:
         waiting = {ref: rank for rank, ref in enumerate(refs)}
         answers: dict[int, Any] = {}
         failures: dict[int, BaseException] = {}
-        deadline = float("inf")
+        begun, deadline = time.monotonic(), float("inf")
         try:
             while waiting and time.monotonic() < deadline:
                 _take_answers(waiting, answers, failures)
@@ -102,7 +105,11 @@ class RankActors:
         finally:
             self.is_usable = self.is_usable and not waiting
         if failures:
-            raise most_telling(failures)
+            error = most_telling(failures)
+            is_said = isinstance(error, UserError | PathRefusedError | RankDiedError)
+            if waiting and not is_said and time.monotonic() - begun > TIMEOUT_S:
+                raise RankDiedError(f"trainer rank {min(waiting.values())} hangs") from error
+            raise error
         return [answers[rank] for rank in range(len(refs))]
 
 
