@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config
-from treegrpo_cli.scale.columns import StepColumns
-from treegrpo_cli.train.outgoing import merged_weights
-from treegrpo_cli.train.sharding import layers_of
-
-from tests.steps import make_step
+from treegrpo_cli.config import Config
+from treegrpo_cli.run.traffic import TOKEN_BYTES, bytes_sent, gathered_a_round, received
+from treegrpo_cli.train.footprint import exchanged_parts
 
 ROOT = Path(__file__).parents[2]
 PAGE, SERVERS = ((ROOT / "docs" / "how-to" / f"{name}.md").read_text(encoding="utf-8") for name in ("scale", "servers"))
@@ -26,6 +24,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 """Qwen2.5's, and Llama's of 70 B; the three smallest have their embedding for an LM head."""
 TIED = ("0.5 B", "1.5 B", "3 B")
+CUDA = torch.device("cuda")
 RANKS, MICRO_BATCH_TOKENS = 8, 16_384
 FULL_STEP, SHARED_STEP = 512 * 6 * 4000, 9_598_925
 
@@ -42,20 +41,15 @@ def model_of(size: str) -> PreTrainedModel:
 
 
 def sizes_of(size: str) -> dict[str, float]:
-    """Bytes by column: weights are kept and summed in float32, and sent in bfloat16."""
+    """Bytes by column, of training all weights in bfloat16."""
     model = model_of(size)
-    sent = merged_weights(model, torch.bfloat16)
-    weights = sum(weight.numel() for weight in model.parameters())
-    layers = sum(weight.numel() for layer in layers_of(model.model) for weight in layer.parameters())
-    received = 4 * (RANKS - 1) / RANKS
+    weights, gradients = exchanged_parts(Config.model_validate({"model": {"dtype": "bfloat16"}}), model, CUDA)
     return {
-        "to every engine, a step": sum(
-            shape.numel() * sent.dtypes[name].itemsize for name, shape in sent.shapes.items()
-        ),
-        "ranks, a round: gathered": received * (weights + layers),
-        "ranks, a round: summed": received * weights,
-        "trained state, over all ranks": 16 * weights,
-        "host memory while loading": 4 * weights,
+        "to every engine, a step": bytes_sent(model, torch.bfloat16),
+        "ranks, a round: gathered": gathered_a_round(weights, RANKS),
+        "ranks, a round: summed": received(gradients.whole, RANKS),
+        "trained state, over all ranks": weights.whole + 3 * gradients.whole,
+        "host memory while loading": weights.whole,
     }
 
 
@@ -71,14 +65,11 @@ def test_bytes_of_weights_on_the_page_are_those_counted(size: str) -> None:
 
 
 def test_bytes_of_trees_on_the_page_are_those_of_a_forests_columns() -> None:
-    (few, few_tokens), (many, many_tokens) = (
-        (StepColumns.of(forest, scores, None), forest.num_tokens)
-        for forest, scores in (make_step(0, turn_tokens=turn_tokens) for turn_tokens in (8, 800))
-    )
-    per_token = (many.num_bytes - few.num_bytes) / (many_tokens - few_tokens)
-    assert f"A forest has {per_token:.0f} bytes a token" in PAGE
-    assert f"has {FULL_STEP / 1e6:.1f} M tokens if nothing is shared: {per_token * FULL_STEP / 1e6:.0f} MB" in PAGE
-    assert f"{SHARED_STEP:,} tokens a step" in (ROOT / "tests/benchmarks/results/driver_share.md").read_text()
+    assert f"A forest has {TOKEN_BYTES} bytes a token" in PAGE
+    assert f"has {FULL_STEP / 1e6:.1f} M tokens if nothing is shared: {TOKEN_BYTES * FULL_STEP / 1e6:.0f} MB" in PAGE
+    measured = (ROOT / "tests" / "benchmarks" / "results" / "driver_share.md").read_text(encoding="utf-8")
+    assert f"{SHARED_STEP:,} tokens a step" in measured
+    assert "one copy of 14.1 bytes a token" in measured
     assert f"it is {14.1 * SHARED_STEP / 1e6:.0f} MB" in PAGE
 
 
