@@ -13,7 +13,9 @@ from treegrpo_cli.config.files import load_config
 from treegrpo_cli.models.memory import DeviceMemory
 from treegrpo_cli.models.pretrained import shape_of_causal_lm
 from treegrpo_cli.run import memory, remedies
-from treegrpo_cli.run.memory import count, described, problems
+from treegrpo_cli.run.cards import Card
+from treegrpo_cli.run.memory import described, problems
+from treegrpo_cli.run.memory_count import MemoryCount, count
 
 from tests.command_line import refused, run
 from tests.runs import small_run
@@ -50,6 +52,11 @@ def model_of(size: str) -> Any:
 
 def card(gib: float) -> DeviceMemory:
     return DeviceMemory("cuda:0", int(gib * GIB), int(gib * GIB))
+
+
+def alone(counted: MemoryCount) -> Card:
+    """The device of a run of one process."""
+    return Card("", 1, counted)
 
 
 def settings(**sections: dict[str, Any]) -> Config:
@@ -146,7 +153,7 @@ def test_on_a_cpu_only_what_is_certain_is_refused() -> None:
 
 def test_a_count_is_told_in_two_lines() -> None:
     config = load_config(SHIPPED)
-    first, second = described(count(config, model_of("3B"), CUDA, "vllm"), card(79.1))
+    first, second = described(alone(count(config, model_of("3B"), CUDA, "vllm")), card(79.1))
     assert first.startswith("memory in GiB: weights 11.5, gradients 11.5, AdamW's moments 23.0, reference 6.3, ")
     assert second.endswith("; cuda:0 has 79.1 GiB")
 
@@ -156,7 +163,7 @@ def test_a_count_of_little_is_told_in_smaller_units(tiny_model_dir: Path) -> Non
     config = settings(model={"path": str(tiny_model_dir)})
     counted = count(config, model, torch.device("cpu"), "transformers")
     weights = 4 * sum(weight.numel() for weight in model.parameters())
-    first, _ = described(counted, card(79.1))
+    first, _ = described(alone(counted), card(79.1))
     assert first.startswith(f"memory in MiB: weights {weights / 2**20:.1f}, ")
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from treegrpo_cli.config.files import load_config
-from treegrpo_cli.run.memory import count, problems
+from treegrpo_cli.run.memory import problems
+from treegrpo_cli.run.memory_count import count
 
 from tests.run.test_memory import CUDA, GIB, card, model_of, settings
 

@@ -14,6 +14,7 @@ Change: TypeAlias = tuple[str, Any]
 SMALLEST_MICRO_BATCH = 1024
 SHARES = tuple(percent / 100 for percent in range(95, 5, -5))
 LORA_RANK = 16
+SMALLER = "take a smaller model or a larger device"
 
 
 def remedy(config: Config, least_share: float, fits: Callable[[Config], bool]) -> str:
@@ -31,7 +32,9 @@ def remedy(config: Config, least_share: float, fits: Callable[[Config], bool]) -
             chosen = [*costly, *strongest[:number]]
             if chosen and fits(changed(config, chosen)):
                 return f"set {' and '.join(map(_words, _needed(config, chosen, fits)))}"
-    return "no setting makes it fit: take a smaller model or a larger device"
+    return f"no setting makes it fit: {SMALLER}" + (
+        ", or more scale.trainer_ranks" if config.scale.trainer_ranks else ""
+    )
 
 
 def _needed(config: Config, changes: list[Change], fits: Callable[[Config], bool]) -> list[Change]:

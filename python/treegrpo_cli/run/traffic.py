@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 
-from treegrpo_cli.train.footprint import Parts
+from treegrpo_cli.config import Config
+from treegrpo_cli.models.devices import choose_dtype
+from treegrpo_cli.train.footprint import Parts, exchanged_parts
 
 TOKEN_BYTES = 14
 """Of a token in a forest's columns: id 4, sampled 1, part of a tool call 1, log-probability 4, entropy 4."""
@@ -90,3 +92,29 @@ def gathered_a_round(weights: Parts, ranks: int) -> int:
 def received(num_bytes: int, ranks: int) -> int:
     """Return what a rank receives of bytes that it has its part of: of gradients, what it is sent to add up."""
     return num_bytes * (ranks - 1) // ranks
+
+
+def told(config: Config, model: Any, device: torch.device, engine: str) -> list[str]:
+    """Return what moves in a run under Ray, in words; an adapter that the engine takes goes by itself."""
+    scale = config.scale
+    weights, gradients = exchanged_parts(config, model, device)
+    lines = []
+    if scale.engines:
+        goes_alone = config.model.lora_rank and config.sampler.lora != "merged" and engine == "vllm"
+        sent = gradients.whole if goes_alone else bytes_sent(model, choose_dtype(config.model.dtype, device))
+        num_gpus = scale.engines * scale.tensor_parallel
+        each = f", {_size(sent)} to each of {num_gpus} GPUs" if num_gpus > 1 and device.type == "cuda" else ""
+        lines.append(f"weights to engines: {_size(num_gpus * sent)} a step{each}")
+    if scale.trainer_ranks > 1:
+        gathered = gathered_a_round(weights, scale.trainer_ranks)
+        summed = received(gradients.whole, scale.trainer_ranks)
+        lines.append(
+            f"between ranks: each receives {_size(gathered)} of weights and {_size(summed)} of gradients for a "
+            "micro-batch on each"
+        )
+    return lines
+
+
+def _size(num_bytes: int) -> str:
+    unit, size = ("GiB", 2**30) if num_bytes >= 2**30 else ("MiB", 2**20)
+    return f"{num_bytes / size:,.1f} {unit}"

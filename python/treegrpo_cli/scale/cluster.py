@@ -47,8 +47,7 @@ CONNECT_S = 10.0
 
 def address_of(config: Config) -> str:
     """Return the cluster to join, `host:port` or `auto`; empty where one is started for this run."""
-    address = config.scale.address or os.environ.get("RAY_ADDRESS", "")
-    return "" if address == "local" else address
+    return config.scale.cluster
 
 
 @contextmanager

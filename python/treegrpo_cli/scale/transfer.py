@@ -1,7 +1,7 @@
 """A rank's weights -> the engines, card to card, by vLLM's weight-transfer API.
 
 Every rank holds a `Sender` and calls `send` at the same time: all of them gather, layer by layer, and the first one
-sends. Nobody holds the whole model: one tensor is gathered at a time, and buffers of `BUFFER_BYTES` are on their way.
+sends. Nobody holds the whole model: one tensor is gathered at a time, and buffers of `TRANSFER_BYTES` are on their way.
 
     sender = Sender("nccl", rank, PolicySource(trainer.state_dict_for_sampler()), tensor_parallel)
     sender.send(engines, policy_version)         # their actors, `transfer_...` of which it calls
@@ -28,9 +28,7 @@ from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
 from treegrpo_cli.models.weights import Weights
-
-BUFFER_BYTES = 256 << 20
-"""Of a packed buffer; NCCL has two of them on each side."""
+from treegrpo_cli.samplers.footprint import TRANSFER_BYTES
 
 
 class PolicySource(WeightSource):  # type: ignore[misc]
@@ -132,14 +130,14 @@ def nccl_info(rank: int, address: tuple[str, int], world_size: int) -> TrainerIn
         master_port=port,
         world_size=world_size,
         packed=True,
-        packed_buffer_size_bytes=BUFFER_BYTES,
+        packed_buffer_size_bytes=TRANSFER_BYTES,
         rank=rank,
     )
 
 
 def ipc_info(rank: int, address: tuple[str, int], world_size: int) -> TrainerInitInfo:
     """What it starts with where each rank shares a card with an engine's worker: nobody has to be met."""
-    return IPCTrainerInitInfo(packed=True, packed_buffer_size_bytes=BUFFER_BYTES, rank=rank)
+    return IPCTrainerInitInfo(packed=True, packed_buffer_size_bytes=TRANSFER_BYTES, rank=rank)
 
 
 INFOS: dict[str, Callable[[int, tuple[str, int], int], TrainerInitInfo]] = {"nccl": nccl_info, "ipc": ipc_info}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from pydantic import model_validator
@@ -37,6 +38,12 @@ class ScaleConfig(Section):
     def uses_ray(self) -> bool:
         """Whether a part of the run is a process of its own."""
         return bool(self.engines or self.trainer_ranks)
+
+    @property
+    def cluster(self) -> str:
+        """The address of the cluster to join, `host:port` or `auto`; empty where one is started for this run."""
+        address = self.address or os.environ.get("RAY_ADDRESS", "")
+        return "" if address == "local" else address
 
     @model_validator(mode="after")
     def _each_needs_the_other(self) -> ScaleConfig:
