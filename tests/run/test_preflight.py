@@ -225,7 +225,6 @@ def test_engines_under_ray_need_ray(tiny_model_dir: Path, tmp_path: Path, monkey
 
 
 def test_servers_are_no_engines_under_ray(tiny_model_dir: Path, tmp_path: Path) -> None:
-    config = make_config(small_run(tmp_path, tiny_model_dir, scale={"engines": 2}))
-    config.sampler.__dict__["engine"] = "server"
-    with pytest.raises(UserError, match=r"^scale.engines: sampler.engine = \"server\" samples on servers that run"):
-        preflight.check_scale(config)
+    server = {"engine": "server", "urls": ["http://127.0.0.1:1"]}
+    with pytest.raises(UserError, match=r"scale.engines starts engines here: set it to 0 beside sampler.engine"):
+        make_config(small_run(tmp_path, tiny_model_dir, scale={"engines": 2}, sampler=server))

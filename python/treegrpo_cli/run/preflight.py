@@ -91,12 +91,12 @@ def prepare(
         found.by(check)
     if config.scale.uses_ray:
         found.by(check_engines, config)
+        found.by(check_ray)
     tasks = {asked.key: _read_questions(config, asked, found) for asked in questions}
     for logger in loggers:
         found.by(check_logger, logger)
     found.by(load_rule, config)
     found.by(check_terms, config.advantage)
-    found.by(check_scale, config)
     tokenizer = _read_model(config, found, trains)
     world = found.by(_open_world, config, tokenizer) if tokenizer else found.by(_open_environment, config)
     if found.lines or world is None:
@@ -174,17 +174,6 @@ def _read_model(config: Config, found: _Found, trains: bool) -> Any:
     if trains and whole and tokenizer and len(found.lines) == before:
         found.by(check_memory, config)
     return tokenizer
-
-
-def check_scale(config: Config) -> None:
-    """Raise UserError where `[scale]` needs Ray and it is not installed, or asks for engines beside running servers."""
-    if config.scale.engines and str(config.sampler.engine) == "server":
-        raise UserError(
-            'scale.engines: sampler.engine = "server" samples on servers that run already, several in sampler.urls; '
-            "set scale.engines = 0"
-        )
-    if config.scale.uses_ray:
-        check_ray()
 
 
 def check_ray() -> None:
