@@ -29,7 +29,7 @@ BELOW: dict[str, set[str]] = {
     "train": {"models", "config", "types", "errors"},
     "run": {"workers", "train", "rollout", "rewards", "envs", "samplers", "models", "trees", "config", "data"}
     | {"signals", "free_time", "types", "errors"},
-    "scale": {"run", "train", "samplers", "models", "config", "types", "errors"},
+    "scale": {"run", "train", "samplers", "models", "config", "types", "signals", "errors"},
     "doctor": {"run", "train", "samplers", "models", "config", "data", "types", "errors"},
     "plots": {"run", "trees", "config", "data", "errors"},
     "compare": {"plots", "run", "train", "rollout", "samplers", "models", "config", "data", "signals", "errors"},

@@ -72,6 +72,14 @@ def leave(number: int, last_words: str) -> NoReturn:
     os._exit(128 + number)
 
 
+def abandon(last_words: str) -> NoReturn:
+    """End the program at once, from any thread, where it cannot go on: one line, and exit code 1."""
+    if not _watch.is_leaving:
+        _watch.is_leaving = True
+        _say(last_words)
+    os._exit(1)
+
+
 class react:  # noqa: N801 - read as a verb: `with react(…)`
     """While entered, `reaction(number)` is what the first signal does, called in the main thread.
 

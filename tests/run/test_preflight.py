@@ -228,3 +228,16 @@ def test_servers_are_no_engines_under_ray(tiny_model_dir: Path, tmp_path: Path) 
     server = {"engine": "server", "urls": ["http://127.0.0.1:1"]}
     with pytest.raises(UserError, match=r"scale.engines starts engines here: set it to 0 beside sampler.engine"):
         make_config(small_run(tmp_path, tiny_model_dir, scale={"engines": 2}, sampler=server))
+
+
+def test_a_check_without_a_run_opens_one_worker_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+
+    def note(config: Any, *_: Any, **__: Any) -> Any:
+        opened.append(config.environment.workers)
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr(preflight, "prepare", note)
+    for workers in (0, 1, 1024):
+        preflight.check(make_config({"environment": {"workers": workers}}), [])
+    assert opened == [0, 1, 1]

@@ -5,16 +5,30 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
 
 import orjson
 import pytest
+import ray
+from ray._private import node, ray_constants, worker
 from treegrpo_cli.config import Config
 from treegrpo_cli.config.files import dump_config, make_config
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.run import preflight
-from treegrpo_cli.scale.cluster import actor_options, address_of, open_cluster, variables_handed_on
+from treegrpo_cli.scale import cluster
+from treegrpo_cli.scale.cluster import (
+    actor_options,
+    address_of,
+    check_reachable,
+    open_cluster,
+    variables_handed_on,
+)
 from treegrpo_cli.scale.parts import RayParts
 from treegrpo_cli.train.checkpoint import checkpoints
 
@@ -55,6 +69,58 @@ def test_where_nothing_listens_there_is_no_cluster() -> None:
         port = server.getsockname()[1]
     with pytest.raises(UserError, match=f"^there is no Ray cluster at 127.0.0.1:{port}: Connection refused$"):
         opened(at(f"127.0.0.1:{port}"))
+
+
+@pytest.mark.parametrize(("answer", "line"), [(b"HTTP/1.1 400 Bad\r\n\r\n", "something else listens"), (b"", "timed")])
+def test_what_listens_and_is_no_ray_is_refused_at_once(
+    answer: bytes, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.2)
+
+    def serve(server: socket.socket) -> None:
+        with suppress(ConnectionError), server.accept()[0] as connection:
+            connection.sendall(answer)
+            while connection.recv(100):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        Thread(target=serve, args=(server,), daemon=True).start()
+        with pytest.raises(UserError, match=f"^there is no Ray cluster at {address}: {line}"):
+            opened(at(address))
+
+
+def test_a_cluster_that_runs_is_reachable(ray_cluster: list[str]) -> None:
+    check_reachable(ray.get_runtime_context().gcs_address)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "name"),
+    [(["raylet"], "the raylet"), (["log_monitor", "gcs_server"], "the GCS server"), (["log_monitor"], ""), ([], "")],
+)
+def test_a_process_without_which_there_is_no_cluster_is_missed(
+    kinds: list[str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = [(kind, object()) for kind in kinds]
+    monkeypatch.setattr(worker, "_global_node", SimpleNamespace(dead_processes=lambda: ended))
+    assert cluster.ended_process() == name
+    assert {ray_constants.PROCESS_TYPE_RAYLET, ray_constants.PROCESS_TYPE_GCS_SERVER} == set(cluster.VITAL)
+    assert callable(node.Node.dead_processes)
+
+
+def test_a_run_whose_cluster_is_gone_ends_in_one_line_from_any_thread() -> None:
+    program = (
+        "import threading; from treegrpo_cli import signals; "
+        "threading.Thread(target=signals.abandon, args=('the raylet has ended',)).start(); threading.Event().wait()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "treegrpo: the raylet has ended\n")
+
+
+def test_an_address_of_the_environment_is_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "garbage")
+    with pytest.raises(UserError, match=r"^RAY_ADDRESS: got 'garbage', expected host:port$"):
+        check_reachable("garbage")
 
 
 def test_the_settings_name_the_cluster_before_the_environment_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,15 @@ def test_on_cpus_nothing_is_reserved(device: str, gpus: int) -> None:
     assert Placement(dealt).driver_device is None
 
 
+def test_more_processes_than_memory_holds_are_refused_on_cpus() -> None:
+    here = [Machine("10.0.0.1", 0, is_drivers=True, memory=8 << 30), Machine("10.0.0.2", 0, memory=8 << 30)]
+    assert plan(settings(engines=40, trainer_ranks=41), here).device == "cpu"
+    with pytest.raises(
+        UserError, match=r"^\[scale\] asks for 82 processes .* each of 200 MiB .* has 16\.0 GiB for them$"
+    ):
+        plan(settings(engines=41, trainer_ranks=41), here)
+
+
 @pytest.mark.parametrize(
     ("scale", "gpus", "said"),
     [

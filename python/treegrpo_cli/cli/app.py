@@ -39,6 +39,7 @@ Exit codes:
   1    too much of a run failed (train.max_failed_fraction),
        runs of a comparison failed,
        the doctor found something wrong,
+       Ray ended under a run,
        or the reader of the output is gone
   2    a mistake in arguments, settings, data or files: a line says which
   130  stopped by Ctrl-C, 143 by SIGTERM; --resume continues from there

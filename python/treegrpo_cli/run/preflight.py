@@ -112,7 +112,10 @@ def check(
     *,
     trains: bool = False,
 ) -> None:
-    """Find what is wrong, as `prepare` does, and leave nothing open. Raises Problems."""
+    """Find what is wrong, as `prepare` does, and leave nothing open; one worker stands for all. Raises Problems."""
+    if config.environment.workers > 1:
+        environment = config.environment.model_copy(update={"workers": 1})
+        config = config.model_copy(update={"environment": environment})
     prepare(config, questions, loggers, checks, trains=trains).close()
 
 

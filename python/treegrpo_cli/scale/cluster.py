@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from treegrpo_cli.config import SamplerConfig
 from treegrpo_cli.errors import UserError, said
+from treegrpo_cli.signals import abandon
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import Config
@@ -43,6 +44,14 @@ HANDED_ON = (
 """Beginnings of the driver's variables that its actors get, also on another machine."""
 
 CONNECT_S = 10.0
+LOOK_S = 0.2
+
+VITAL = {"raylet": "the raylet", "gcs_server": "the GCS server"}
+"""Of a machine and of a cluster, as Ray and as we call them."""
+
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""How a client of gRPC, which Ray's first process speaks, begins: HTTP/2's preface and an empty frame of settings."""
+FRAME_HEAD, SETTINGS_FRAME = 9, 4
 
 
 def address_of(config: Config) -> str:
@@ -177,8 +186,15 @@ class _Connection:
         except BaseException as error:  # the thread that waits raises it
             self._error = error
         self._is_open.set()
-        self._shall_close.wait()
+        while not self._shall_close.wait(LOOK_S):
+            self._check_alive()
         ray.shutdown()
+
+    def _check_alive(self) -> None:
+        """End the program where a process that Ray cannot do without is gone: Ray would end it without a word."""
+        if self._folder is not None and (name := ended_process()):
+            shutil.rmtree(self._folder, ignore_errors=True)
+            abandon(f"{name} of Ray has ended, and the run with it; --resume continues from the last checkpoint")
 
     def _init(self) -> None:
         import ray
@@ -193,19 +209,47 @@ class _Connection:
                 ray.init("local", include_dashboard=False, _temp_dir=self._folder, **settings)
 
 
+def ended_process() -> str:
+    """Return which of the two processes that hold a cluster of our own together has ended; empty where both live."""
+    from ray._private import worker
+
+    node = worker._global_node
+    dead = () if node is None else (kind for kind, _ in node.dead_processes())
+    return next((VITAL[kind] for kind in dead if kind in VITAL), "")
+
+
 def check_reachable(address: str) -> None:
-    """Raise UserError where nothing listens: Ray would wait for minutes, and then end the process."""
-    if "://" in address:
-        raise UserError(f"scale.address: got {address}; give host:port, and start the run on a machine of the cluster")
+    """Raise UserError where no Ray listens: Ray itself would wait for minutes, and then end the process."""
     if address == "auto":
         return
+    if "://" in address:
+        raise UserError(
+            f"{_key(address)}: got {address}; give host:port, and start the run on a machine of the cluster"
+        )
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise UserError(f"scale.address: got {address!r}, expected host:port")
+        raise UserError(f"{_key(address)}: got {address!r}, expected host:port")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S) as connection:
+            answers = bool(os.environ.get("RAY_USE_TLS")) or _speaks_grpc(connection)
     except (OSError, OverflowError) as error:
         raise UserError(f"there is no Ray cluster at {address}: {said(error)}") from error
+    if not answers:
+        raise UserError(f"there is no Ray cluster at {address}: something else listens there")
+
+
+def _key(address: str) -> str:
+    """Where the user gave this address."""
+    return "RAY_ADDRESS" if os.environ.get("RAY_ADDRESS") == address else "scale.address"
+
+
+def _speaks_grpc(connection: socket.socket) -> bool:
+    """Whether the other end answers as HTTP/2 does, with its own settings. Raises OSError where it says nothing."""
+    connection.sendall(HELLO)
+    head = b""
+    while len(head) < FRAME_HEAD and (more := connection.recv(FRAME_HEAD - len(head))):
+        head += more
+    return len(head) == FRAME_HEAD and head[3] == SETTINGS_FRAME
 
 
 def variables_handed_on(secret: str) -> dict[str, str]:

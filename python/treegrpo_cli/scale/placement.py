@@ -112,7 +112,12 @@ def machines_of_cluster() -> list[Machine]:
 
     own = ray.get_runtime_context().get_node_id()
     return [
-        Machine(node["NodeManagerAddress"], int(node["Resources"].get("GPU", 0)), node["NodeID"] == own)
+        Machine(
+            node["NodeManagerAddress"],
+            int(node["Resources"].get("GPU", 0)),
+            node["NodeID"] == own,
+            int(node["Resources"].get("memory", 0)),
+        )
         for node in ray.nodes()
         if node["Alive"]
     ]

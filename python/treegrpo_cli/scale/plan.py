@@ -16,14 +16,18 @@ from treegrpo_cli.config import Config
 from treegrpo_cli.errors import UserError
 from treegrpo_cli.samplers import runs_here
 
+PROCESS_BYTES = 200 << 20
+"""Of a process's own, when it has loaded its libraries."""
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A machine of the cluster: its address, and all GPUs that Ray knows there."""
+    """A machine of the cluster: its address, and all GPUs and bytes of memory that Ray deals out there."""
 
     address: str
     num_gpus: int
     is_drivers: bool = False
+    memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ def plan(config: Config, machines: Sequence[Machine]) -> Plan:
     """
     device, there = config.model.device, sum(machine.num_gpus for machine in machines)
     if device.startswith("cpu") or (device == "auto" and not there):
+        _check_memory(config, machines)
         return Plan(())
     if device not in ("auto", "cuda"):
         raise UserError(
@@ -114,6 +119,17 @@ def _bundles(config: Config) -> tuple[Bundle, ...]:
     engines = (Bundle(size, engines=(number,)) for number in range(scale.engines))
     ranks = (Bundle(1, ranks=(number,)) for number in range(scale.trainer_ranks))
     return (*driver, *engines, *ranks)
+
+
+def _check_memory(config: Config, machines: Sequence[Machine]) -> None:
+    """Raise UserError where so many processes cannot even start on CPUs; Ray counts no GPUs then, and starts them."""
+    scale = config.scale
+    number, there = scale.engines * scale.tensor_parallel + scale.trainer_ranks, sum(m.memory for m in machines)
+    if all(machine.memory for machine in machines) and number * PROCESS_BYTES > there:
+        raise UserError(
+            f"[scale] asks for {number:,} processes ({asked(config)}) without GPUs, each of {PROCESS_BYTES >> 20} MiB "
+            f"before it loads a model, and the Ray cluster has {there / 2**30:,.1f} GiB for them"
+        )
 
 
 def _check(config: Config, bundles: Sequence[Bundle], machines: Sequence[Machine]) -> None:

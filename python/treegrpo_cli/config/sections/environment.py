@@ -35,7 +35,7 @@ class EnvironmentConfig(Section):
     """Seconds that an environment's own `check()` may take before the first rollout."""
     max_concurrent_tools: Count = 64
     """Tool calls that run at the same time; others wait. Lower it for a service that cannot answer so many."""
-    workers: CountOrNone = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Processes for the world and the reward functions; 0 runs them in the program's own. Use them where your Python
     computes for long, which would hold up the engine. Each process has its own world and rewards."""
     stop: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(
