@@ -274,6 +274,20 @@ def test_ranks_give_free_memory_back_before_a_colocated_engine_wakes_for_an_adap
     assert woken == [1]
 
 
+def test_what_ended_an_update_is_said_also_where_a_rank_dies_behind_it(group: RankGroup, played: Played) -> None:
+    def fate(method: str, number: int) -> None:
+        if method == "update":
+            raise UserError("out of memory")
+        if method == "is_whole":
+            raise RankDiedError("trainer rank 1 has died")
+
+    played.fate = fate
+    with pytest.raises(UserError, match=r"^out of memory$"):
+        group.update(*make_step(0))
+    assert played.count("is_whole") == 1
+    assert group.is_whole
+
+
 def test_a_checkpoint_lets_go_of_the_steps_before_it(group: RankGroup, tmp_path: Path) -> None:
     group.update(*make_step(0))
     group.save(tmp_path, {})

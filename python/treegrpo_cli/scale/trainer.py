@@ -18,6 +18,7 @@ next; its turns carry their version.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from threading import RLock
@@ -259,8 +260,9 @@ class RankGroup:
     def _look_whether_whole(self) -> None:
         """Know, behind an error, whether weights have moved; ranks that wait for each other are given up instead."""
         if self._actors is not None and self._actors.is_usable:
-            self.is_whole = bool(self._actors.ask("is_whole"))
-            self._pass_on_lines()
+            with suppress(RankDiedError):
+                self.is_whole = bool(self._actors.ask("is_whole"))
+                self._pass_on_lines()
 
     def _pass_on_lines(self) -> None:
         if self._actors is not None:
