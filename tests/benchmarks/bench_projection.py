@@ -21,6 +21,8 @@ LINKS = {"NVLink 4 (450 GB/s)": 450e9, "InfiniBand NDR (400 Gb/s)": 50e9, "100 G
 NETWORK = LINKS["InfiniBand NDR (400 Gb/s)"]
 REACHED = 0.8
 """Of a link's bytes a second."""
+GATHERED = 4
+"""Turns that an engine ends, or gets, in one turn of the loop, where the loop is what all wait for."""
 SIZES = {"0.5 B": 0.49e9, "1.5 B": 1.54e9, "3 B": 3.09e9, "7 B": 7.6e9, "14 B": 14.8e9, "32 B": 32.8e9, "70 B": 70.6e9}
 """Weights of Qwen2.5's sizes, and of Llama 3's largest common one."""
 
@@ -39,7 +41,7 @@ def shares(rates: Rates, num_gpus: int) -> dict[str, float]:
     loop = {
         "dialect, tree, calculator": rates.growing_s * times / sampling_s,
         "routing": rates.routing_s[num_gpus] * turns / sampling_s,
-        "calls of Ray actors": rates.actor_call_s * turns / sampling_s,
+        "calls of Ray actors": rates.actor_turn_s[GATHERED] * turns / sampling_s,
     }
     between = {
         "join, score, metrics": rates.scoring_s * times / step_s,
@@ -68,7 +70,11 @@ def report_rates(rates: Rates) -> None:
         "layout": f"{rates.tokens / rates.packing_s / 1e6:.0f} M tokens/s",
         "a forest's columns": f"{rates.column_bytes / rates.tokens:.1f} bytes a token",
         "into Ray's object store": f"{rates.put_bytes_a_second / 1e9:.1f} GB/s",
-        "a Ray actor's turn, 2,000 tokens there and 1,000 back": f"{1 / rates.actor_call_s:,.0f} turns/s",
+        **{
+            f"turns of a Ray actor, 2,000 tokens there and 1,000 back, {num} at a time": f"{1 / s:,.0f} turns/s; "
+            f"{1 / rates.actor_call_s[num]:,.0f} by a call each"
+            for num, s in rates.actor_turn_s.items()
+        },
         **{f"routing over {num:,} replicas": f"{1 / s:,.0f} turns/s" for num, s in rates.routing_s.items()},
     }
     print(f"{platform.machine()}, Python {platform.python_version()}; {rates.tokens:,} tokens in {rates.turns:,} turns")

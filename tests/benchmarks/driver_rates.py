@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,9 +25,13 @@ from treegrpo_cli.envs.calls import step_with_retries
 from treegrpo_cli.run import loop
 from treegrpo_cli.run.progress import Reporter
 from treegrpo_cli.samplers.routing import RoutedSampler
+from treegrpo_cli.scale.engine_actor import EngineActor
+from treegrpo_cli.scale.turn_calls import TurnCalls
 from treegrpo_cli.types import Action, Completion, SamplingParams, StepResult
 
 PATH_TOKENS, CALLS, REPEATS = 4000, 4000, 3
+ENDING = (1, 4, 16)
+"""Turns of an engine that end at a time."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,10 @@ class Rates:
     """A turn, by replicas."""
     tool_s: float
     """An instant asynchronous environment, a step of it."""
-    actor_call_s: float
+    actor_turn_s: dict[int, float]
+    """A turn of an engine's actor, by how many end at a time."""
+    actor_call_s: dict[int, float]
+    """The same where each turn has a call of its own."""
     put_bytes_a_second: float
 
 
@@ -123,9 +131,9 @@ def tool_seconds() -> float:
     return min(cpu_seconds(lambda: asyncio.run(work())) for _ in range(REPEATS)) / CALLS
 
 
-def measure_ray(column_bytes: int) -> tuple[float, float]:
-    """Seconds of the driver's CPU a call of an asynchronous actor with a context of 2,000 tokens, 64 in flight; bytes a
-    second into the object store.
+def measure_ray(column_bytes: int) -> tuple[dict[int, float], dict[int, float], float]:
+    """Seconds of the driver's CPU a turn of an engine's actor with a context of 2,000 tokens, 64 in flight, by how many
+    end at a time; the same where each turn has a call of its own; bytes a second into the object store.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
@@ -140,31 +148,59 @@ def measure_ray(column_bytes: int) -> tuple[float, float]:
             logging_level="error",
         )
         try:
-            return actor_call_seconds(ray), put_rate(ray, min(column_bytes, 2**28))
+            put = put_rate(ray, min(column_bytes, 2**28))
+            pairs = {num: [actor_call_seconds(ray, num, are_gathered=each) for each in (True, False)] for num in ENDING}
+            gathered, single = ({num: pair[place] for num, pair in pairs.items()} for place in range(2))
+            return gathered, single, put
         finally:
             ray.shutdown()
 
 
-def actor_call_seconds(ray: Any) -> float:
-    """All threads of the driver: Ray's own take part."""
-    completion = Completion([*range(1000)], [-0.1 * number for number in range(1000)], "x" * 3000, "stop")
+class SteadySampler:
+    """Turns of 1,000 tokens that end `at_a_time`, the oldest first; 400 a second in all."""
 
-    class Engine:
-        async def sample(self, *_: Any) -> Completion:
-            return completion
+    def __init__(self, at_a_time: int) -> None:
+        self.num_tokens, self._at_a_time = 0, at_a_time
+        self._running: list[asyncio.Future[None]] = []
+        self._stepping: asyncio.Task[None] | None = None
 
+    async def sample(self, context: Any, params: SamplingParams, seed: int) -> Completion:
+        self._stepping = self._stepping or asyncio.create_task(self._step())
+        self._running.append(ended := asyncio.get_running_loop().create_future())
+        await ended
+        return Completion([*range(1000)], [-0.1 * number for number in range(1000)], "x" * 3000, "stop")
+
+    async def _step(self) -> None:
+        while True:
+            await asyncio.sleep(self._at_a_time / 400)
+            ended, self._running = self._running[: self._at_a_time], self._running[self._at_a_time :]
+            for future in ended:
+                future.set_result(None)
+
+
+def actor_call_seconds(ray: Any, at_a_time: int, *, are_gathered: bool = True) -> float:
+    """All threads of the driver: Ray's own take part. Else than gathered, each turn has a call of its own."""
+
+    class Engine(EngineActor):
+        async def start(self, at_a_time: int) -> None:  # type: ignore[override]
+            self.sampler = SteadySampler(at_a_time)  # type: ignore[assignment]
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # this file is none of the actor's modules
     actor = ray.remote(Engine).options(num_cpus=0, max_concurrency=256).remote()
-    context, params = np.zeros(2000, dtype=np.int64), SamplingParams(max_tokens=1000)
+    ray.get(actor.start.remote(at_a_time))
+    context, params, numbers = np.zeros(2000, dtype=np.uint32), SamplingParams(max_tokens=1000), count()
 
-    async def chain() -> None:
-        for number in range(CALLS // 64):
-            await actor.sample.remote(number, context, params, 0)
+    async def chain(calls: TurnCalls) -> None:
+        for _ in range(CALLS // 4 // 64):
+            await calls.sample(context, params, 0)
 
     async def work() -> None:
-        await asyncio.gather(*(chain() for _ in range(64)))
+        together = TurnCalls(actor, next(numbers))
+        await asyncio.gather(*(chain(together if are_gathered else TurnCalls(actor, next(numbers))) for _ in range(64)))
 
-    ray.get(actor.sample.remote(0, context, params, 0))
-    return min(cpu_seconds(lambda: asyncio.run(work()), time.process_time) for _ in range(REPEATS)) / CALLS
+    best = min(cpu_seconds(lambda: asyncio.run(work()), time.process_time) for _ in range(REPEATS))
+    ray.kill(actor)
+    return best / (CALLS // 4 // 64 * 64)
 
 
 def put_rate(ray: Any, num_bytes: int) -> float:
@@ -178,5 +214,12 @@ def measure(num_prompts: int, replicas: tuple[int, ...]) -> Rates:
     """Measure everything; a minute or two."""
     step = measure_step(num_prompts)
     routing = {num: routing_seconds(num) for num in replicas}
-    call_s, put = measure_ray(step["column_bytes"])
-    return Rates(**step, routing_s=routing, tool_s=tool_seconds(), actor_call_s=call_s, put_bytes_a_second=put)
+    turn_s, call_s, put = measure_ray(step["column_bytes"])
+    return Rates(
+        **step,
+        routing_s=routing,
+        tool_s=tool_seconds(),
+        actor_turn_s=turn_s,
+        actor_call_s=call_s,
+        put_bytes_a_second=put,
+    )

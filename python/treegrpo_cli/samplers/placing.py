@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from hashlib import blake2b
@@ -49,6 +49,7 @@ class Placing:
 
     def __init__(self, num_replicas: int, *, keeps_prefixes: bool = True, max_keys: int = MAX_KEYS) -> None:
         self.loads = [0] * num_replicas
+        self._load = 0  # the sum of all
         self._keeps_prefixes, self._max_keys = keeps_prefixes, max_keys
         self._homes: OrderedDict[int, _Home] = OrderedDict()
         points = [
@@ -56,12 +57,13 @@ class Placing:
         ]
         self._ring = sorted(points)
 
-    def place(self, key: int, context_tokens: int, max_tokens: int, live: Sequence[int]) -> Placed:
+    def place(self, key: int, context_tokens: int, max_tokens: int, live: Collection[int]) -> Placed:
         """Choose one of the `live` replicas, and count the request there until `end`.
 
         A request counts for the tokens that it may generate, and for those of its context that the replica has not
         read yet: as many as it is longer than the longest one of the prompt that was read there.
         """
+        live_load = self._load - sum(self.loads[away] for away in self._away(live))
         home = self._homes.get(key)
         if home is None or home.replica not in live:
             home = _Home(min(live, key=lambda replica: (self.loads[replica], replica)), home.read if home else {})
@@ -72,16 +74,15 @@ class Placing:
         for replica in self._candidates(home.replica, key, live):
             read = home.read.get(replica, 0) if self._keeps_prefixes else 0
             tokens = max_tokens + max(context_tokens - read, 0)
-            mean = Fraction(sum(self.loads[other] for other in live) + tokens, len(live))
-            if self.loads[replica] <= BOUND * mean:
+            if self.loads[replica] * len(live) * BOUND.denominator <= BOUND.numerator * (live_load + tokens):
                 home.read[replica] = max(context_tokens, home.read.get(replica, 0))
-                self.loads[replica] += tokens
+                self._count(replica, tokens)
                 return Placed(replica, tokens)
         raise AssertionError("the replica with the least to do is within any bound")
 
     def end(self, placed: Placed) -> None:
         """Count a request no longer."""
-        self.loads[placed.replica] -= placed.tokens
+        self._count(placed.replica, -placed.tokens)
 
     def forget(self, replica: int | None = None) -> None:
         """Forget what this replica has read, or all of them: its cache is empty again."""
@@ -98,11 +99,20 @@ class Placing:
         """Prompts that are remembered."""
         return len(self._homes)
 
-    def _candidates(self, first: int, key: int, live: Sequence[int]) -> Iterator[int]:
+    def _count(self, replica: int, tokens: int) -> None:
+        self.loads[replica] += tokens
+        self._load += tokens
+
+    def _away(self, live: Collection[int]) -> Iterator[int]:
+        num_replicas = len(self.loads)
+        return (replica for replica in range(num_replicas if len(live) < num_replicas else 0) if replica not in live)
+
+    def _candidates(self, first: int, key: int, live: Collection[int]) -> Iterator[int]:
         """Yield the prompt's own replica, then the live ones in the order of the ring behind the prompt's place."""
         yield first
         start, seen = bisect(self._ring, (_hash(f"prompt {key}"), -1)), {first}
-        for _, replica in self._ring[start:] + self._ring[:start]:
+        for place in range(start - len(self._ring), start):
+            replica = self._ring[place][1]
             if replica not in seen:
                 seen.add(replica)
                 if replica in live:

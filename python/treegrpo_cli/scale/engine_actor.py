@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from treegrpo_cli.scale.cluster import Environment, enter_environment
+from treegrpo_cli.scale.turn_calls import Asked, Ended, TurnAnswers
 from treegrpo_cli.scale.weights import Header, Receiver
 
 if TYPE_CHECKING:
     from treegrpo_cli.config import SamplerConfig
     from treegrpo_cli.samplers.base import EngineCounts, Trained
     from treegrpo_cli.samplers.vllm_transfer import WeightTransfer
-    from treegrpo_cli.types import Completion, SamplingParams, TokenIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class EngineActor(Receiver):
     """
 
     def __init__(self) -> None:
-        self._turns: dict[int, asyncio.Task[Completion]] = {}
+        self._answers: dict[int, TurnAnswers] = {}
 
     async def start(self, settings: EngineSettings) -> EngineFacts:
         """Start the engine. Raises UserError, as `make_sampler` does."""
@@ -78,17 +79,17 @@ class EngineActor(Receiver):
         facts = (sampler.name, os.getpid(), sampler.max_model_len, sampler.takes_adapter, keeps_prefixes)
         return EngineFacts(*facts, tuple(said))
 
-    async def sample(self, request_id: int, context: TokenIds, params: SamplingParams, seed: int) -> Completion | None:
-        """Sample one turn; None where it was dropped meanwhile."""
-        turn = self._turns[request_id] = asyncio.ensure_future(self.sampler.sample(context, params, seed))
-        await asyncio.wait([turn])
-        del self._turns[request_id]
-        return None if turn.cancelled() else turn.result()
+    async def sample(self, loop: int, asked: Sequence[Asked]) -> list[Ended]:
+        """Begin turns for one of the driver's event loops; return those of its turns that have ended, once any has."""
+        answers = self._answers.setdefault(loop, TurnAnswers())
+        ended = await answers.sample(self.sampler, asked)
+        if answers.is_over:
+            self._answers.pop(loop, None)
+        return ended
 
-    async def drop(self, request_id: int) -> None:
+    async def drop(self, loop: int, number: int) -> None:
         """Forget a turn that nobody waits for any more; it may have ended."""
-        if turn := self._turns.get(request_id):
-            turn.cancel()
+        self._answers.setdefault(loop, TurnAnswers()).drop(number)
 
     async def begin_weights(self, header: Header) -> None:  # type: ignore[override]
         """Wait for weights, behind what was dropped last."""
@@ -144,5 +145,5 @@ class EngineActor(Receiver):
 
     async def _settled(self) -> None:
         """Wait until the turns that were dropped have ended."""
-        while any(turn.cancelling() for turn in self._turns.values()):
+        while not all(answers.are_settled for answers in self._answers.values()):
             await asyncio.sleep(0)

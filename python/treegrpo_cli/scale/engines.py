@@ -22,6 +22,7 @@ from treegrpo_cli.samplers.stepping import EngineError
 from treegrpo_cli.scale.card_update import CardUpdate
 from treegrpo_cli.scale.cluster import actor_options, environment, unwrapped
 from treegrpo_cli.scale.engine_actor import EngineActor, EngineFacts, EngineSettings
+from treegrpo_cli.scale.turn_calls import TurnCalls
 from treegrpo_cli.scale.watch import Watch, hang_s
 from treegrpo_cli.scale.weights import Published, publish
 from treegrpo_cli.types import Completion, SamplingParams, TokenIds
@@ -117,7 +118,8 @@ class EngineReplica:
     ) -> None:
         self.name = f"engine {number}"
         self._settings, self._options, self._say = settings, options, say
-        self._request_ids = count()
+        self._loops = count()
+        self._calls: TurnCalls | None = None
         self._num_restarts, self._started = 0, time.monotonic()
         self._closed = Event()
         self._watch: Watch | None = None
@@ -159,16 +161,15 @@ class EngineReplica:
 
     async def sample(self, context: TokenIds, params: SamplingParams, seed: int) -> Completion:
         """Sample one turn in the engine's process; who is cancelled drops it there."""
-        actor, request_id = self._actor, next(self._request_ids)
-        asked = actor.sample.remote(request_id, np.asarray(context, dtype=np.int64), params, seed)
+        calls = self._calls
+        if calls is None or not calls.are_for(self._actor):
+            calls = self._calls = TurnCalls(self._actor, next(self._loops))
         try:
-            completion: Completion = await asked
-        except BaseException as error:
-            if isinstance(error, RayError):
-                raise self._translated(error) from error
-            actor.drop.remote(request_id)
-            raise
-        return completion
+            return await calls.sample(np.asarray(context, dtype=np.uint32), params, seed)
+        except RayError as error:
+            raise self._translated(error) from error
+        except EngineError as error:
+            raise ReplicaGoneError(said(error)) from error
 
     def take(self, update: Published | CardUpdate) -> None:
         """Load what is published, chunk by chunk, or what comes from card to card."""
