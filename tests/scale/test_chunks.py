@@ -3,7 +3,10 @@
 import gc
 import threading
 import weakref
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,6 +136,19 @@ def test_the_fastest_reader_waits_for_the_slowest_until_that_one_stops() -> None
     slow.close()  # type: ignore[attr-defined]
     thread.join(30)
     assert reached == list(range(2, 10))
+
+
+def test_no_part_moves_while_another_is_looked_up() -> None:
+    window = Window(iter(range(6)), 2)
+
+    class Kept(deque[int]):
+        def __getitem__(self, place: Any) -> Any:
+            with ThreadPoolExecutor(1) as other:
+                assert not other.submit(window._changed.acquire, False).result()
+            return super().__getitem__(place)
+
+    window._kept = Kept()
+    assert list(window.read()) == list(range(6))
 
 
 def test_who_comes_when_the_first_part_is_gone_needs_a_pass_of_its_own() -> None:

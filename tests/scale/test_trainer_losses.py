@@ -14,13 +14,14 @@ from treegrpo_cli.config import Config
 from treegrpo_cli.errors import FileError, Problems, UserError
 from treegrpo_cli.models.chunks import Chunk
 from treegrpo_cli.models.weights import Adapter, Weights
+from treegrpo_cli.samplers.routing import RoutedSampler
 from treegrpo_cli.scale import rank_actors
 from treegrpo_cli.scale import trainer as trainer_module
-from treegrpo_cli.scale import weights as weights_module
 from treegrpo_cli.scale.columns import StepColumns
 from treegrpo_cli.scale.rank_actor import Opened, PathRefusedError, Updated
 from treegrpo_cli.scale.rank_actors import RankActors, RankDiedError, most_telling
 from treegrpo_cli.scale.trainer import MAX_LOSSES, RankGroup
+from treegrpo_cli.scale.weights import Published, publish
 from treegrpo_cli.train.self_check import Disagreement
 from treegrpo_cli.train.together import ElsewhereError
 
@@ -201,7 +202,7 @@ def test_an_engine_that_comes_back_is_brought_whole_weights_also_where_a_rank_di
 ) -> None:
     received: list[tuple[int, list[list[float]]]] = []
 
-    def send(published: weights_module.Published, engine: object) -> None:
+    def send(published: Published, engine: object) -> None:
         assert not published.lasts
         tensors = [tensor.tolist() for chunk in published.refs() for _, tensor in chunk.items()]
         received.append((published.policy_version, tensors))
@@ -225,18 +226,20 @@ def test_ranks_that_were_closed_are_not_started_again_by_an_engine_that_comes_ba
     assert played.num_started == 1
 
 
-def test_published_weights_are_passed_on_as_they_are(group: RankGroup) -> None:
-    seen: list[Any] = []
-
-    class Routes:
-        takes_adapter = False
-
-        def update_weights(self, weights: Weights, policy_version: int) -> None:
-            seen.append(weights_module.publish(weights, policy_version))
-
-    group.send_weights(Routes())  # type: ignore[arg-type]
-    assert seen[0].header.shapes == {"weight": (3,)}
-    assert not seen[0].lasts
+def test_weights_are_kept_by_reference_and_the_last_ones_let_go_before(group: RankGroup, played: Played) -> None:
+    taken: list[Published] = []
+    fields = {"max_model_len": 8, "keeps_prefixes": True, "takes_adapter": False, "take": taken.append}
+    replica: Any = SimpleNamespace(name="engine 0", close=lambda: None, **fields)
+    sampler = RoutedSampler("engines", [replica], publish)
+    held: list[object] = []
+    played.fate = lambda method, _: held.append(sampler._update) if method == "next_chunk" else None
+    for _ in range(2):
+        group.send_weights(sampler)
+    assert held
+    assert set(held) == {None}
+    assert [(update.lasts, update.header.shapes) for update in taken] == [(True, {"weight": (3,)})] * 2
+    assert len(list(taken[1].refs())) == 2
+    sampler.close()
 
 
 def test_where_more_was_trained_than_is_kept_a_death_ends_the_run_behind_its_checkpoint(

@@ -127,14 +127,11 @@ class RankGroup:
             adapter: Adapter = self._ask("adapter")
             sampler.update_adapter(adapter, self.step)
         else:
-            header = Header(self.step, self._shapes)
-            if not isinstance(sampler, RayEngines):
-                streamed = Published(header, self._chunks, lasts=False)
-                sampler.update_weights(streamed.weights(), self.step)
-            elif self._way in API:
+            streamed = Published(Header(self.step, self._shapes), self._chunks, lasts=False)
+            if self._way in API and isinstance(sampler, RayEngines):
                 sampler.hand_over(self._from_card_to_card(sampler.actors))
             else:
-                sampler.hand_over(Published(header, self._chunks, lasts=True))
+                sampler.update_weights(streamed.weights(), self.step)
 
     def _from_card_to_card(self, engines: list[Any]) -> CardUpdate:
         return CardUpdate(self.step, engines, lambda: self._exchange(engines), self._end_ranks, self._bring)

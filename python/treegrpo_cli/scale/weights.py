@@ -63,6 +63,10 @@ class Published:
         """The version of who samples with these."""
         return self.header.policy_version
 
+    def lasting(self) -> Published:
+        """The same with all chunks in the object store."""
+        return self if self.lasts else Published(self.header, self._open, lasts=True)
+
     def refs(self) -> Iterator[Ref]:
         """Yield all chunks' references; who reads at the same time in other threads shares the pass."""
         return self._streamed() if self._refs is None else iter(self._refs)
@@ -109,7 +113,7 @@ def publish(
 ) -> Published:
     """Publish a `state_dict()`'s items, or an adapter, which is one object and always lasts.
 
-    What is published already goes on as it is.
+    What is published already goes on as it is; its chunks are kept from here on where it has to last and did not.
     """
     if isinstance(given, Adapter):
         items = list(_adapter_items(given))
@@ -118,7 +122,7 @@ def publish(
         return Published(header, lambda: map(put, [Chunk.of(items)]), lasts=True)
     weights = Weights.of(given)
     if isinstance(weights, _PublishedWeights) and weights.published.policy_version == policy_version:
-        return weights.published
+        return weights.published.lasting() if lasts else weights.published
     header = Header(policy_version, {name: tuple(shape) for name, shape in weights.shapes.items()})
     return Published(header, lambda: map(put, chunks(weights, chunk_bytes)), lasts=lasts)
 

@@ -46,8 +46,8 @@ class Window(Generic[Part]):
 
     def _read(self, reader: object) -> Iterator[Part]:
         try:
-            while self._advance(reader):
-                yield self._kept[self._done[reader] - self._num_made]
+            while found := self._advance(reader):
+                yield found.pop()  # and not held here
                 with self._changed:
                     self._done[reader] += 1
                     self._changed.notify_all()
@@ -59,8 +59,8 @@ class Window(Generic[Part]):
                     self._is_over = True
                     self._kept.clear()
 
-    def _advance(self, reader: object) -> bool:
-        """Wait for the reader's next part, or make it; False where it has read all."""
+    def _advance(self, reader: object) -> list[Part]:
+        """Wait for the reader's next part, or make it, and return it; nothing where it has read all."""
         with self._changed:
             place = self._done[reader]
             while place == self._num_made and not self._is_whole:
@@ -70,7 +70,7 @@ class Window(Generic[Part]):
                     self._changed.wait()
                 else:
                     self._make()
-            return place < self._num_made
+            return [self._kept[place - self._num_made]] if place < self._num_made else []
 
     def _make(self) -> None:
         """Make one more part, while others read those that are there; the oldest goes first."""
