@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from treegrpo_cli.config import EnvironmentConfig
-from treegrpo_cli.errors import FailedRunError, UserError
+from treegrpo_cli.errors import FailedRunError, UserError, said
 from treegrpo_cli.types import Limits
 from treegrpo_cli.workers.plain import NotPlainError, to_bytes
 from treegrpo_cli.workers.worker import DiedError, EvictedError, Worker
@@ -129,7 +129,10 @@ class Pool:
             worker.num_trees,
             self.num_ends,
         )
-        self.workers[self.workers.index(worker)] = self._start()
+        try:
+            self.workers[self.workers.index(worker)] = self._start()
+        except OSError as error:  # no process or descriptor is left: nobody would ask the one that is gone
+            self._refusal = f"environment: a worker cannot be started again: {said(error)}"
 
     def _log(self, name: str, level: int, text: str) -> None:
         """Say what a worker logged; what each of them has to say of the run, once."""

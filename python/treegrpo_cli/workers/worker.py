@@ -162,6 +162,8 @@ class Worker:
         self._loop = loop
         self._channel.setblocking(False)
         loop.add_reader(self._channel, self._read)
+        if self._unsent:
+            self._write()
 
     def _detach(self) -> None:
         if self._loop is not None and not self._loop.is_closed():
