@@ -292,7 +292,7 @@ def test_a_server_that_is_back_with_another_model_is_given_up(no_weights: Path, 
 
 def test_no_more_turns_are_asked_for_at_once_than_the_engine_decodes(no_weights: Path, one: LyingServer) -> None:
     sampler = start(no_weights, one, max_num_seqs=3)
-    one.delay_s, one.most_at_once = 0.02, 0
+    one.delay_s, one.most_at_once = 0.1, 0
     asyncio.run(ask(sampler))
     sampler.close()
     assert one.most_at_once == 3

@@ -31,6 +31,7 @@ from treegrpo_cli.rollout.world import World
 from treegrpo_cli.types import Action, StepResult, Task, ToolCall
 from treegrpo_cli.workers import WorkerEnvironment, open_environment, pool
 from treegrpo_cli.workers.plain import NotPlainError, from_bytes, to_bytes
+from treegrpo_cli.workers.worker import Worker
 
 from tests.fakes import HashSampler
 from tests.tiny import make_tiny_tokenizer
@@ -265,21 +266,24 @@ def test_a_tool_that_holds_the_interpreter_for_ever_takes_its_process_with_it_an
 def test_so_does_one_that_only_does_not_come_back_but_not_one_that_is_late(
     faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def give_up(_: Faults) -> list[int]:
+    async def give_up(seconds: float, patience_s: float) -> list[Worker]:
         root = await faults.plant()
+        workers = list(faults.environment.pool.workers)
         await faults.environment.pool.ask_all("close_states", states=[])  # all of them answer
-        before, texts = faults.pids, ("sleep 0.15", f"sleep {seconds.pop(0)}")
+        for worker in workers:
+            monkeypatch.setattr(worker, "_patience_s", patience_s)
+        texts = ("sleep 0.15", f"sleep {seconds}")
         given_up = (faults.step(root, text, tool_retries=0, tool_timeout_s=0.1) for text in texts)
         raised = await asyncio.gather(*given_up, return_exceptions=True)
         assert [str(error) for error in raised] == ["no answer within 0.1 s"] * 2
-        await asyncio.sleep(1.2)
-        return before
+        while any(worker.is_doubtful and not worker.is_gone for worker in workers):
+            await asyncio.sleep(0.01)
+        return workers
 
-    for worker in faults.environment.pool.workers:
-        monkeypatch.setattr(worker, "_patience_s", 1)
-    seconds = [0.2, 1000]
-    num_ended = [len(set(faults.play(give_up)) - set(faults.pids)) for _ in list(seconds)]
-    assert num_ended == [0, 1]
+    late = faults.play(lambda _: give_up(0.2, 60))
+    assert not any(worker.is_gone for worker in late)
+    stuck = faults.play(lambda _: give_up(1000, 0.3))
+    assert [worker.is_gone for worker in stuck].count(True) == 1
 
 
 def test_a_reward_that_hangs_or_kills_its_worker_leaves_its_own_leaves_unscored() -> None:
