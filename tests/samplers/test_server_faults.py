@@ -3,12 +3,14 @@
 import asyncio
 import math
 import shutil
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,6 +23,7 @@ from treegrpo_cli.run.preflight import check, training_questions
 from treegrpo_cli.samplers import check_distinct, make_sampler, server, server_client, server_replica, server_weights
 from treegrpo_cli.samplers.base import Trained
 from treegrpo_cli.samplers.routing import NoReplicaError
+from treegrpo_cli.samplers.server_client import ServerClient
 from treegrpo_cli.types import Completion, SamplingParams
 
 from tests.runs import small_run
@@ -558,3 +561,21 @@ def test_addresses_are_checked_when_settings_are_read() -> None:
             SamplerConfig(engine="server", urls=urls)
     with pytest.raises(ValueError, match=r'are for sampler\.engine = "server"'):
         SamplerConfig(urls=["http://host"])
+
+
+def test_a_certificate_that_is_not_trusted_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = ServerClient("https://127.0.0.1:1", make_config({}).sampler)
+    num_tries = 0
+
+    async def distrust(*_: object) -> None:
+        nonlocal num_tries
+        num_tries += 1
+        try:
+            raise ssl.SSLCertVerificationError(1, "certificate verify failed: self-signed certificate")
+        except ssl.SSLError as error:
+            raise httpx.ConnectError(str(error)) from error
+
+    monkeypatch.setattr(client, "_try", distrust)
+    with pytest.raises(UserError, match=r"^https://127\.0\.0\.1:1: ConnectError: .*self-signed.* SSL_CERT_FILE"):
+        asyncio.run(client.get("/health"))
+    assert num_tries == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import ssl
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -74,7 +75,8 @@ class ServerClient:
 
         Raises:
             RefusedError: an answer that says no, for good.
-            UserError: an answer that is none: longer than `max_bytes`, not JSON, a redirection.
+            UserError: an answer that is none: longer than `max_bytes`, not JSON, a redirection; a certificate that
+                is not trusted.
             ReplicaGoneError: nobody answers, whole and in time, after `retries` more tries.
         """
         content = None if body is None else orjson.dumps(body)
@@ -87,6 +89,10 @@ class ServerClient:
             except TimeoutError:
                 raise ReplicaGoneError(f"no answer to {path} within {self.timeout_s:g} s") from None
             except (httpx.HTTPError, FailedError) as error:
+                if distrusts(error):
+                    raise UserError(
+                        f"{self.name}: {self._told(error)}; where you trust its authority, let SSL_CERT_FILE name it"
+                    ) from error
                 if not left:
                     raise error if isinstance(error, FailedError) else ReplicaGoneError(self._told(error)) from error
             left -= 1
@@ -160,7 +166,7 @@ class ServerClient:
         """The error of an answer that cannot be used."""
         return UserError(f"{self.name}{path}: the answer cannot be used: {problem}")
 
-    def _told(self, error: httpx.HTTPError) -> str:
+    def _told(self, error: Exception) -> str:
         return bounded(f"{type(error).__name__}: {self._without_key(said(error))}", MAX_SHOWN)
 
     def _without_key(self, text: str) -> str:
@@ -179,6 +185,13 @@ async def _beginning(response: httpx.Response) -> str:
     except (orjson.JSONDecodeError, LookupError, TypeError):
         message = bytes(body[: 4 * MAX_SHOWN]).decode(errors="replace")
     return bounded(" ".join(str(message).split()), MAX_SHOWN)
+
+
+def distrusts(error: BaseException | None) -> bool:
+    """Whether the server's certificate is what is wrong, which no retry mends."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def refused_by(error: BaseException, statuses: Collection[int]) -> bool:
