@@ -202,3 +202,12 @@ def test_a_card_is_told_with_whose_it_is() -> None:
     assert first.startswith("memory of a rank and its engine (8 of them) in GiB: weights 1.4, gradients 1.4, ")
     assert ", of other ranks at a time 3.5, " in first
     assert second.endswith("; cuda:0 has 79.1 GiB")
+
+
+@pytest.mark.parametrize("name", ["7b-8x80gb", "paper-3b-8x80gb"])
+def test_the_memory_on_the_page_is_what_is_counted(name: str) -> None:
+    config, model = load_config(FOLDER / f"{name}.toml"), qwen_7b() if name.startswith("7b") else model_of("3B")
+    page = (FOLDER.parents[1] / "docs" / "how-to" / "scale.md").read_text(encoding="utf-8")
+    [row] = [line for line in page.splitlines() if line.startswith(f"| [{name}]")]
+    peaks = [(one.whose, one.count.peak(card(79.1).total) / GIB) for one in cards(config, model, CUDA, "vllm")]
+    assert row.strip("| ").partition(" | ")[2] == ", ".join(f"{whose} {peak:.1f}" for whose, peak in peaks)
