@@ -55,7 +55,7 @@ def test_everything_is_looked_at_and_right(tmp_path: Path, tiny_model_dir: Path)
     steps = ["start", "log-probabilities", "seeds", "an unchanged update", "a changed update"]
     assert {f"transformers: {step}" for step in steps} <= {": ".join(line.split(": ")[:2]) for line in right}
     if why_no_vllm("cpu") is None:
-        steps += ["cached prefixes", "end"]
+        steps += ["cached prefixes", "weights from card to card", "end"]
         assert {f"vllm: {step}" for step in steps} <= {": ".join(line.split(": ")[:2]) for line in right}
     paths = [
         f"{path} in {dtype}" for path in ("chains", "runs", "dense", "depth-first") for dtype in ("float32", "bfloat16")
@@ -72,7 +72,7 @@ def test_a_machine_alone_is_looked_at_without_settings() -> None:
     done = run("doctor")
     assert done.returncode == 0
     assert "settings" not in done.stdout
-    assert done.stdout.splitlines()[-1].endswith(" right, 0 wrong; 1 cannot be tried here")
+    assert done.stdout.splitlines()[-1].endswith(" right, 0 wrong; 2 cannot be tried here")
 
 
 @pytest.mark.usefixtures("quickly")
@@ -175,6 +175,33 @@ def test_a_missing_package_is_a_line_with_its_remedy(monkeypatch: pytest.MonkeyP
     wrong = lines_of(done.stdout, "wrong")
     assert "peft: not installed: pip install 'treegrpo[train]'" in wrong
     assert "torch: 2.1.0 is installed, and treegrpo is made for >=2.9" in wrong
+
+
+def test_nccl_needs_a_card_and_a_torch_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    [nccl] = [check for check in versions.checks() if check.subject == "nccl"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    [finding] = nccl.find()
+    assert (finding.verdict, finding.said) == ("not here", "no CUDA device; trainer ranks on CPUs use gloo")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    [finding] = nccl.find()
+    assert (finding.verdict, finding.said.partition(",")[0]) == ("not here", "this torch is built without NCCL")
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(torch.cuda.nccl, "version", lambda: (2, 28, 9))
+    [finding] = nccl.find()
+    assert (finding.verdict, finding.said) == ("right", "2.28.9")
+
+
+def test_ray_is_said_not_to_be_here_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    [ray] = [check for check in versions.checks() if check.subject == "ray"]
+    assert ray.find()[0].verdict == ("right" if find_spec("ray") else "not here")
+
+    def version(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(versions, "version", version)
+    [finding] = ray.find()
+    assert (finding.verdict, finding.said.partition(";")[0]) == ("not here", "not installed")
 
 
 @pytest.mark.usefixtures("quickly")

@@ -24,6 +24,8 @@ from treegrpo_cli.doctor.tiny_model import MAX_TOKENS
 from treegrpo_cli.errors import UserError, said
 from treegrpo_cli.samplers import make_sampler, named, names, runs_here, why_no_vllm
 from treegrpo_cli.samplers.base import Sampler, Trained
+from treegrpo_cli.samplers.vllm_engine import quietly
+from treegrpo_cli.samplers.vllm_transfer_names import CALLS, missing
 from treegrpo_cli.train.paths import reference_path
 from treegrpo_cli.train.policy import Policy
 from treegrpo_cli.types import Completion, SamplingParams
@@ -80,8 +82,11 @@ def checks(
             "an unchanged update": bench.update_unchanged,
             "a changed update": bench.update_changed,
             "cached prefixes": bench.compare_cache,
+            "weights from card to card": bench.look_at_transfer,
             "end": bench.close,
         }
+        if name != "vllm":
+            del steps["weights from card to card"]
         if name == "vllm" and find_spec("vllm") is None:
             steps = {"start": bench.start}  # says how it is installed
         for step, look in steps.items():
@@ -221,6 +226,16 @@ class Bench:
                 raise NotHereError("it keeps none")
             raise WrongError("a prompt that was asked before was computed again")
         return f"{self._cached_again} tokens of a prompt asked again were cached, none after the update"
+
+    def look_at_transfer(self) -> str:
+        """Look whether vLLM has what ranks and engines with cards of their own would call, without calling it."""
+        if reason := why_no_vllm(self._device.type):
+            raise NotHereError(reason)
+        with quietly(self._log_path, str(self._device)):
+            lacking = missing()
+        if lacking:
+            raise WrongError(f"not in the installed vLLM as it is called: {', '.join(lacking)}")
+        return f"{len(CALLS)} methods of vLLM are as they are called; none was called"
 
     def close(self) -> str:
         """Give its memory back."""

@@ -29,6 +29,7 @@ def checks() -> Iterator[Check]:
     yield Check(SECTION, "other packages", lambda: _others(ranges))
     yield Check(SECTION, "vllm", _vllm)
     yield Check(SECTION, "ray", _ray)
+    yield Check(SECTION, "nccl", _nccl)
     yield Check(SECTION, "driver", _driver)
     yield Check(SECTION, "devices", _devices)
 
@@ -88,6 +89,18 @@ def _ray() -> str:
     if not _is_within(found, wanted):
         raise WrongError(f"{found} is installed, and treegrpo is made for {wanted}")
     return found
+
+
+def _nccl() -> str:
+    """The version by which ranks on cards would talk."""
+    _torch_or_not_here()
+    import torch
+
+    if not torch.cuda.is_available():
+        raise NotHereError("no CUDA device; trainer ranks on CPUs use gloo")
+    if not (torch.distributed.is_available() and torch.distributed.is_nccl_available()):
+        raise NotHereError("this torch is built without NCCL, which trainer ranks on GPUs need")
+    return ".".join(map(str, torch.cuda.nccl.version()))
 
 
 def _version(name: str) -> str | None:
