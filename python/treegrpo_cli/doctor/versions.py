@@ -100,7 +100,7 @@ def _nccl() -> str:
         raise NotHereError("no CUDA device; trainer ranks on CPUs use gloo")
     if not (torch.distributed.is_available() and torch.distributed.is_nccl_available()):
         raise NotHereError("this torch is built without NCCL, which trainer ranks on GPUs need")
-    return ".".join(map(str, torch.cuda.nccl.version()))
+    return ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
 
 
 def _version(name: str) -> str | None:
