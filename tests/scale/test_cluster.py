@@ -94,6 +94,12 @@ def test_a_cluster_that_runs_is_reachable(ray_cluster: list[str]) -> None:
     check_reachable(ray.get_runtime_context().gcs_address)
 
 
+def test_nobody_else_gets_into_the_folder_of_our_own_cluster(ray_cluster: list[str]) -> None:
+    around = Path(worker._global_node.get_temp_dir_path()).parent
+    assert around.name.startswith("tg-ray-")
+    assert around.stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.parametrize(
     ("kinds", "name"),
     [(["raylet"], "the raylet"), (["log_monitor", "gcs_server"], "the GCS server"), (["log_monitor"], ""), ([], "")],

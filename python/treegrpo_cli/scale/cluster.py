@@ -205,8 +205,8 @@ class _Connection:
             if self._address:
                 ray.init(self._address, **settings)
                 return
-            with _on_loopback():
-                ray.init("local", include_dashboard=False, _temp_dir=self._folder, **settings)
+            with _on_loopback():  # everybody may write to Ray's own folder; ours, around it, lets nobody else in
+                ray.init("local", include_dashboard=False, _temp_dir=f"{self._folder}/r", **settings)
 
 
 def ended_process() -> str:
