@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 from treegrpo_cli.config import Config
 from treegrpo_cli.run.parts import Parts
 from treegrpo_cli.samplers.routing import RoutedSampler
@@ -81,3 +82,10 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
     return [
         {name: value for name, value in orjson.loads(line).items() if not name.startswith(measured)} for line in lines
     ]
+
+
+def check_same_metrics(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    assert [line.keys() for line in found] == [line.keys() for line in expected]
+    for line, theirs in zip(found, expected, strict=True):
+        numbers = {key: value for key, value in theirs.items() if not isinstance(value, str)}
+        assert line == theirs | {key: pytest.approx(value, rel=1e-4, abs=1e-5) for key, value in numbers.items()}
