@@ -1,5 +1,6 @@
 """A run in one process: what others need is not loaded for it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,9 @@ finally: print("loaded", sorted(name for name in sys.modules if name.startswith(
 def test_a_run_without_ray_servers_and_ranks_loads_nothing_of_them(tiny_model_dir: Path, tmp_path: Path) -> None:
     train = {"num_steps": 1, "prompts_per_step": 1, "save_steps": 1, "eval_steps": 0}
     (tmp_path / "c.toml").write_text(dump_config(make_config(small_run(tmp_path, tiny_model_dir, train=train))))
-    done = subprocess.run([sys.executable, "-c", CODE], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}  # for the reward
+    command = [sys.executable, "-c", CODE]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "loaded []"
     assert (tmp_path / "run" / "checkpoint-1").is_dir()

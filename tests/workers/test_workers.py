@@ -37,7 +37,7 @@ from tests.fakes import HashSampler
 from tests.tiny import make_tiny_tokenizer
 
 TOKENIZER = make_tiny_tokenizer()
-WORLDS = Path(__file__).with_name("worlds.py")
+WORLDS = Path(__file__).with_name("worker_worlds.py")
 ROW = {"at": date(2020, 2, 29), "pair": (1, 2), "raw": b"x"}
 FAULTY = {"name": f"{WORLDS}:Faulty", "tool_retries": 1}
 
@@ -84,7 +84,7 @@ def test_trees_and_rewards_of_a_stateful_world_are_the_same_in_no_one_and_three_
     assert there == [here, here]
     lines, failures = here
     assert {failure.reason for failure in failures} == {"ValueError: no such town"}
-    assert all("no such town" in failure.trace[-1] and "worlds.py" in failure.trace[1] for failure in failures)
+    assert all("no such town" in failure.trace[-1] and "worker_worlds.py" in failure.trace[1] for failure in failures)
     rewards_given = {node["reward"] for line in lines for node in orjson.loads(line)["nodes"]}
     assert len(rewards_given) > 5
 
@@ -185,7 +185,7 @@ def test_what_is_raised_keeps_its_text_and_says_whether_to_try_again(faults: Fau
                 await faults.step(root, text, tool_errors=errors)
             reasons.append(str(raised.value))
             assert raised.value.trace[0] == "Traceback (most recent call last):"
-            assert "worlds.py" in raised.value.trace[1]
+            assert "worker_worlds.py" in raised.value.trace[1]
         return reasons
 
     assert faults.play(game) == ["with this", "ValueError: again", "ConnectionResetError: it (2 attempts)"]
