@@ -252,6 +252,13 @@ def test_a_reader_who_leaves_the_pager_ends_the_command_at_once_though_more_coul
     assert "treegrpo:" not in terminal.shown
 
 
+@pytest.mark.parametrize("color", ["always", "never"])
+def test_a_pager_that_reads_no_more_but_lives_on_ends_the_command_well(many: Path, color: str) -> None:
+    pager = """sh -c "exec <&-; sleep 1" """
+    terminal = shown_in_terminal("inspect-tree", many, "--color", color, PAGER=pager)
+    assert terminal.lines == []
+
+
 def test_ctrl_c_is_the_pagers_own(many: Path) -> None:
     pager = """sh -c "trap '' INT; echo ready; sleep 0.3; cat; echo ended" """
     terminal = Terminal("inspect-tree", many, PAGER=pager)

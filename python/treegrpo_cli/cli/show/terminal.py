@@ -80,9 +80,17 @@ def _size() -> tuple[int, int]:
     return size.columns, size.lines
 
 
+class _Console(Console):
+    """rich's console, which ends the program where its reader has left; here who opened the stream knows what to do."""
+
+    def on_broken_pipe(self) -> None:
+        """Let the error fly that is being handled."""
+        raise
+
+
 def _write(lines: Iterable[Text], stream: TextIO, width: int, has_colors: bool) -> None:
     system = _color_system() if has_colors else None
-    console = Console(
+    console = _Console(
         file=stream,
         width=width,
         force_terminal=has_colors,
